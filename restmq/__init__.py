@@ -1,0 +1,3 @@
+"""RestMQ: a message broker over HTTP. Start reading in web.py, or in errors.py and go down the list."""
+
+__version__ = "1.0.0"

@@ -1,0 +1,173 @@
+"""Every error RestMQ tells a client: an HTTP status and a word, one class each.
+
+Owns the names of what can go wrong; knows nothing of HTTP writing, Redis or
+queues. Raised low, rendered once (handler.py). Read element.py next.
+"""
+
+from __future__ import annotations
+
+import json
+
+
+class Error(Exception):
+    """Something a client is told: what happened, why, and what to do.
+
+    `text` is the sentence for the reader; the class gives the HTTP status and
+    the machine word (`type`, RFC 9457 section 3.1.1). `headers` go out with it.
+    """
+
+    status = 500
+    type = "internal"
+    title = "Internal error"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def __init__(self, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(text)
+        self.text = text
+        if headers:
+            self.headers = headers
+
+    def problem(self) -> dict[str, object]:
+        """The error as RFC 9457 has it, with the seed's word `error` first."""
+        return {
+            "error": self.text,
+            "type": "urn:restmq:" + self.type,
+            "title": self.title,
+            "status": self.status,
+        }
+
+    def render(self) -> bytes:
+        """The problem as one line of JSON, CRLF at its end."""
+        return json.dumps(self.problem()).encode("ascii") + b"\r\n"
+
+
+class BadRequest(Error):
+    """The request is not of a form RestMQ knows."""
+
+    status, type, title = 400, "bad-request", "Bad request"
+
+
+class BadName(BadRequest):
+    """The queue name breaks the one name rule."""
+
+    type, title = "bad-name", "Bad queue name"
+
+
+class BadKey(BadRequest):
+    """The key is not NAME:N, or names another queue."""
+
+    type, title = "bad-key", "Bad key"
+
+
+class BadValue(BadRequest):
+    """The value is missing, given twice, or not UTF-8."""
+
+    type, title = "bad-value", "Bad value"
+
+
+class BadOption(BadRequest):
+    """An option is unknown or out of range."""
+
+    type, title = "bad-option", "Bad option"
+
+
+class Unauthorized(Error):
+    """The section asks for a user name and password that did not come."""
+
+    status, type, title = 401, "unauthorized", "Unauthorized"
+    headers = ((b"WWW-Authenticate", b'Basic realm="RestMQ", charset="UTF-8"'),)
+
+
+class Forbidden(Error):
+    """The address, or the page's origin, is not let in."""
+
+    status, type, title = 403, "forbidden", "Forbidden"
+
+
+class NotFound(Error):
+    """No such route, page or element."""
+
+    status, type, title = 404, "not-found", "Not found"
+
+
+class NotAllowed(Error):
+    """The route exists, the method does not."""
+
+    status, type, title = 405, "method-not-allowed", "Method not allowed"
+
+    def __init__(self, text: str, allow: str) -> None:
+        super().__init__(text, ((b"Allow", allow.encode("ascii")),))
+
+
+class TooSlow(Error):
+    """The request did not arrive in time."""
+
+    status, type, title = 408, "request-timeout", "Request timeout"
+
+
+class TooLarge(Error):
+    """The value, form or body is over its limit."""
+
+    status, type, title = 413, "too-large", "Too large"
+
+
+class TargetTooLong(Error):
+    """The request line is over its limit."""
+
+    status, type, title = 414, "uri-too-long", "URI too long"
+
+
+class Misdirected(Error):
+    """The Host header names a host that this server is not known as."""
+
+    status, type, title = 421, "misdirected", "Misdirected request"
+
+
+class UpgradeRequired(Error):
+    """Not a WebSocket handshake of version 13 (RFC 6455 section 4.2.2)."""
+
+    status, type, title = 426, "upgrade-required", "Upgrade required"
+    headers = ((b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13"))
+
+
+class HeadTooLarge(Error):
+    """The header lines are too long or too many."""
+
+    status, type, title = 431, "head-too-large", "Header fields too large"
+
+
+class NotImplementedHere(Error):
+    """A transfer coding that is not chunked."""
+
+    status, type, title = 501, "not-implemented", "Not implemented"
+
+
+class Unavailable(Error):
+    """Redis is away or slow. Try again after a moment.
+
+    `maybe` tells a producer whether the element may have been stored all the same.
+    """
+
+    status, type, title = 503, "unavailable", "Service unavailable"
+    headers = ((b"Retry-After", b"1"),)
+
+    def __init__(self, text: str, maybe: bool = False) -> None:
+        super().__init__(text)
+        self.maybe = maybe
+
+    def problem(self) -> dict[str, object]:
+        return {**super().problem(), "stored": "maybe" if self.maybe else "no"}
+
+
+class Full(Error):
+    """Redis has no memory left: adding fails, taking and deleting go on."""
+
+    status, type, title = 503, "full", "Redis is full"
+    headers = ((b"Retry-After", b"5"),)
+
+
+class Stopped(Error):
+    """The queue's flow is stopped for this verb."""
+
+    status, type, title = 503, "stopped", "Queue is stopped"
+    headers = ((b"Retry-After", b"5"),)

@@ -1,0 +1,19 @@
+-- The books of a queue. Waiting is counted from what is stored, so that a wrong counter shows.
+-- KEYS m · no ARGV
+-- Returns {added, waiting, delayed, leased, dead, taken, delivered, acked, deleted, expired, purged,
+-- dropped, bytes, 1 when started, 1 when round-robin, 1 when ever added to, ready consumers, position}.
+--@include keys
+--@include state
+--@include save
+--@include element
+--@include sweep
+if packed then sweep() save() end
+local rare = call('HMGET', P..'a', 'deleted', 'expired', 'purged', 'dropped')
+for i = 1, 4 do rare[i] = tonumber(rare[i] or 0) end
+local there, away = call('XLEN', P..'q'), slow and call('HLEN', P..'y') or 0
+local listening = 0
+for _, entry in ipairs(call('HVALS', P..'live')) do
+  listening = listening + tonumber(string.match(entry, '%d+$'))
+end
+return {n, there - away, 0, away, 0, taken, delivered, acked, rare[1], rare[2], rare[3], rare[4], bytes,
+  stopped and 0 or 1, roundrobin and 1 or 0, born and 1 or 0, listening, pos}
