@@ -1,0 +1,463 @@
+"""Who may come in: the access sections, and which host and which browser page may ask.
+
+Owns the rules of hosts_allow, hosts_deny, username and password, their reload, and
+the checks of Host, Origin, Sec-Fetch-Site and Referer. Must not know cyclone, Redis
+or queues: a request is anything with the five attributes of `Request` below.
+Read handler.py next, which asks `admit` once and `check` for each section.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol, Union
+from urllib.parse import unquote_to_bytes
+
+from twisted.logger import Logger
+
+from restmq import ini
+from restmq.errors import Forbidden, Misdirected, Unauthorized
+from restmq.ini import ConfigError, Entry, Section
+
+KINDS = ("rest:producer", "rest:consumer", "comet:consumer", "websocket:consumer", "sse:consumer", "admin")
+KEYS = ("hosts_allow", "hosts_deny", "username", "password")
+
+#: Most answers remembered of each sort; past that the memory starts anew.
+REMEMBERED = 4096
+
+#: Pages a link on another site may lead to: none of them hands anything out or takes callback.
+_PAGES = frozenset((b"/", b"/queue", b"/q/", b"/openapi.json", b"/robots.txt", b"/favicon.ico"))
+_PAGE_FOLDERS = (b"/static/", b"/j/")
+
+_Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+_log = Logger()
+
+
+class Fields(Protocol):
+    """The header fields of a request: lower-case name to value."""
+
+    @property
+    def values(self) -> Mapping[bytes, bytes]: ...
+
+
+class Request(Protocol):
+    """What is asked about a request. `remote_ip` is the client's address, "" over a unix socket.
+
+    `peer_ip`, where there is one, is the address of the connection itself: behind
+    a proxy it is the proxy's, and without the attribute remote_ip stands for it.
+    """
+
+    @property
+    def remote_ip(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def raw_path(self) -> bytes: ...
+    @property
+    def raw_query(self) -> bytes: ...
+    @property
+    def fields(self) -> Fields: ...
+
+
+class Networks:
+    """A set of addresses: `all`, addresses, CIDR, IPv6, and `192.168.0.` for a /24."""
+
+    def __init__(self, words: Iterable[str] = ()) -> None:
+        """Raises ValueError with the word that is none of these."""
+        self.words = tuple(words)
+        self.all = "all" in self.words
+        self._networks = tuple(_network(word) for word in self.words if word != "all")
+
+    def __contains__(self, address: str) -> bool:
+        if self.all:
+            return True
+        parsed = _address(address)
+        return parsed is not None and any(
+            parsed.version == network.version and parsed in network for network in self._networks
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.words)
+
+
+def _network(word: str) -> _Network:
+    parts = word[:-1].split(".")
+    try:
+        if word.endswith(".") and len(parts) <= 3:
+            return ipaddress.ip_network(f"{'.'.join(parts + ['0'] * (4 - len(parts)))}/{8 * len(parts)}")
+        return ipaddress.ip_network(word, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"{word!r} is no address: it takes all, 10.0.0.7, 10.0.0.0/8, ::1, 2001:db8::/32 "
+            "or 192.168.0. (with the dot) for a /24; host names are not looked up"
+        ) from None
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address, an IPv4 one that came over an IPv6 socket as what it is; None for a unix socket."""
+    try:
+        parsed = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        return parsed.ipv4_mapped
+    return parsed
+
+
+def is_loopback(address: str) -> bool:
+    """Whether the address is of this machine's loopback: 127.0.0.0/8 or ::1."""
+    parsed = _address(address)
+    return parsed is not None and parsed.is_loopback
+
+
+class Rule(NamedTuple):
+    """One access section: hosts_allow and hosts_deny, and `user:password` or b"" for none."""
+
+    allow: Networks
+    deny: Networks
+    credentials: bytes
+
+    def admits(self, address: str) -> bool:
+        """Whether the address fits: hosts_allow first, then hosts_deny, then what hosts_allow left out."""
+        if address in self.allow:
+            return True
+        return address not in self.deny and not self.allow
+
+
+def is_section(name: str) -> bool:
+    """Whether a section of this name belongs to the access rules, or was meant to."""
+    return name.partition(" ")[0] in KINDS
+
+
+def rules(sections: Iterable[Section]) -> dict[str, tuple[Rule, ...]]:
+    """The rules of each kind that has a section. Raises ConfigError naming section, key and line."""
+    found: dict[str, list[Rule]] = {}
+    for section in sections:
+        kind = section.name.partition(" ")[0]
+        if kind not in KINDS:
+            raise ConfigError(
+                f"{section.where}: the section [{section.name}] is not known, {ini.nearest(kind, KINDS)}"
+            )
+        for key, entry in section.keys.items():
+            if key not in KEYS:
+                raise ConfigError(
+                    f"{entry.where}: [{section.name}] {key} is not known, {ini.nearest(key, KEYS)}"
+                )
+        found.setdefault(kind, []).append(
+            Rule(_networks(section, "hosts_allow"), _networks(section, "hosts_deny"), _credentials(section))
+        )
+    return {kind: tuple(listed) for kind, listed in found.items()}
+
+
+def _networks(section: Section, key: str) -> Networks:
+    entry = section.keys.get(key, Entry("", ""))
+    try:
+        return Networks(entry.text.replace(",", " ").split())
+    except ValueError as error:
+        raise ConfigError(f"{entry.where}: [{section.name}] {key}: {error}") from None
+
+
+def _credentials(section: Section) -> bytes:
+    nothing = Entry("", section.where)
+    username = section.keys.get("username", nothing)
+    password = section.keys.get("password", nothing)
+    if bool(username.text) != bool(password.text):
+        missing = "password" if username.text else "username"
+        raise ConfigError(f"{section.where}: [{section.name}] has no {missing}: they go together")
+    if ":" in username.text:
+        raise ConfigError(f"{username.where}: [{section.name}] username cannot have a colon in it (RFC 7617)")
+    return f"{username.text}:{password.text}".encode() if username.text else b""
+
+
+#: What an address must show for a section: each inner tuple is a choice of credentials, one
+#: of each must come; nothing to show is (), an empty choice can be met by nobody.
+_Verdict = tuple[tuple[bytes, ...], ...]
+
+
+class Acl:
+    """The access rules as they stand now, and the answers they gave.
+
+    `path` is the file the access sections stand in (None: there are none); `own_file`
+    is False when it is restmq.conf, whose other sections are not read here.
+    `hosts`, `allowed_origins` and `trusted_proxies` are as in restmq.conf.
+    `generation` rises with each reload: a stream asks again when it did.
+    Raises ConfigError when the file cannot be read or understood.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        own_file: bool = True,
+        hosts: Iterable[str] = (),
+        allowed_origins: Iterable[str] = (),
+        trusted_proxies: Iterable[str] = (),
+    ) -> None:
+        self.generation = 0
+        self._path = path
+        self._own_file = own_file
+        self._seen = self._signature()
+        self._rules = self._read()
+        self._verdicts: dict[tuple[str, str], _Verdict] = {}
+        self._hosts = frozenset(host.lower().encode() for host in hosts)
+        self._origins = frozenset(origin.lower().encode() for origin in allowed_origins)
+        self._proxies = Networks(trusted_proxies)
+        self._good_hosts: dict[bytes, None] = {}
+        self._bare_peers: dict[str, bool] = {}
+        name = socket.gethostname().lower()
+        short = name.partition(".")[0]
+        self._machine = frozenset(n.encode() for n in ("localhost", name, short, short + ".local") if n)
+
+    # ---- the access sections
+
+    def check(self, section: str, request: Request) -> bool:
+        """Let the request into a section, or raise Unauthorized or Forbidden.
+
+        Returns True when the address alone decided: then it holds for every request
+        of the connection until `generation` changes. Credentials come as Basic
+        (RFC 7617), with a WebSocket's handshake also as the cookie auth=user:password.
+        """
+        address = request.remote_ip
+        verdict = self._verdicts.get((section, address))
+        if verdict is None:
+            verdict = self._judge(section, address)
+            if len(self._verdicts) >= REMEMBERED:
+                self._verdicts.clear()
+            self._verdicts[section, address] = verdict
+        if not verdict:
+            return True
+        if not all(verdict):
+            raise Forbidden(f"{address or 'a unix socket'} is not let into [{section}] by its access rules")
+        _show(section, verdict, request)
+        return False
+
+    def _judge(self, section: str, address: str) -> _Verdict:
+        if section not in KINDS:
+            raise ValueError(f"{section} is no access section")
+        if section not in self._rules:
+            if section == "admin":
+                return self._judge("rest:producer", address) + self._judge("rest:consumer", address)
+            if section == "sse:consumer":
+                return self._judge("comet:consumer", address)
+            return ()
+        fitting = [rule for rule in self._rules[section] if rule.admits(address)]
+        if any(not rule.credentials for rule in fitting):
+            return ()
+        return (tuple(rule.credentials for rule in fitting),)
+
+    # ---- the file
+
+    def reload_if_changed(self) -> None:
+        """Read the file again when it is another than before and at rest; call it about once a second.
+
+        At rest means the same at two calls: an editor may empty a file before it
+        writes it, and no rules would be rules that let everybody in. A file that
+        cannot be read or understood changes nothing and leaves a line in the log.
+        """
+        seen = self._signature()
+        if seen == self._seen:
+            self._pending: object = seen
+            return
+        if seen != getattr(self, "_pending", None):
+            self._pending = seen
+            return
+        self._seen = seen
+        try:
+            fresh = self._read()
+        except ConfigError as error:
+            _log.error("the access rules stay as they were: {error}", error=error)
+            return
+        self._rules = fresh
+        self._verdicts.clear()
+        self.generation += 1
+        _log.info("the access rules were read again from {path}", path=self._path)
+
+    def _signature(self) -> tuple[int, int, int] | None:
+        if self._path is None:
+            return None
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+    def _read(self) -> dict[str, tuple[Rule, ...]]:
+        if self._path is None:
+            return {}
+        sections = ini.read(self._path)
+        return rules(sections if self._own_file else (s for s in sections if is_section(s.name)))
+
+    # ---- hosts and browser pages
+
+    def admit(self, request: Request) -> None:
+        """Judge Host, and where the request comes from a page: raises Misdirected or Forbidden.
+
+        Cheap for what sends none of Origin, Sec-Fetch-Site and Referer, as curl.
+        /healthz and /readyz are open.
+        """
+        fields = request.fields.values
+        host = fields.get(b"host", b"")
+        if host not in self._good_hosts:
+            self._judge_host(host, request)
+        if b"origin" in fields or b"sec-fetch-site" in fields or b"referer" in fields:
+            self._judge_page(host, fields, request)
+        elif request.raw_query and _has(b"callback", request.raw_query) and not is_loopback(request.remote_ip):
+            raise Forbidden(
+                "callback is for pages: this request names none (no Origin, Sec-Fetch-Site or Referer), "
+                "which passes only from loopback"
+            )
+
+    def _judge_host(self, host: bytes, request: Request) -> None:
+        """Against DNS rebinding: a page that points its own name at this machine (RFC 9110 section 15.5.20)."""
+        if request.raw_path in (b"/healthz", b"/readyz"):
+            return
+        host = host.lower()
+        name, _port = _split(host)
+        if self._hosts:
+            good = host in self._hosts or name in self._hosts
+        else:
+            bare = name.strip(b"[]").decode("latin-1")
+            good = name in self._machine or _address(bare) is not None
+            if not good and not self._is_bare(getattr(request, "peer_ip", request.remote_ip)):
+                return
+            good = good or not host
+        if not good:
+            raise Misdirected(
+                f"this server is not known as {host.decode('latin-1')!a}: "
+                "put the name into hosts = in restmq.conf if it should be"
+            )
+        if len(self._good_hosts) >= REMEMBERED:
+            self._good_hosts.clear()
+        self._good_hosts[fields_host(request)] = None
+
+    def _is_bare(self, peer: str) -> bool:
+        """Whether a connection came over loopback and from no proxy we trust."""
+        known = self._bare_peers.get(peer)
+        if known is None:
+            known = is_loopback(peer) and peer not in self._proxies
+            if len(self._bare_peers) >= REMEMBERED:
+                self._bare_peers.clear()
+            self._bare_peers[peer] = known
+        return known
+
+    def _judge_page(self, host: bytes, fields: Mapping[bytes, bytes], request: Request) -> None:
+        """Whether the page that asks is ours or allowed (the Fetch standard's Origin and Sec-Fetch-Site)."""
+        origin = fields.get(b"origin")
+        site = fields.get(b"sec-fetch-site")
+        source = origin if origin is not None else _origin_of(fields.get(b"referer", b""))
+        if source and source.lower() in self._origins:
+            return
+        if origin is not None:
+            ours = _same(origin, host)
+        elif site is not None:
+            ours = site in (b"same-origin", b"none")
+        else:
+            ours = _same(source, host)
+        if ours or request.raw_path in (b"/healthz", b"/readyz"):
+            return
+        if origin is None and _is_page_visit(request, fields):
+            return
+        page = source.decode("latin-1") or "another site"
+        raise Forbidden(
+            f"a page of {page!a} asks, which is another origin than this server: "
+            "put it into allowed_origins = in restmq.conf if it should"
+        )
+
+
+def fields_host(request: Request) -> bytes:
+    """The Host header as it came."""
+    return request.fields.values.get(b"host", b"")
+
+
+def _split(authority: bytes) -> tuple[bytes, bytes]:
+    """Host and port of `host[:port]`; the brackets of an IPv6 address stay, a root's dot goes."""
+    name, colon, port = authority.rpartition(b":")
+    if not colon or not port.isdigit():
+        name, port = authority.rstrip(b":"), b""
+    return name.rstrip(b"."), port
+
+
+def _origin_of(referer: bytes) -> bytes:
+    """The origin of a URL: scheme and authority, b"" when it is none."""
+    scheme, mark, rest = referer.partition(b"://")
+    if not mark:
+        return b""
+    authority = rest.replace(b"?", b"/").replace(b"#", b"/").partition(b"/")[0]
+    return scheme + mark + authority.rpartition(b"@")[2]
+
+
+def _same(origin: bytes, host: bytes) -> bool:
+    """Whether an origin's host and port equal Host, a scheme's own port being as good as none."""
+    scheme, mark, authority = origin.lower().partition(b"://")
+    default = {b"http": b"80", b"https": b"443"}.get(scheme)
+    if not mark or default is None or not authority:
+        return False
+    ours, theirs = _split(host.lower()), _split(authority)
+    return (ours[0], ours[1] or default) == (theirs[0], theirs[1] or default)
+
+
+def _has(word: bytes, query: bytes) -> bool:
+    """Whether a parameter of the query could have this name, however it is escaped."""
+    return word in query or (b"%" in query and word in unquote_to_bytes(query))
+
+
+def _is_page_visit(request: Request, fields: Mapping[bytes, bytes]) -> bool:
+    """Whether this is somebody following a link from elsewhere to one of our pages."""
+    path = request.raw_path
+    return (
+        request.method in ("GET", "HEAD")
+        and fields.get(b"sec-fetch-mode", b"navigate") == b"navigate"
+        and (path in _PAGES or path.startswith(_PAGE_FOLDERS))
+        and not _has(b"callback", request.raw_query)
+        and not (path == b"/" and _has(b"queue", request.raw_query))  # GET /?queue= hands out
+    )
+
+
+def _show(section: str, verdict: _Verdict, request: Request) -> None:
+    """Compare what the request offers with what is asked for, in constant time."""
+    fields = request.fields.values
+    offered = _basic(fields.get(b"authorization", b""))
+    if offered is not None and _meets(offered, verdict):
+        return
+    # A cookie comes along from any page, so it counts only where a browser can send nothing else.
+    if section == "websocket:consumer" or fields.get(b"upgrade", b"").lower() == b"websocket":
+        for cookie in _cookies(fields.get(b"cookie", b"")):
+            if _meets(cookie, verdict):
+                if b"origin" not in fields:
+                    raise Forbidden("a WebSocket opened with the auth cookie must say its Origin")
+                return
+    raise Unauthorized(
+        f"[{section}] asks for a user name and password"
+        + ("" if offered is None else ", and these are not right")
+    )
+
+
+def _meets(offered: bytes, verdict: _Verdict) -> bool:
+    # Every choice is compared, found or not: how long it takes tells nothing.
+    return all([any([hmac.compare_digest(offered, right) for right in choice]) for choice in verdict])
+
+
+def _basic(header: bytes) -> bytes | None:
+    """The `user:password` of an Authorization header (RFC 7617), None when it is no such thing."""
+    scheme, _space, token = header.partition(b" ")
+    if scheme.lower() != b"basic":
+        return None
+    try:
+        return base64.b64decode(token.strip(), validate=True)
+    except binascii.Error:
+        return None
+
+
+def _cookies(header: bytes) -> list[bytes]:
+    """Every value of a cookie named auth, as it stands and percent-decoded."""
+    found: list[bytes] = []
+    for pair in header.split(b";"):
+        name, _equals, value = pair.strip().partition(b"=")
+        if name == b"auth":
+            value = value.strip(b'"')
+            found += [value, unquote_to_bytes(value)]
+    return found

@@ -1,0 +1,91 @@
+"""This instance among the others: its id, its beat, its fence, and the reaping of the dead.
+
+Owns who this instance is and whether it may still act on what it hears;
+knows no queue's content. An instance that was stopped longer than its beat
+lasts must not hand out what others have been given since. Read consumers.py next.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from restmq.core import Core
+from restmq.errors import Error
+from restmq.slot import drive
+
+LASTS = 3.0  # seconds a beat keeps an instance alive
+FENCE = 2.5  # seconds after which an instance asks before it acts
+
+log = Logger()
+
+
+def boot_clock() -> float:
+    """Seconds that also pass while the machine sleeps or the process is stopped (clock_gettime(2))."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Presence:
+    """Beats once a second. `doomed` is called when the others gave this instance up."""
+
+    def __init__(self, core: Core, clock: IReactorTime, now: Callable[[], float] = boot_clock) -> None:
+        self.core, self.now = core, now
+        self.alive: Callable[[], None] = lambda: None
+        self.doomed: Callable[[], None] = lambda: None
+        self.renew()
+        self._answered = 0.0
+        self._asking = False
+        self._loop = LoopingCall(self.beat)
+        self._loop.clock = clock
+
+    def renew(self) -> None:
+        """A new life, a new id: random, never a pid."""
+        self.instance = os.urandom(6).hex().encode("ascii")
+        self.newborn = True
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._loop.start(1.0)
+
+    def stop(self) -> None:
+        """Beat no more; whoever has nothing left to give back simply vanishes."""
+        if self._loop.running:
+            self._loop.stop()
+
+    def fenced(self) -> bool:
+        """Whether the last answered beat is so old that others may have taken over."""
+        return self._answered > 0 and self.now() - self._answered > FENCE
+
+    def beat(self) -> None:
+        """Ask for three seconds more."""
+        if not self._asking:
+            self._asking = True
+            drive(self._beat(), self._beaten, self._missed)
+
+    def _beaten(self, _: None) -> None:
+        self._asking = False
+
+    def _missed(self, error: BaseException) -> None:
+        self._asking = False
+        if not isinstance(error, Error):
+            log.warn("the beat of this instance failed: {error}", error=error)
+
+    async def _beat(self) -> None:
+        sent = self.now()
+        reply = await self.core.beat(self.instance, self.newborn, int(LASTS * 1000))
+        if reply[0] == b"doomed":
+            log.warn("this instance was silent for too long and was given up; it joins again under a new name")
+            self.doomed()
+            return
+        self.newborn, self._answered = False, sent
+        self.alive()
+        for dead in reply[1:]:
+            log.info("instance {dead} is gone: giving back what it held", dead=dead.decode("ascii"))
+            await self.core.reap(dead)
+        while await self.core.sweep() == 20:
+            pass
