@@ -30,6 +30,9 @@ KEYS = ("hosts_allow", "hosts_deny", "username", "password")
 #: Most answers remembered of each sort; past that the memory starts anew.
 REMEMBERED = 4096
 
+#: Open to everybody: whoever watches over the server asks these.
+_OPEN = (b"/healthz", b"/readyz")
+
 #: Pages a link on another site may lead to: none of them hands anything out or takes callback.
 _PAGES = frozenset((b"/", b"/queue", b"/q/", b"/openapi.json", b"/robots.txt", b"/favicon.ico"))
 _PAGE_FOLDERS = (b"/static/", b"/j/")
@@ -72,6 +75,11 @@ class Networks:
         self.words = tuple(words)
         self.all = "all" in self.words
         self._networks = tuple(_network(word) for word in self.words if word != "all")
+
+    @property
+    def cidr(self) -> tuple[str, ...]:
+        """The networks as CIDR, without `all`."""
+        return tuple(str(network) for network in self._networks)
 
     def __contains__(self, address: str) -> bool:
         if self.all:
@@ -200,13 +208,13 @@ class Acl:
         self.generation = 0
         self._path = path
         self._own_file = own_file
-        self._seen = self._signature()
+        self._seen = self._moving = self._signature()
         self._rules = self._read()
         self._verdicts: dict[tuple[str, str], _Verdict] = {}
         self._hosts = frozenset(host.lower().encode() for host in hosts)
         self._origins = frozenset(origin.lower().encode() for origin in allowed_origins)
         self._proxies = Networks(trusted_proxies)
-        self._good_hosts: dict[bytes, None] = {}
+        self._known_hosts: dict[bytes, bool] = {}
         self._bare_peers: dict[str, bool] = {}
         name = socket.gethostname().lower()
         short = name.partition(".")[0]
@@ -259,11 +267,9 @@ class Acl:
         cannot be read or understood changes nothing and leaves a line in the log.
         """
         seen = self._signature()
-        if seen == self._seen:
-            self._pending: object = seen
-            return
-        if seen != getattr(self, "_pending", None):
-            self._pending = seen
+        at_rest = seen == self._moving
+        self._moving = seen
+        if seen == self._seen or not at_rest:
             return
         self._seen = seen
         try:
@@ -301,38 +307,36 @@ class Acl:
         """
         fields = request.fields.values
         host = fields.get(b"host", b"")
-        if host not in self._good_hosts:
-            self._judge_host(host, request)
+        known = self._known_hosts.get(host)
+        if known is None:
+            known = self._knows(host)
+            if len(self._known_hosts) >= REMEMBERED:
+                self._known_hosts.clear()
+            self._known_hosts[host] = known
+        if not known and (self._hosts or self._is_bare(getattr(request, "peer_ip", request.remote_ip))):
+            if request.raw_path not in _OPEN:
+                raise Misdirected(
+                    f"this server is not known as {host.decode('latin-1')!a}: "
+                    "put the name into hosts = in restmq.conf if it should be"
+                )
         if b"origin" in fields or b"sec-fetch-site" in fields or b"referer" in fields:
             self._judge_page(host, fields, request)
-        elif request.raw_query and _has(b"callback", request.raw_query) and not is_loopback(request.remote_ip):
+        elif (
+            request.raw_query and _has(b"callback", request.raw_query) and not is_loopback(request.remote_ip)
+        ):
             raise Forbidden(
                 "callback is for pages: this request names none (no Origin, Sec-Fetch-Site or Referer), "
                 "which passes only from loopback"
             )
 
-    def _judge_host(self, host: bytes, request: Request) -> None:
-        """Against DNS rebinding: a page that points its own name at this machine (RFC 9110 section 15.5.20)."""
-        if request.raw_path in (b"/healthz", b"/readyz"):
-            return
+    def _knows(self, host: bytes) -> bool:
+        """Against DNS rebinding: whether a page could not have pointed a name of its own at this machine."""
         host = host.lower()
-        name, _port = _split(host)
+        name = _split(host)[0]
         if self._hosts:
-            good = host in self._hosts or name in self._hosts
-        else:
-            bare = name.strip(b"[]").decode("latin-1")
-            good = name in self._machine or _address(bare) is not None
-            if not good and not self._is_bare(getattr(request, "peer_ip", request.remote_ip)):
-                return
-            good = good or not host
-        if not good:
-            raise Misdirected(
-                f"this server is not known as {host.decode('latin-1')!a}: "
-                "put the name into hosts = in restmq.conf if it should be"
-            )
-        if len(self._good_hosts) >= REMEMBERED:
-            self._good_hosts.clear()
-        self._good_hosts[fields_host(request)] = None
+            return host in self._hosts or name in self._hosts
+        # Browsers always name a host; what names none is an old HTTP/1.0 client.
+        return not host or name in self._machine or _address(name.strip(b"[]").decode("latin-1")) is not None
 
     def _is_bare(self, peer: str) -> bool:
         """Whether a connection came over loopback and from no proxy we trust."""
@@ -357,7 +361,7 @@ class Acl:
             ours = site in (b"same-origin", b"none")
         else:
             ours = _same(source, host)
-        if ours or request.raw_path in (b"/healthz", b"/readyz"):
+        if ours or request.raw_path in _OPEN:
             return
         if origin is None and _is_page_visit(request, fields):
             return
@@ -366,11 +370,6 @@ class Acl:
             f"a page of {page!a} asks, which is another origin than this server: "
             "put it into allowed_origins = in restmq.conf if it should"
         )
-
-
-def fields_host(request: Request) -> bytes:
-    """The Host header as it came."""
-    return request.fields.values.get(b"host", b"")
 
 
 def _split(authority: bytes) -> tuple[bytes, bytes]:

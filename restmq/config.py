@@ -1,0 +1,423 @@
+"""restmq.conf, read into one frozen object, and nothing unknown let through.
+
+Owns every setting: its section, its key, its default, what it may be. Must not know
+what the settings are used for. Unknown sections and keys are errors that name the
+line and the nearest known name; what the first RestMQ had and nobody needs any more
+is accepted and told in `Settings.notes`. Read restmq.conf beside it, then tap.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from restmq import acl, ini
+from restmq.acl import Acl, Networks
+from restmq.ini import ConfigError, Entry, Section
+
+__all__ = ["ConfigError", "Settings", "access", "load"]
+
+_KIB, _MIB = 1 << 10, 1 << 20
+_LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+
+def _default_data() -> Path:
+    """/var/lib/restmq for root, else restmq in the user's data directory (XDG Base Directory)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/restmq")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "restmq"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of restmq.conf, checked. Times are seconds, sizes are bytes. Each is explained in restmq.conf."""
+
+    # [server]
+    listen: str = "127.0.0.1"
+    port: int = 8888
+    data: Path = field(default_factory=_default_data)
+    drain: float = 10.0
+    get_consumes: bool = True
+    access_log: bool = False
+    acl_file: Path | None = None
+    hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    xheaders: bool = False
+    xheader: str = "X-Real-IP"
+    #: Networks in CIDR; loopback when only xheaders is set.
+    trusted_proxies: tuple[str, ...] = ()
+
+    # [redis]: "auto", "embedded", "HOST:PORT" or "unix:PATH"
+    redis: str = "auto"
+    redis_db: int = 0
+    redis_username: str = ""
+    redis_password: str = field(default="", repr=False)
+    deadline: float = 5.0
+    appendfsync: str = "everysec"
+
+    # [limits]
+    max_value: int = _MIB
+    max_body: int = 16 * _MIB
+    head_timeout: float = 30.0
+    body_timeout: float = 60.0
+    idle_timeout: float = 75.0
+
+    # [live]
+    max_waiting: int = _MIB
+    stall: float = 60.0
+    heartbeat: float = 15.0
+
+    # [queues]: what a new queue begins with
+    history: int = 1000
+    history_bytes: int = _MIB
+
+    # [frontend]: None is what comes with RestMQ
+    static_path: Path | None = None
+    template_path: Path | None = None
+
+    #: The file all this was read from, if any.
+    source: Path | None = None
+    #: The file the access sections stand in: acl_file, or restmq.conf itself.
+    acl: Path | None = None
+    #: Sentences for the log: settings that do nothing any more.
+    notes: tuple[str, ...] = ()
+
+    @property
+    def max_form(self) -> int:
+        """The largest form, in bytes: a value may be escaped threefold."""
+        return 3 * self.max_value + 64 * _KIB
+
+    @property
+    def endpoint(self) -> str:
+        """Where to listen, as a Twisted endpoint description."""
+        if ":" in self.listen and not _is_ipv6(self.listen):
+            return self.listen
+        interface = self.listen.replace(":", "\\:")
+        return f"tcp:{self.port}:interface={interface}"
+
+
+# ---- what a value may be
+
+
+def _text(text: str, _base: Path) -> str:
+    return text
+
+
+def _path(text: str, base: Path) -> Path:
+    return base / Path(text).expanduser()
+
+
+def _words(text: str, _base: Path) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _yes_no(text: str, _base: Path) -> bool:
+    words = {
+        "yes": True,
+        "true": True,
+        "on": True,
+        "1": True,
+        "no": False,
+        "false": False,
+        "off": False,
+        "0": False,
+    }
+    if text.lower() not in words:
+        raise ValueError("it takes yes or no")
+    return words[text.lower()]
+
+
+def _one_of(*known: str) -> Callable[[str, Path], str]:
+    def parse(text: str, _base: Path) -> str:
+        for word in known:
+            if text.lower() == word.lower():
+                return word
+        raise ValueError("it takes " + " or ".join(known))
+
+    return parse
+
+
+_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES = {"": 1, "b": 1, "k": _KIB, "kb": _KIB, "kib": _KIB, "m": _MIB, "mb": _MIB, "mib": _MIB}
+
+
+def _seconds(low: float, high: float) -> Callable[[str, Path], float]:
+    def parse(text: str, _base: Path) -> float:
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|d|)", text)
+        if not found:
+            raise ValueError("it takes a time: 2, 0.5, 500ms, 30s, 5m, 2h or 1d")
+        value = float(found[1]) * _UNITS[found[2]]
+        if not low <= value <= high:
+            raise ValueError(f"it takes {low:g} to {high:g} seconds")
+        return value
+
+    return parse
+
+
+def _size(low: int, high: int) -> Callable[[str, Path], int]:
+    def parse(text: str, _base: Path) -> int:
+        found = re.fullmatch(r"([0-9]{1,18}) ?([a-z]*)", text.lower())
+        if not found or found[2] not in _SIZES:
+            raise ValueError("it takes a size: 4096, 64k or 1MiB")
+        value = int(found[1]) * _SIZES[found[2]]
+        if not low <= value <= high:
+            raise ValueError(f"it takes {low} to {high} bytes")
+        return value
+
+    return parse
+
+
+def _number(low: int, high: int) -> Callable[[str, Path], int]:
+    def parse(text: str, _base: Path) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
+            raise ValueError(f"it takes a number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _is_ipv6(text: str) -> bool:
+    return bool(re.fullmatch(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%\w+)?", text))
+
+
+def _listen(text: str, base: Path) -> str:
+    """An address, or an endpoint: unix:PATH, tcp:8888:interface=…, systemd:domain=INET:index=0, …"""
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    if ":" in text and not _is_ipv6(text) and not re.match(r"[a-z][a-z0-9]*:.", text):
+        raise ValueError("it takes an address, unix:PATH or a Twisted endpoint; the port stands in port =")
+    return text or "0.0.0.0"
+
+
+def _redis(text: str, base: Path) -> str:
+    """auto, embedded, HOST:PORT or unix:PATH, made absolute."""
+    if text.lower() in ("auto", "embedded"):
+        return text.lower()
+    if text.startswith("unix:") and len(text) > 5:
+        return f"unix:{base / text[5:]}"
+    host, _colon, port = text.rpartition(":")
+    if "://" in text or "@" in text or not host or not port.isdigit() or not 1 <= int(port) <= 65535:
+        # The text is not repeated: it may be a URL with a password.
+        raise ValueError(
+            "it takes auto, embedded, HOST:PORT or unix:PATH; user name, password and database "
+            "stand in username, password and dbid of [redis]"
+        )
+    return text
+
+
+def _hosts(text: str, base: Path) -> tuple[str, ...]:
+    words = tuple(word.lower() for word in _words(text, base))
+    for word in words:
+        if "/" in word or "*" in word:
+            raise ValueError(
+                f"{word!r} is no host: it takes names or addresses, with :PORT if only that one is meant"
+            )
+    return words
+
+
+def _origins(text: str, base: Path) -> tuple[str, ...]:
+    words = tuple(word.lower() for word in _words(text, base))
+    for word in words:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+", word):
+            raise ValueError(
+                f"{word!r} is no origin: it takes https://HOST or https://HOST:PORT, without a path"
+            )
+    return words
+
+
+def _proxies(text: str, base: Path) -> tuple[str, ...]:
+    words = _words(text, base)
+    if "all" in words:
+        raise ValueError("all would let every client invent its address: name the proxies")
+    return Networks(words).cidr
+
+
+#: section -> key -> (field of Settings, what reads it).
+_KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
+    "server": {
+        "listen": ("listen", _listen),
+        "port": ("port", _number(0, 65535)),
+        "data": ("data", _path),
+        "drain": ("drain", _seconds(0, 3600)),
+        "get_consumes": ("get_consumes", _yes_no),
+        "access_log": ("access_log", _yes_no),
+        "acl_file": ("acl_file", _path),
+        "hosts": ("hosts", _hosts),
+        "allowed_origins": ("allowed_origins", _origins),
+        "xheaders": ("xheaders", _yes_no),
+        "xheader": ("xheader", _one_of("X-Real-IP", "X-Forwarded-For")),
+        "trusted_proxies": ("trusted_proxies", _proxies),
+    },
+    "redis": {
+        "redis": ("redis", _redis),
+        "dbid": ("redis_db", _number(0, 2**31 - 1)),
+        "username": ("redis_username", _text),
+        "password": ("redis_password", _text),
+        "deadline": ("deadline", _seconds(0.1, 300)),
+        "appendfsync": ("appendfsync", _one_of("everysec", "always")),
+        # The first RestMQ's way to say which Redis; _address makes `redis` of them.
+        "unixsocket": ("unixsocket", _path),
+        "host": ("host", _text),
+        "port": ("host_port", _number(1, 65535)),
+    },
+    "limits": {
+        "max_value": ("max_value", _size(1, 256 * _MIB)),
+        "max_body": ("max_body", _size(_KIB, 1024 * _MIB)),
+        "head_timeout": ("head_timeout", _seconds(1, 3600)),
+        "body_timeout": ("body_timeout", _seconds(1, 3600)),
+        "idle_timeout": ("idle_timeout", _seconds(1, 86400)),
+    },
+    "live": {
+        "max_waiting": ("max_waiting", _size(64 * _KIB, 1024 * _MIB)),
+        "stall": ("stall", _seconds(1, 86400)),
+        "heartbeat": ("heartbeat", _seconds(1, 3600)),
+    },
+    "queues": {
+        "history": ("history", _number(0, 1_000_000)),
+        "history_bytes": ("history_bytes", _size(0, 1024 * _MIB)),
+    },
+    "frontend": {
+        "static_path": ("static_path", _path),
+        "template_path": ("template_path", _path),
+    },
+}
+
+#: What the first RestMQ had and nothing reads any more, and why.
+_GONE: dict[str, dict[str, str]] = {
+    "server": {"debug": "errors are always logged with their traceback and never shown to a client"},
+    "redis": {
+        "enabled": "there is no RestMQ without Redis",
+        "poolsize": "one connection carries everything, in order",
+    },
+    "email": {
+        key: "RestMQ sends no mail" for key in ("enabled", "host", "port", "tls", "username", "password")
+    },
+}
+
+
+def load(path: Path | None, **overrides: object) -> Settings:
+    """The settings of a file (None: of no file), with what the command line says instead.
+
+    Overrides go by the names of Settings' fields; None is one not given, and a str is
+    read and checked as in the file, paths in it from the working directory.
+    Raises ConfigError, whose text names section, key, file and line.
+    """
+    values: dict[str, Any] = {}
+    notes: list[str] = []
+    rules: list[Section] = []
+    where: dict[str, str] = {}
+    base = Path.cwd()
+    if path is not None:
+        path = path.absolute()
+        for section in ini.read(path):
+            if acl.is_section(section.name):
+                rules.append(section)
+            else:
+                _section(section, path.parent, values, notes, where)
+        acl.rules(rules)  # said here, with the rest of the file, rather than later
+    _address(values, notes, where)
+    for name, value in overrides.items():
+        if value is not None:
+            values[name] = _override(name, value, base)
+    if rules and values.get("acl_file"):
+        raise ConfigError(
+            f"{rules[0].where}: access sections stand in one place: here or in acl_file, not in both"
+        )
+    settings = Settings(**values, source=path, notes=tuple(notes))
+    return _settle(settings, path if rules else settings.acl_file, "max_body" in values)
+
+
+def access(settings: Settings) -> Acl:
+    """The access rules of these settings. Raises ConfigError."""
+    return Acl(
+        settings.acl,
+        own_file=settings.acl is not settings.source,
+        hosts=settings.hosts,
+        allowed_origins=settings.allowed_origins,
+        trusted_proxies=settings.trusted_proxies,
+    )
+
+
+def _section(
+    section: Section, base: Path, values: dict[str, Any], notes: list[str], where: dict[str, str]
+) -> None:
+    known, gone = _KEYS.get(section.name, {}), _GONE.get(section.name, {})
+    if not known and not gone:
+        names = {*_KEYS, *_GONE, *acl.KINDS}
+        raise ConfigError(
+            f"{section.where}: the section [{section.name}] is not known, {ini.nearest(section.name, names)}"
+        )
+    for key, entry in section.keys.items():
+        if key in gone:
+            notes.append(f"{entry.where}: [{section.name}] {key} does nothing: {gone[key]}")
+        elif key not in known:
+            raise ConfigError(
+                f"{entry.where}: [{section.name}] {key} is not known, {_hint(section.name, key)}"
+            )
+        elif entry.text:
+            name, parse = known[key]
+            values[name] = _value(f"[{section.name}] {key}", entry, parse, base)
+            where[name] = entry.where
+
+
+def _hint(section: str, key: str) -> str:
+    """Where the key belongs if it stands in the wrong section, else the nearest in this one."""
+    for other, keys in _KEYS.items():
+        if key in keys and other != section:
+            return f"it stands in [{other}]"
+    return ini.nearest(key, {*_KEYS.get(section, {}), *_GONE.get(section, {})})
+
+
+def _value(name: str, entry: Entry, parse: Callable[[str, Path], Any], base: Path) -> Any:
+    try:
+        return parse(entry.text, base)
+    except ValueError as error:
+        raise ConfigError(f"{entry.where}: {name}: {error}") from None
+
+
+def _override(name: str, value: object, base: Path) -> object:
+    """One setting of the command line, read like the file's."""
+    for keys in _KEYS.values():
+        for field_name, parse in keys.values():
+            if field_name == name and isinstance(value, str):
+                return _value(f"--{name}", Entry(value, "command line"), parse, base)
+    if name not in {known.name for known in fields(Settings)}:
+        raise TypeError(f"{name} is no setting")
+    return value
+
+
+def _address(values: dict[str, Any], notes: list[str], where: Mapping[str, str]) -> None:
+    """Make `redis` of the first RestMQ's unixsocket, host and port."""
+    socket, host, port = (values.pop(name, None) for name in ("unixsocket", "host", "host_port"))
+    if socket is None and host is None and port is None:
+        return
+    if "redis" in values:
+        raise ConfigError(
+            f"{where['redis']}: [redis] redis says which one, so unixsocket, host and port cannot"
+        )
+    if socket is not None:
+        values["redis"] = f"unix:{socket}"
+        if host is not None or port is not None:
+            notes.append("[redis] host and port do nothing: unixsocket says where Redis is")
+    else:
+        values["redis"] = f"{host or '127.0.0.1'}:{port or 6379}"
+
+
+def _settle(settings: Settings, rules: Path | None, body_given: bool) -> Settings:
+    """What one setting means for another."""
+    if rules is not None and not rules.is_file():
+        raise ConfigError(f"{rules}: the acl_file is not there; without its rules everybody would be let in")
+    if settings.max_body < settings.max_form:
+        if body_given:
+            raise ConfigError(
+                f"[limits] max_body: it takes {settings.max_form} bytes or more, "
+                f"three times max_value and 64 KiB: a form escapes"
+            )
+        settings = replace(settings, max_body=settings.max_form)
+    if settings.xheaders and not settings.trusted_proxies:
+        settings = replace(settings, trusted_proxies=_LOOPBACK)
+    return replace(settings, acl=rules)

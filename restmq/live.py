@@ -1,0 +1,350 @@
+"""Live consumers: what Delivery sees as one consumer, over one connection. Comet and SSE.
+
+Owns framing, heartbeats, and the end of consumers that do not read; knows
+nothing of policies, positions or Redis: it joins, is given elements, and
+tells when it is full, drained or gone. The WebSocket is in websocket.py;
+who calls deliver() is delivery.py. Read that next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from json.encoder import encode_basestring_ascii as quote
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from twisted.logger import Logger
+
+from restmq.errors import BadName, BadOption, BadRequest, Error, Forbidden, Misdirected, Unauthorized
+from restmq.handler import Answer, Handler
+
+if TYPE_CHECKING:
+    from restmq.consumers import Batch
+    from restmq.http import Stream
+
+MOST_QUEUES = 100
+RETRY = 2000  # ms: an EventSource that lost its stream comes again after this
+RETRY_ENDING = 1000  # ms: the same, when this instance ends and another may serve at once
+# Nothing on the way may hold back or rewrite a stream; Nginx holds it back without the second.
+HEADERS = ((b"Cache-Control", b"no-cache, no-transform"), (b"X-Accel-Buffering", b"no"))
+
+log = Logger()
+
+
+def documents(batch: Batch) -> list[str]:
+    """The JSON object of each element of a batch, in the seed's field order and spacing, ASCII only."""
+    head = '{"key": ' + quote(batch.queue.decode("utf-8"))[:-1] + ":"
+    return [f'{head}{one.number}", "value": {quote(one.value.decode("utf-8"))}}}' for one in batch.elements]
+
+
+def queue_names(handler: Handler, raw: bytes) -> list[bytes]:
+    """The queues that NAMES in the undecoded path asks for, in its order.
+
+    One name, or up to 100 with commas; each is percent-decoded and checked by
+    itself, so a name cannot smuggle in a comma. Raises BadName.
+    """
+    parts = raw.split(b",")
+    if len(parts) > MOST_QUEUES:
+        raise BadName(f"{len(parts)} queue names are too many, {MOST_QUEUES} on one connection are the most")
+    names = [handler.name(part) for part in parts]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadName(f"the queue {twice.decode('utf-8')} is named twice")
+    return names
+
+
+def check_options(handler: Handler) -> None:
+    """Refuse what a stream does not know. Raises BadOption."""
+    handler.options({})
+    if any(name == b"callback" for name, _ in handler.query):
+        raise BadOption("callback is for plain JSON answers, not for a stream: read it line by line, or use /sse")
+
+
+class Live:
+    """One live consumer: Delivery on one side, a Stream on the other.
+
+    Elements may come before the stream is open, while join() still waits for
+    Redis: they are kept and go out first. `written` counts every byte given to
+    the consumer, `unsent` those that the kernel has not taken.
+    """
+
+    section: ClassVar[str]
+    framing: Hashable
+
+    def __init__(self, handler: Handler, queues: Sequence[bytes], clock: Any = None) -> None:
+        if clock is None:
+            from twisted.internet import reactor as clock
+        self.app = handler.app
+        self.request = handler.request
+        self.queues = list(queues)
+        self.full = False
+        self.ended = False
+        self.written = 0
+        self._clock = clock
+        self._early: list[bytes] = []
+        self._stream: Stream | None = None
+        self._timer: Any = None
+        self._access = self.app.acl.generation
+        self._most = self.app.settings.max_waiting
+        # Stalls are looked for at heartbeats and counted in them: after this process
+        # slept, the first beat must not find that a minute passed without progress.
+        self._period = min(self.app.settings.heartbeat, self.app.settings.stall)
+        self._stalls = max(1, -int(-self.app.settings.stall // self._period))
+        self._still = 0
+        self._sent = 0
+
+    async def join(self) -> dict[bytes, tuple[int, bytes]]:
+        """Be heard of: elements may come from here on. Answers each queue's (position, epoch).
+
+        Raises Unavailable when Redis cannot be asked; then nothing is left behind.
+        """
+        try:
+            return await self.app.delivery.join(self, self.queues)
+        except BaseException:
+            self.leave()
+            raise
+
+    def open(self, stream: Stream, positions: dict[bytes, tuple[int, bytes]]) -> None:
+        """The answer's head is out: send what waits, and listen to the stream."""
+        self._stream = stream
+        stream.on_full, stream.on_drained = self._filled, self._drained
+        stream.on_lost, stream.on_data = self.lost, self.heard
+        early, self._early = b"".join(self._early), []
+        first = self.opening(positions, early)
+        self.written += len(first) - len(early)
+        if first:
+            stream.write(first)
+        self._timer = self._clock.callLater(self._period, self._beat)
+
+    # What Delivery calls
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of `written` that are not yet with the kernel; never too few."""
+        return self.written if self._stream is None else self._stream.unsent
+
+    def deliver(self, data: bytes, queue: bytes, batch: Batch) -> None:
+        """Write the frames of a batch. The bytes are shared with other consumers."""
+        stream = self._stream
+        if self.ended:
+            return
+        if stream is None:
+            self._early.append(data)
+        elif self.full and stream.unsent > self._most:
+            # Looked at before writing, so that one large value does not end a healthy consumer.
+            self._drop(f"{stream.unsent} bytes wait for it")
+            return
+        else:
+            stream.write(data)
+        self.written += len(data)
+
+    def frame(self, batch: Batch) -> bytes:
+        """A batch as this transport writes it."""
+        raise NotImplementedError
+
+    def close(self, why: str) -> None:
+        """End the stream as its transport ends one; `why` is for a person."""
+        stream, waiting = self._stream, self.unsent
+        if self.ended:
+            return
+        self.leave()
+        if stream is None:
+            return
+        if waiting:  # leaving gave it to others: it must not go out here as well
+            stream.abort()
+        else:
+            self.farewell(stream, why)
+
+    # What a transport adds
+
+    def opening(self, positions: dict[bytes, tuple[int, bytes]], early: bytes) -> bytes:
+        """The first bytes after the head, with what was delivered early in them."""
+        return early
+
+    def beat(self, stream: Stream) -> None:
+        """Write a heartbeat; nothing else waits to be sent."""
+        raise NotImplementedError
+
+    def farewell(self, stream: Stream, why: str) -> None:
+        """End the stream cleanly; nothing waits to be sent."""
+        stream.close()
+
+    def heard(self, data: bytes) -> None:
+        """Bytes from the client. Comet and SSE have no use for them."""
+
+    # The stream
+
+    def leave(self) -> None:
+        """Take no more; what was not sent goes to others. May be called again."""
+        self.ended = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self.app.delivery.leave(self)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self.leave()
+
+    def _filled(self) -> None:
+        self.full = True
+        if not self.ended:
+            self.app.delivery.full(self)
+
+    def _drained(self) -> None:
+        self.full = False
+        if not self.ended:
+            self.app.delivery.drained(self)
+
+    def _drop(self, why: str) -> None:
+        """End a consumer that does not read: what waits for it is thrown away here and goes on elsewhere."""
+        assert self._stream is not None
+        log.warn(
+            "{section} {address} of {queues} does not read: dropped, {why}",
+            section=self.section,
+            address=self.request.remote_ip,
+            queues=b",".join(self.queues).decode("utf-8"),
+            why=why,
+        )
+        self.ended = True  # the stream's end calls lost(): Delivery may be in the middle of its round now
+        self._stream.abort()
+
+    def _beat(self) -> None:
+        assert self._stream is not None
+        self._timer = self._clock.callLater(self._period, self._beat)
+        if self.app.acl.generation != self._access:
+            try:
+                self.app.acl.check(self.section, self.request)
+            except Error as refused:
+                self.close(refused.text)
+                return
+            self._access = self.app.acl.generation
+        waiting = self._stream.unsent
+        sent = self.written - waiting
+        if not waiting or sent > self._sent:
+            self._sent, self._still = sent, 0
+        else:
+            self._still += 1
+            if self._still >= self._stalls:
+                self._drop(f"none of {waiting} waiting bytes moved for {self._still * self._period:g} s")
+                return
+        if not waiting:
+            self.beat(self._stream)
+
+
+class Comet(Live):
+    """A consumer of /c/NAMES: one JSON object and CRLF an element."""
+
+    section = "comet:consumer"
+    framing = "comet"
+
+    def frame(self, batch: Batch) -> bytes:
+        """The elements as lines of JSON."""
+        return ("\r\n".join(documents(batch)) + "\r\n").encode("ascii")
+
+    def beat(self, stream: Stream) -> None:
+        """A blank line, which clients skip."""
+        stream.write(b"\r\n")
+
+
+class Sse(Live):
+    """A consumer of /sse/NAMES: an event stream (WHATWG HTML, section 9.2).
+
+    On one queue all consumers share their bytes. On several each has an id of
+    its own: the positions of all its queues, so that one id resumes them all.
+    """
+
+    section = "sse:consumer"
+
+    def __init__(self, handler: Handler, queues: Sequence[bytes], clock: Any = None) -> None:
+        super().__init__(handler, queues, clock)
+        self.framing = "sse" if len(queues) == 1 else self
+        self._places: dict[bytes, tuple[int, bytes]] = {}
+
+    def opening(self, positions: dict[bytes, tuple[int, bytes]], early: bytes) -> bytes:
+        """How long to wait before coming again, and the id to come with."""
+        moved, self._places = self._places, {**positions, **self._places}
+        first = f"retry: {RETRY}\n{self._id(positions)}\n".encode("ascii")
+        # What came early on several queues has no ids, for not all positions were known.
+        after = f"{self._id(self._places)}\n".encode("ascii") if moved else b""
+        return first + early + after
+
+    def frame(self, batch: Batch) -> bytes:
+        """The elements as events; with ids if they are numbered."""
+        numbered = batch.first > 0
+        single = len(self.queues) == 1
+        epoch = batch.epoch.decode("ascii")
+        events = []
+        for place, document in enumerate(documents(batch), batch.first):
+            word = ""
+            if numbered and single:
+                word = f"id: {place}@{epoch}\n"
+            elif numbered:
+                self._places[batch.queue] = (place, batch.epoch)
+                word = self._id(self._places)
+            events.append(f"{word}data: {document}\n\n")
+        return "".join(events).encode("ascii")
+
+    def beat(self, stream: Stream) -> None:
+        """A comment, which an EventSource skips."""
+        stream.write(b":\n\n")
+
+    def farewell(self, stream: Stream, why: str) -> None:
+        """Tell why, and when to come again."""
+        stream.close(comment(why, RETRY_ENDING))
+
+    def _id(self, places: dict[bytes, tuple[int, bytes]]) -> str:
+        """The id line for all queues, or nothing as long as one of them has no position."""
+        words = [places.get(queue) for queue in self.queues]
+        if not all(words):
+            return ""
+        return "id: " + ",".join(f"{word[0]}@{word[1].decode('ascii')}" for word in words if word) + "\n"
+
+
+def comment(why: str, retry: int) -> bytes:
+    """The end of an event stream: why it ends, and after how many ms to come again."""
+    return f": {' '.join(why.split())}\nretry: {retry}\n\n".encode()
+
+
+class CometHandler(Handler):
+    """GET /c/NAMES."""
+
+    sections: ClassVar[dict[str, str]] = {"GET": Comet.section}
+
+    async def get(self, raw: bytes) -> None:
+        """Join, and stream one JSON object a line for as long as the connection lives."""
+        check_options(self)
+        consumer = Comet(self, queue_names(self, raw))
+        positions = await consumer.join()
+        if self.gone:
+            consumer.leave()
+        else:
+            consumer.open(self.stream(b"application/x-ndjson", HEADERS), positions)
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class SseHandler(Handler):
+    """GET /sse/NAMES."""
+
+    sections: ClassVar[dict[str, str]] = {"GET": Sse.section}
+
+    async def get(self, raw: bytes) -> Answer | None:
+        """Join, and stream events.
+
+        A browser's EventSource gives up for good on anything but 200, so this
+        answers 200 and tells in a comment why it cannot stream now.
+        """
+        check_options(self)
+        consumer = Sse(self, queue_names(self, raw))
+        try:
+            positions = await consumer.join()
+        except (BadRequest, Unauthorized, Forbidden, Misdirected):
+            raise
+        except Error as problem:
+            return Answer(comment(problem.text, RETRY), 200, b"text/event-stream", HEADERS)
+        if self.gone:
+            consumer.leave()
+        else:
+            consumer.open(self.stream(b"text/event-stream", HEADERS), positions)
+        return None
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
