@@ -91,6 +91,7 @@ class Live:
         self._stalls = max(1, -int(-self.app.settings.stall // self._period))
         self._still = 0
         self._sent = 0
+        self._left = 0
 
     async def join(self) -> dict[bytes, tuple[int, bytes]]:
         """Be heard of: elements may come from here on. Answers each queue's (position, epoch).
@@ -99,7 +100,7 @@ class Live:
         """
         try:
             return await self.app.delivery.join(self, self.queues)
-        except BaseException:
+        except Exception:
             self.leave()
             raise
 
@@ -119,7 +120,9 @@ class Live:
 
     @property
     def unsent(self) -> int:
-        """Bytes of `written` that are not yet with the kernel; never too few."""
+        """Bytes of `written` that are not yet with the kernel; never too few. It stays as it was at the end."""
+        if self.ended:
+            return self._left
         return self.written if self._stream is None else self._stream.unsent
 
     def deliver(self, data: bytes, queue: bytes, batch: Batch) -> None:
@@ -175,7 +178,7 @@ class Live:
 
     def leave(self) -> None:
         """Take no more; what was not sent goes to others. May be called again."""
-        self.ended = True
+        self._end()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self.app.delivery.leave(self)
@@ -204,8 +207,13 @@ class Live:
             queues=b",".join(self.queues).decode("utf-8"),
             why=why,
         )
-        self.ended = True  # the stream's end calls lost(): Delivery may be in the middle of its round now
+        self._end()  # the stream's end calls lost() and so leave(): Delivery may be in the middle of its round now
         self._stream.abort()
+
+    def _end(self) -> None:
+        if not self.ended:
+            self._left = self.unsent
+            self.ended = True
 
     def _beat(self) -> None:
         assert self._stream is not None
@@ -258,14 +266,15 @@ class Sse(Live):
         super().__init__(handler, queues, clock)
         self.framing = "sse" if len(queues) == 1 else self
         self._places: dict[bytes, tuple[int, bytes]] = {}
+        self._before: dict[bytes, tuple[int, bytes]] = {}  # where each queue stood before what came early
 
     def opening(self, positions: dict[bytes, tuple[int, bytes]], early: bytes) -> bytes:
         """How long to wait before coming again, and the id to come with."""
-        moved, self._places = self._places, {**positions, **self._places}
-        first = f"retry: {RETRY}\n{self._id(positions)}\n".encode("ascii")
+        first = f"retry: {RETRY}\n{self._id({**positions, **self._before})}\n"
+        self._places = {**positions, **self._places}
         # What came early on several queues has no ids, for not all positions were known.
-        after = f"{self._id(self._places)}\n".encode("ascii") if moved else b""
-        return first + early + after
+        after = self._id(self._places) + "\n" if self._before else ""
+        return first.encode("ascii") + early + after.encode("ascii")
 
     def frame(self, batch: Batch) -> bytes:
         """The elements as events; with ids if they are numbered."""
@@ -278,6 +287,8 @@ class Sse(Live):
             if numbered and single:
                 word = f"id: {place}@{epoch}\n"
             elif numbered:
+                if self._stream is None:
+                    self._before.setdefault(batch.queue, (place - 1, batch.epoch))
                 self._places[batch.queue] = (place, batch.epoch)
                 word = self._id(self._places)
             events.append(f"{word}data: {document}\n\n")

@@ -1,0 +1,296 @@
+"""Live consumers on /ws/NAMES: the WebSocket protocol (RFC 6455) over a Stream.
+
+Owns the handshake, the frames, and the JSON commands a client sends; wsproto
+parses what comes in, what goes out is framed here, once for all consumers of
+a queue (a server's frames are not masked, section 5.1). Knows nothing of what
+a command does: commands.py does. live.py has what all consumers share.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import struct
+from collections import deque
+from collections.abc import Sequence
+from io import StringIO
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from twisted.logger import Logger
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+
+from restmq import commands
+from restmq.errors import BadRequest, Error, UpgradeRequired
+from restmq.handler import Handler
+from restmq.live import Live, check_options, documents, queue_names
+from restmq.slot import drive
+
+if TYPE_CHECKING:
+    from restmq.consumers import Batch
+    from restmq.http import Stream
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
+TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A  # the first byte of a whole frame, section 5.2
+NO_CODE = 1005  # a Close frame came without a code, section 7.4.1
+GOING_AWAY, UNSUPPORTED, POLICY, TOO_BIG, BROKEN = 1001, 1003, 1008, 1009, 1011
+MOST_COMMANDS = 128  # not yet answered; then reading stops, and goes on below half
+PATIENCE = 2.0  # seconds for the client to answer a Close frame
+
+log = Logger()
+
+
+def frame(kind: int, payload: bytes) -> bytes:
+    """One whole frame as a server sends it (RFC 6455 section 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return b"%c%c%b" % (kind, size, payload)
+    if size < 1 << 16:
+        return b"%c\x7e%b%b" % (kind, struct.pack("!H", size), payload)
+    return b"%c\x7f%b%b" % (kind, struct.pack("!Q", size), payload)
+
+
+def close_frame(code: int, why: str = "") -> bytes:
+    """A Close frame; the reason is cut to what a control frame holds (section 5.5)."""
+    if code == NO_CODE:
+        return frame(CLOSE, b"")
+    reason = why.encode("utf-8")[:123].decode("utf-8", "ignore").encode("utf-8")
+    return frame(CLOSE, struct.pack("!H", code) + reason)
+
+
+def accept(key: bytes) -> bytes:
+    """The answer to Sec-WebSocket-Key (section 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key + GUID).digest())
+
+
+def check_handshake(version: str, fields: dict[bytes, bytes]) -> bytes:
+    """Check a client's opening handshake (section 4.2.1); answers its Sec-WebSocket-Key.
+
+    Raises UpgradeRequired when it is none or of another version than 13, and
+    BadRequest when it is broken.
+    """
+    if b"websocket" not in _tokens(fields, b"upgrade") or b"upgrade" not in _tokens(fields, b"connection"):
+        raise UpgradeRequired(
+            "this address speaks WebSocket: send Connection: Upgrade and Upgrade: websocket "
+            "(Nginx passes them on only with proxy_http_version 1.1 and proxy_set_header for both)"
+        )
+    if version != "HTTP/1.1":
+        raise BadRequest("a WebSocket handshake is an HTTP/1.1 request")
+    if fields.get(b"sec-websocket-version", b"").strip() != b"13":
+        raise UpgradeRequired("Sec-WebSocket-Version must be 13")
+    key = fields.get(b"sec-websocket-key", b"").strip()
+    try:
+        nonce = base64.b64decode(key, validate=True)
+    except binascii.Error:
+        nonce = b""
+    if len(nonce) != 16:
+        raise BadRequest("Sec-WebSocket-Key must be 16 bytes in base64")
+    return key
+
+
+def _tokens(fields: dict[bytes, bytes], name: bytes) -> list[bytes]:
+    return [token.strip().lower() for token in fields.get(name, b"").split(b",")]
+
+
+class WebSocket(Live):
+    """A consumer of /ws/NAMES: elements go out as text messages, commands come in and are answered in order."""
+
+    section = "websocket:consumer"
+    framing = "websocket"
+
+    def __init__(self, handler: Handler, queues: Sequence[bytes], clock: Any = None) -> None:
+        super().__init__(handler, queues, clock)
+        self._limit = 3 * self.app.settings.max_value + (64 << 10)  # bytes of one message, as for a form
+        self._parser = Connection(ConnectionType.SERVER)
+        self._message = StringIO()
+        self._size = 0
+        self._commands: deque[str] = deque()
+        self._working = False
+        self._held = False  # reading stopped: too much is to be answered
+        self._pong: bytes | None = None  # owed to a client that does not read
+        self._alive = True  # something came since the last heartbeat
+        self._silent = 0  # heartbeats since then
+        self._closing: Any = None  # a Close frame went out; the timer that ends waiting for the client's
+
+    # Elements
+
+    def frame(self, batch: Batch) -> bytes:
+        """The elements as text messages."""
+        return b"".join([frame(TEXT, document.encode("ascii")) for document in documents(batch)])
+
+    # What comes in
+
+    def heard(self, data: bytes) -> None:
+        """Parse what came."""
+        self._alive = True
+        self._parser.receive_data(data)
+        if not self._held:
+            self._read()
+
+    def _read(self) -> None:
+        for event in self._parser.events():
+            if self._closing is None or isinstance(event, CloseConnection):
+                self._event(event)
+            if self._held:
+                return
+
+    def _event(self, event: Event) -> None:
+        stream = self._stream
+        assert stream is not None
+        if isinstance(event, TextMessage):
+            self._part(event)
+        elif isinstance(event, BytesMessage):
+            self.finish(UNSUPPORTED, "commands are JSON in text messages")
+        elif isinstance(event, Ping):
+            if self.full:  # only the newest needs an answer (section 5.5.3): a flood of pings cannot pile up
+                self._pong = bytes(event.payload)
+            else:
+                self._write(frame(PONG, bytes(event.payload)))
+        elif isinstance(event, CloseConnection):
+            self._closed(stream, event)
+
+    def _part(self, event: TextMessage) -> None:
+        data = event.data
+        self._size += len(data) if data.isascii() else len(data.encode("utf-8"))
+        if self._size > self._limit:
+            self._message = StringIO()
+            self.finish(TOO_BIG, f"a message can have {self._limit} bytes")
+            return
+        self._message.write(data)
+        if event.message_finished:
+            self._commands.append(self._message.getvalue())
+            self._message, self._size = StringIO(), 0
+            self._hold()
+            self._work()
+
+    def _closed(self, stream: Stream, event: CloseConnection) -> None:
+        """The client ends it, or sent what is no WebSocket frame: then wsproto's state is still open."""
+        if self._closing is not None:
+            self._closing.cancel()
+            stream.close()
+            return
+        theirs = self._parser.state is ConnectionState.REMOTE_CLOSING
+        waiting = self.unsent
+        self.leave()
+        if waiting:
+            stream.abort()
+        else:
+            stream.close(close_frame(event.code, "" if theirs else str(event.reason)))
+
+    # Commands
+
+    def _work(self) -> None:
+        """Answer the commands, one after the other, as fast as the client reads the answers."""
+        if not self._working and self._commands and not self.full and not self.ended:
+            self._working = True
+            drive(self.command(self._commands.popleft()), self._answer, self._failed)
+
+    async def command(self, text: str) -> bytes:
+        """Run one command; what a client did wrong is an answer too."""
+        try:
+            return await commands.run(self.app, text, lambda section: self.app.acl.check(section, self.request))
+        except Error as problem:
+            return problem.render()
+
+    def _answer(self, answer: bytes) -> None:
+        self._working = False
+        if not self.ended:
+            self._write(frame(TEXT, answer.rstrip(b"\r\n")))
+            self._hold()
+            self._clock.callLater(0, self._work) if self._commands else None
+
+    def _failed(self, error: BaseException) -> None:
+        self._working = False
+        log.error("a command on a WebSocket failed: {error!r}", error=error)
+        self.finish(BROKEN, "the command failed")
+
+    def _hold(self) -> None:
+        """Stop reading when too many commands wait, go on when half of them are answered."""
+        assert self._stream is not None
+        if not self._held and len(self._commands) >= MOST_COMMANDS:
+            self._held = True
+            self._stream.pause()
+        elif self._held and len(self._commands) < MOST_COMMANDS // 2:
+            self._held = False
+            self._stream.resume()
+            self._read()
+
+    def _drained(self) -> None:
+        super()._drained()
+        if self._pong is not None and not self.ended:
+            pong, self._pong = self._pong, None
+            self._write(frame(PONG, pong))
+        self._work()
+
+    # The end
+
+    def beat(self, stream: Stream) -> None:
+        """Ping; who has not answered two of them is gone."""
+        self._silent = 0 if self._alive or self._held else self._silent + 1
+        self._alive = False
+        if self._silent >= 2:
+            self.finish(GOING_AWAY, "no answer to two pings")
+        else:
+            self._write(frame(PING, b""))
+
+    def farewell(self, stream: Stream, why: str) -> None:
+        """The server ends it."""
+        self._farewell(GOING_AWAY, why)
+
+    def finish(self, code: int, why: str) -> None:
+        """Start the closing handshake (section 7.1.2); what did not go out goes to others."""
+        assert self._stream is not None
+        if self.ended:
+            return
+        waiting = self.unsent
+        self.leave()
+        if waiting:
+            self._stream.abort()
+        else:
+            self._farewell(code, why)
+
+    def _farewell(self, code: int, why: str) -> None:
+        assert self._stream is not None
+        self._commands.clear()
+        if self._held:
+            self._held = False
+            self._stream.resume()
+        self._closing = self._clock.callLater(PATIENCE, self._stream.abort)
+        self._stream.write(close_frame(code, why))
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        super().lost()
+        self._commands.clear()
+        if self._closing is not None and self._closing.active():
+            self._closing.cancel()
+
+    def _write(self, data: bytes) -> None:
+        assert self._stream is not None
+        self._stream.write(data)
+        self.written += len(data)
+
+
+class WebSocketHandler(Handler):
+    """GET /ws/NAMES."""
+
+    sections: ClassVar[dict[str, str]] = {"GET": WebSocket.section}
+
+    async def get(self, raw: bytes) -> None:
+        """Join, then answer the handshake: a refusal is still a plain HTTP answer."""
+        key = check_handshake(self.request.version, self.request.fields.values)
+        check_options(self)
+        consumer = WebSocket(self, queue_names(self, raw))
+        positions = await consumer.join()
+        if self.gone:
+            consumer.leave()
+            return
+        headers = (
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Accept", accept(key)),
+        )
+        consumer.open(self.upgrade(headers), positions)
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
