@@ -15,7 +15,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol, Union
+from typing import NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
 
 from twisted.logger import Logger
@@ -37,7 +37,6 @@ _OPEN = (b"/healthz", b"/readyz")
 _PAGES = frozenset((b"/", b"/queue", b"/q/", b"/openapi.json", b"/robots.txt", b"/favicon.ico"))
 _PAGE_FOLDERS = (b"/static/", b"/j/")
 
-_Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 _log = Logger()
 
 
@@ -93,7 +92,7 @@ class Networks:
         return bool(self.words)
 
 
-def _network(word: str) -> _Network:
+def _network(word: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     parts = word[:-1].split(".")
     try:
         if word.endswith(".") and len(parts) <= 3:
@@ -313,12 +312,11 @@ class Acl:
             if len(self._known_hosts) >= REMEMBERED:
                 self._known_hosts.clear()
             self._known_hosts[host] = known
-        if not known and (self._hosts or self._is_bare(getattr(request, "peer_ip", request.remote_ip))):
-            if request.raw_path not in _OPEN:
-                raise Misdirected(
-                    f"this server is not known as {host.decode('latin-1')!a}: "
-                    "put the name into hosts = in restmq.conf if it should be"
-                )
+        if not known and self._refuses(request):
+            raise Misdirected(
+                f"this server is not known as {host.decode('latin-1')!a}: "
+                "put the name into hosts = in restmq.conf if it should be"
+            )
         if b"origin" in fields or b"sec-fetch-site" in fields or b"referer" in fields:
             self._judge_page(host, fields, request)
         elif (
@@ -338,15 +336,20 @@ class Acl:
         # Browsers always name a host; what names none is an old HTTP/1.0 client.
         return not host or name in self._machine or _address(name.strip(b"[]").decode("latin-1")) is not None
 
-    def _is_bare(self, peer: str) -> bool:
-        """Whether a connection came over loopback and from no proxy we trust."""
-        known = self._bare_peers.get(peer)
-        if known is None:
-            known = is_loopback(peer) and peer not in self._proxies
+    def _refuses(self, request: Request) -> bool:
+        """Whether a name that is not known matters: with hosts given, or over loopback and from no proxy."""
+        if request.raw_path in _OPEN:
+            return False
+        if self._hosts:
+            return True
+        peer: str = getattr(request, "peer_ip", request.remote_ip)
+        refused = self._bare_peers.get(peer)
+        if refused is None:
+            refused = is_loopback(peer) and peer not in self._proxies
             if len(self._bare_peers) >= REMEMBERED:
                 self._bare_peers.clear()
-            self._bare_peers[peer] = known
-        return known
+            self._bare_peers[peer] = refused
+        return refused
 
     def _judge_page(self, host: bytes, fields: Mapping[bytes, bytes], request: Request) -> None:
         """Whether the page that asks is ours or allowed (the Fetch standard's Origin and Sec-Fetch-Site)."""
@@ -437,7 +440,13 @@ def _show(section: str, verdict: _Verdict, request: Request) -> None:
 
 def _meets(offered: bytes, verdict: _Verdict) -> bool:
     # Every choice is compared, found or not: how long it takes tells nothing.
-    return all([any([hmac.compare_digest(offered, right) for right in choice]) for choice in verdict])
+    met = True
+    for choice in verdict:
+        found = False
+        for right in choice:
+            found |= hmac.compare_digest(offered, right)
+        met &= found
+    return met
 
 
 def _basic(header: bytes) -> bytes | None:

@@ -8,6 +8,7 @@ is accepted and told in `Settings.notes`. Read restmq.conf beside it, then tap.p
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -94,7 +95,7 @@ class Settings:
     @property
     def endpoint(self) -> str:
         """Where to listen, as a Twisted endpoint description."""
-        if ":" in self.listen and not _is_ipv6(self.listen):
+        if _ENDPOINT.match(self.listen):
             return self.listen
         interface = self.listen.replace(":", "\\:")
         return f"tcp:{self.port}:interface={interface}"
@@ -180,17 +181,21 @@ def _number(low: int, high: int) -> Callable[[str, Path], int]:
     return parse
 
 
-def _is_ipv6(text: str) -> bool:
-    return bool(re.fullmatch(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%\w+)?", text))
+#: The kinds of Twisted's endpoint descriptions that `listen` may be.
+_ENDPOINT = re.compile(r"(unix|tcp|tcp6|ssl|tls|systemd|haproxy):.")
 
 
-def _listen(text: str, base: Path) -> str:
-    """An address, or an endpoint: unix:PATH, tcp:8888:interface=…, systemd:domain=INET:index=0, …"""
-    if text.startswith("[") and text.endswith("]"):
-        text = text[1:-1]
-    if ":" in text and not _is_ipv6(text) and not re.match(r"[a-z][a-z0-9]*:.", text):
-        raise ValueError("it takes an address, unix:PATH or a Twisted endpoint; the port stands in port =")
-    return text or "0.0.0.0"
+def _listen(text: str, _base: Path) -> str:
+    """An address, or an endpoint: unix:PATH, tcp:8888:interface=..., systemd:domain=INET:index=0."""
+    text = text.strip("[]")
+    if ":" in text and not _ENDPOINT.match(text):
+        try:
+            ipaddress.IPv6Address(text)
+        except ValueError:
+            raise ValueError(
+                "it takes an address, unix:PATH or a Twisted endpoint; the port of an address stands in port"
+            ) from None
+    return text
 
 
 def _redis(text: str, base: Path) -> str:

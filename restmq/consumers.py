@@ -15,7 +15,7 @@ from restmq.element import Element
 
 
 class Batch:
-    """Elements of one queue that arrived together. `first` is the position of the first, 0 for round-robin."""
+    """Elements of one queue that came together; `first` is the first one's position, 0 for round-robin."""
 
     __slots__ = ("elements", "epoch", "first", "frames", "queue")
 
@@ -30,7 +30,7 @@ class Batch:
 
 
 class Consumer(Protocol):
-    """One live connection. `written` and `unsent` count bytes: ever given to it, of these not yet in the kernel."""
+    """One live connection. `written` counts all bytes, `unsent` those not yet in the kernel."""
 
     framing: Hashable
     written: int

@@ -73,7 +73,16 @@ def _named(text: str) -> BaseException:
     word = text.partition(" ")[0]
     if word == "OOM":
         return Full("Redis has no memory left (maxmemory): nothing was stored; taking and deleting go on")
-    if word in ("LOADING", "BUSY", "READONLY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN"):
+    if word in (
+        "LOADING",
+        "BUSY",
+        "READONLY",
+        "MASTERDOWN",
+        "MISCONF",
+        "NOREPLICAS",
+        "TRYAGAIN",
+        "CLUSTERDOWN",
+    ):
         return Unavailable(f"Redis refuses for now ({word}); nothing was stored or taken")
     return RuntimeError(f"Redis answered a script with an error: {text}")
 
@@ -302,7 +311,10 @@ class Core:
             "status": reply[13],
             "policy": "roundrobin" if reply[14] else "broadcast",
             "consumers": reply[16],
-            **{word: books[word] for word in ("added", "leased", "delayed", "dead", "taken", "delivered", "bytes")},
+            **{
+                word: books[word]
+                for word in ("added", "leased", "delayed", "dead", "taken", "delivered", "bytes")
+            },
         }
 
     async def lengths(self, queue: bytes) -> tuple[int, int, int]:
@@ -314,7 +326,8 @@ class Core:
         """The newest waiting elements, newest first, untouched."""
         reply = await self.script("newest", queue, b"%d" % most)
         return [
-            Element(queue, int(reply[at]), reply[at + 2], int(reply[at + 1])) for at in range(0, len(reply), 3)
+            Element(queue, int(reply[at]), reply[at + 2], int(reply[at + 1]))
+            for at in range(0, len(reply), 3)
         ]
 
     async def queues(self, after: bytes = b"", match: bytes = b"", max: int = 1000) -> list[bytes]:
@@ -338,7 +351,9 @@ class Core:
         if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy", "noeviction") != "noeviction":
             reasons.append(f"Redis evicts keys ({info['maxmemory_policy']}): set maxmemory-policy noeviction")
         if info.get("aof_enabled") == "0":
-            reasons.append("Redis has no append-only file: what was acknowledged since its last snapshot can be lost")
+            reasons.append(
+                "Redis has no append-only file: what was acknowledged since its last snapshot can be lost"
+            )
         if info.get("loading") == "1":
             raise Unavailable("Redis is loading its data")
         return reasons
@@ -388,7 +403,7 @@ def _word() -> bytes:
 
 def _books(reply: Reply) -> dict[str, int]:
     words = (
-        "added waiting delayed leased dead taken delivered acked deleted expired purged dropped bytes".split()
+        ["added", "waiting", "delayed", "leased", "dead", "taken", "delivered", "acked", "deleted", "expired", "purged", "dropped", "bytes"]
     )
     books = dict(zip(words, reply))
     books["imbalance"] = 2 * books["added"] - sum(books[word] for word in words[:-1])

@@ -8,6 +8,7 @@ docs/architecture.md for the protocol, live.py for what a consumer is.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
@@ -90,7 +91,11 @@ class Delivery(Service):
         except Error:
             self.leave(consumer)
             raise
-        return {name: (self.queues[name].position, self.queues[name].epoch) for name in queues if name in self.queues}
+        return {
+            name: (self.queues[name].position, self.queues[name].epoch)
+            for name in queues
+            if name in self.queues
+        }
 
     def leave(self, consumer: Consumer) -> None:
         """A consumer went; what it did not get goes to the next."""
@@ -123,7 +128,7 @@ class Delivery(Service):
     def _join(self, queue: _Queue) -> None:
         if not queue.joining:
             queue.joining = True
-            drive(self._joining(queue), lambda _: None, lambda error: self._unjoined(queue, error))
+            drive(self._joining(queue), _nothing, partial(self._unjoined, queue))
 
     def _unjoined(self, queue: _Queue, error: BaseException) -> None:
         queue.joining = False
@@ -160,7 +165,10 @@ class Delivery(Service):
         if subscriptions != self._subscriptions or instance != self.presence.instance:
             raise Unavailable("the connection to Redis was lost while joining")
         if known and epoch != queue.epoch:
-            log.warn("queue {queue} has another epoch: it was forgotten, or Redis lost data", queue=queue.name.decode())
+            log.warn(
+                "queue {queue} has another epoch: it was forgotten, or Redis lost data",
+                queue=queue.name.decode(),
+            )
             history, mine, known = [], [], False
             queue.consumers.drop()
         queue.epoch, queue.policy, queue.highest = epoch, policy, max(queue.highest, highest)
@@ -214,7 +222,7 @@ class Delivery(Service):
         if not queue.joined or numbers == queue.told or queue.waiting:
             return
         queue.told = numbers
-        drive(self._said(queue, numbers), lambda _: None, lambda error: self._unsaid(queue))
+        drive(self._said(queue, numbers), _nothing, partial(self._unsaid, queue))
 
     async def _said(self, queue: _Queue, numbers: tuple[int, int, int]) -> None:
         reply = await self._live(queue, *numbers, None)
@@ -225,7 +233,9 @@ class Delivery(Service):
                 del self.queues[queue.name]
                 await self.messages.call(b"UNSUBSCRIBE", *self._channels(queue))
 
-    def _unsaid(self, queue: _Queue) -> None:
+    def _unsaid(self, queue: _Queue, error: BaseException) -> None:
+        if not isinstance(error, Error):
+            log.error("telling who hears {queue} failed: {error!r}", queue=queue.name.decode(), error=error)
         queue.told = (-1, -1, -1)
         self.clock.callLater(0.3, self._tell, queue)
 
@@ -305,9 +315,8 @@ class Delivery(Service):
             self._back(queue, [element.number for element in refused])
 
     def _back(self, queue: _Queue, numbers: list[int]) -> None:
-        slot = self.core.script(
-            "back", queue.name, self.core.db, self.presence.instance, queue.epoch, *(b"%d" % n for n in numbers)
-        )
+        words = [b"%d" % number for number in numbers]
+        slot = self.core.script("back", queue.name, self.core.db, self.presence.instance, queue.epoch, *words)
 
         def done(reply: Any, error: BaseException | None) -> None:
             if error is not None and not self._closing:
@@ -329,7 +338,7 @@ class Delivery(Service):
             return
         dirty, self._dirty = self._dirty, set()
         for queue in dirty:
-            drive(self._confirm_written(queue), lambda _: None, lambda error, q=queue: self._unconfirmed(q))  # type: ignore[misc]
+            drive(self._confirm_written(queue), _nothing, partial(self._unconfirmed, queue))
             if queue.consumers.waits():
                 self.clock.callLater(0.02, self._later, queue)
 
@@ -358,7 +367,9 @@ class Delivery(Service):
             queue.consumers.again(sure)
             raise
 
-    def _unconfirmed(self, queue: _Queue) -> None:
+    def _unconfirmed(self, queue: _Queue, error: BaseException) -> None:
+        if not isinstance(error, Error):
+            log.error("confirming {queue} failed: {error!r}", queue=queue.name.decode(), error=error)
         if not self._closing:
             self.clock.callLater(0.3, self._later, queue)
 
@@ -381,7 +392,11 @@ class Delivery(Service):
         for queue in self.queues.values():
             queue.consumers.drop()
             queue.written = []
-        drive(self._reborn(), lambda _: None, lambda error: self.clock.callLater(0.3, self._doomed))
+        drive(self._reborn(), _nothing, self._unborn)
+
+    def _unborn(self, error: BaseException) -> None:
+        log.warn("joining again failed, trying once more: {error}", error=error)
+        self.clock.callLater(0.3, self._doomed)
 
     async def _reborn(self) -> None:
         void: dict[bytes, list[tuple[int, int]]] = {}
@@ -425,6 +440,10 @@ class Delivery(Service):
                     pass
         except Error as error:
             log.warn("not everything could be given back; the others will do it: {error}", error=error)
+
+
+def _nothing(_: object) -> None:
+    """What is to do when all went well."""
 
 
 def _pause(clock: IReactorTime, seconds: float) -> Slot[None]:

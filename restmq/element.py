@@ -22,7 +22,7 @@ class Element(NamedTuple):
     queue: bytes
     number: int
     value: bytes
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # hides tuple.count, which nobody needs
 
     @property
     def key(self) -> bytes:
@@ -48,7 +48,7 @@ def queue_name(raw: bytes) -> bytes:
     if found:
         raise BadName(
             f"the queue name has {found[0]!a} in it; control characters, spaces and "
-            "any of / , { } \" < > \\ are not allowed"
+            'any of / , { } " < > \\ are not allowed'
         )
     if text in (".", ".."):
         raise BadName(f"the queue name cannot be {text}, clients fold it away")

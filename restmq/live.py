@@ -90,7 +90,7 @@ class Live:
         self._period = min(self.app.settings.heartbeat, self.app.settings.stall)
         self._stalls = max(1, -int(-self.app.settings.stall // self._period))
         self._still = 0
-        self._sent = 0
+        self._sent = -1
         self._left = 0
 
     async def join(self) -> dict[bytes, tuple[int, bytes]]:
@@ -163,7 +163,7 @@ class Live:
         """The first bytes after the head, with what was delivered early in them."""
         return early
 
-    def beat(self, stream: Stream) -> None:
+    def beat(self) -> None:
         """Write a heartbeat; nothing else waits to be sent."""
         raise NotImplementedError
 
@@ -171,10 +171,20 @@ class Live:
         """End the stream cleanly; nothing waits to be sent."""
         stream.close()
 
+    def refuse(self, why: str) -> None:
+        """The access rules forbid it now."""
+        self.close(why)
+
     def heard(self, data: bytes) -> None:
         """Bytes from the client. Comet and SSE have no use for them."""
 
     # The stream
+
+    def write(self, data: bytes) -> None:
+        """Write what is no element: a heartbeat, an answer."""
+        assert self._stream is not None
+        self._stream.write(data)
+        self.written += len(data)
 
     def leave(self) -> None:
         """Take no more; what was not sent goes to others. May be called again."""
@@ -222,12 +232,14 @@ class Live:
             try:
                 self.app.acl.check(self.section, self.request)
             except Error as refused:
-                self.close(refused.text)
+                self.refuse(refused.text)
                 return
             self._access = self.app.acl.generation
         waiting = self._stream.unsent
         sent = self.written - waiting
-        if not waiting or sent > self._sent:
+        if not waiting:
+            self._sent, self._still = -1, 0
+        elif sent > self._sent:  # also where it was first seen to wait
             self._sent, self._still = sent, 0
         else:
             self._still += 1
@@ -235,7 +247,7 @@ class Live:
                 self._drop(f"none of {waiting} waiting bytes moved for {self._still * self._period:g} s")
                 return
         if not waiting:
-            self.beat(self._stream)
+            self.beat()
 
 
 class Comet(Live):
@@ -248,9 +260,9 @@ class Comet(Live):
         """The elements as lines of JSON."""
         return ("\r\n".join(documents(batch)) + "\r\n").encode("ascii")
 
-    def beat(self, stream: Stream) -> None:
+    def beat(self) -> None:
         """A blank line, which clients skip."""
-        stream.write(b"\r\n")
+        self.write(b"\r\n")
 
 
 class Sse(Live):
@@ -294,9 +306,9 @@ class Sse(Live):
             events.append(f"{word}data: {document}\n\n")
         return "".join(events).encode("ascii")
 
-    def beat(self, stream: Stream) -> None:
+    def beat(self) -> None:
         """A comment, which an EventSource skips."""
-        stream.write(b":\n\n")
+        self.write(b":\n\n")
 
     def farewell(self, stream: Stream, why: str) -> None:
         """Tell why, and when to come again."""

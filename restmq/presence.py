@@ -79,7 +79,7 @@ class Presence:
         sent = self.now()
         reply = await self.core.beat(self.instance, self.newborn, int(LASTS * 1000))
         if reply[0] == b"doomed":
-            log.warn("this instance was silent for too long and was given up; it joins again under a new name")
+            log.warn("this instance was silent too long and was given up; it joins again, renamed")
             self.doomed()
             return
         self.newborn, self._answered = False, sent

@@ -102,7 +102,14 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
         heard: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
         super().__init__(
-            "restmq", db, 1, isLazy=True, charset=None, convertNumbers=False, username=username, password=password
+            "restmq",
+            db,
+            1,
+            isLazy=True,
+            charset=None,
+            convertNumbers=False,
+            username=username,
+            password=password,
         )
         self.address, self.clock, self.deadline = address, clock, deadline
         self.name = f"{address}/{db}"
@@ -115,7 +122,7 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
         """Connect, and again whenever the connection is lost."""
         endpoint: IStreamClientEndpoint
         if self.address.startswith("unix:"):
-            endpoint = UNIXClientEndpoint(self.clock, self.address[5:])
+            endpoint = UNIXClientEndpoint(self.clock, self.address[5:])  # type: ignore[no-untyped-call]
         else:
             host, _, port = self.address.rpartition(":")
             endpoint = TCP4ClientEndpoint(self.clock, host.strip("[]"), int(port))
@@ -124,7 +131,7 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
     def buildProtocol(self, address: Any) -> Link:
         link: Link = super().buildProtocol(address)
         if self.heard is not None:
-            link.heard = self.heard  # type: ignore[attr-defined]
+            link.heard = self.heard
         return link
 
     def addConnection(self, conn: Link) -> None:

@@ -23,6 +23,8 @@ class Slot(Generic[T]):
     def __init__(self) -> None:
         self._done: Callable[[Any, BaseException | None], None] | None = None
         self._ready = False
+        self._value: Any = None
+        self._error: BaseException | None = None
 
     def resolve(self, value: T) -> None:
         """The answer is here."""
@@ -32,7 +34,7 @@ class Slot(Generic[T]):
             self._ready, self._value, self._error = True, value, None
 
     def fail(self, error: BaseException) -> None:
-        """No answer will come. Give each slot an exception of its own: a shared one gathers every traceback."""
+        """No answer will come. An exception for each slot: a shared one gathers every traceback."""
         if self._done is not None:
             self._done(None, error)
         else:

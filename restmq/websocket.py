@@ -41,7 +41,7 @@ PATIENCE = 2.0  # seconds for the client to answer a Close frame
 log = Logger()
 
 
-def frame(kind: int, payload: bytes) -> bytes:
+def to_frame(kind: int, payload: bytes) -> bytes:
     """One whole frame as a server sends it (RFC 6455 section 5.2)."""
     size = len(payload)
     if size < 126:
@@ -54,9 +54,9 @@ def frame(kind: int, payload: bytes) -> bytes:
 def close_frame(code: int, why: str = "") -> bytes:
     """A Close frame; the reason is cut to what a control frame holds (section 5.5)."""
     if code == NO_CODE:
-        return frame(CLOSE, b"")
+        return to_frame(CLOSE, b"")
     reason = why.encode("utf-8")[:123].decode("utf-8", "ignore").encode("utf-8")
-    return frame(CLOSE, struct.pack("!H", code) + reason)
+    return to_frame(CLOSE, struct.pack("!H", code) + reason)
 
 
 def accept(key: bytes) -> bytes:
@@ -101,7 +101,7 @@ class WebSocket(Live):
 
     def __init__(self, handler: Handler, queues: Sequence[bytes], clock: Any = None) -> None:
         super().__init__(handler, queues, clock)
-        self._limit = 3 * self.app.settings.max_value + (64 << 10)  # bytes of one message, as for a form
+        self._limit = self.app.settings.max_form  # bytes of one message
         self._parser = Connection(ConnectionType.SERVER)
         self._message = StringIO()
         self._size = 0
@@ -117,7 +117,7 @@ class WebSocket(Live):
 
     def frame(self, batch: Batch) -> bytes:
         """The elements as text messages."""
-        return b"".join([frame(TEXT, document.encode("ascii")) for document in documents(batch)])
+        return b"".join([to_frame(TEXT, document.encode("ascii")) for document in documents(batch)])
 
     # What comes in
 
@@ -146,7 +146,7 @@ class WebSocket(Live):
             if self.full:  # only the newest needs an answer (section 5.5.3): a flood of pings cannot pile up
                 self._pong = bytes(event.payload)
             else:
-                self._write(frame(PONG, bytes(event.payload)))
+                self.write(to_frame(PONG, bytes(event.payload)))
         elif isinstance(event, CloseConnection):
             self._closed(stream, event)
 
@@ -196,9 +196,10 @@ class WebSocket(Live):
     def _answer(self, answer: bytes) -> None:
         self._working = False
         if not self.ended:
-            self._write(frame(TEXT, answer.rstrip(b"\r\n")))
+            self.write(to_frame(TEXT, answer.rstrip(b"\r\n")))
             self._hold()
-            self._clock.callLater(0, self._work) if self._commands else None
+            if self._commands:
+                self._clock.callLater(0, self._work)
 
     def _failed(self, error: BaseException) -> None:
         self._working = False
@@ -220,23 +221,27 @@ class WebSocket(Live):
         super()._drained()
         if self._pong is not None and not self.ended:
             pong, self._pong = self._pong, None
-            self._write(frame(PONG, pong))
+            self.write(to_frame(PONG, pong))
         self._work()
 
     # The end
 
-    def beat(self, stream: Stream) -> None:
+    def beat(self) -> None:
         """Ping; who has not answered two of them is gone."""
         self._silent = 0 if self._alive or self._held else self._silent + 1
         self._alive = False
         if self._silent >= 2:
             self.finish(GOING_AWAY, "no answer to two pings")
         else:
-            self._write(frame(PING, b""))
+            self.write(to_frame(PING, b""))
 
     def farewell(self, stream: Stream, why: str) -> None:
-        """The server ends it."""
+        """The server goes away."""
         self._farewell(GOING_AWAY, why)
+
+    def refuse(self, why: str) -> None:
+        """The access rules forbid it now."""
+        self.finish(POLICY, why)
 
     def finish(self, code: int, why: str) -> None:
         """Start the closing handshake (section 7.1.2); what did not go out goes to others."""
@@ -253,11 +258,12 @@ class WebSocket(Live):
     def _farewell(self, code: int, why: str) -> None:
         assert self._stream is not None
         self._commands.clear()
+        self._closing = self._clock.callLater(PATIENCE, self._stream.abort)
+        self._stream.write(close_frame(code, why))
         if self._held:
             self._held = False
             self._stream.resume()
-        self._closing = self._clock.callLater(PATIENCE, self._stream.abort)
-        self._stream.write(close_frame(code, why))
+            self._read()
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -265,11 +271,6 @@ class WebSocket(Live):
         self._commands.clear()
         if self._closing is not None and self._closing.active():
             self._closing.cancel()
-
-    def _write(self, data: bytes) -> None:
-        assert self._stream is not None
-        self._stream.write(data)
-        self.written += len(data)
 
 
 class WebSocketHandler(Handler):

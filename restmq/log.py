@@ -1,0 +1,68 @@
+"""The log: one line an event, with time, level and message, and never a password.
+
+Owns what a line looks like. Must not know who writes it: everybody uses
+twisted.logger. A traceback stands below its line, indented, so that every line
+that begins with a date is an event. Read tap.py next, which sets it up.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import datetime, timezone
+from typing import IO, Any, cast
+
+from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, formatEvent
+from twisted.python.logfile import LogFile
+
+#: A log file is put aside at this size (bytes), and this many are kept.
+FILE_SIZE = 10 << 20
+FILES = 10
+
+_FOLD = "\n    | "
+_SECRETS = (
+    (re.compile(r"(?P<keep>\w+://[^\s/@:]*:)[^\s/@]+(?=@)"), r"\g<keep>***"),
+    (
+        re.compile(r"(?P<keep>\bauthorization\W{1,6}(?:basic|bearer)\s+)[\w+/=.~-]+", re.IGNORECASE),
+        r"\g<keep>***",
+    ),
+    (re.compile(r"(?P<keep>\bpassword\W{0,3}[=:]\s*['\"]?)[^\s'\",&;]+", re.IGNORECASE), r"\g<keep>***"),
+    (re.compile(r"(?P<keep>\bcookie\W{1,6}(?:[^\r\n]*;\s*)?auth=)[^\s;'\"]+", re.IGNORECASE), r"\g<keep>***"),
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def line(event: LogEvent) -> str | None:
+    """One event as text, its end of line included; None for what is not worth one."""
+    level = event.get("log_level", LogLevel.info)
+    if level < LogLevel.info or (level is LogLevel.info and _is_chatter(event)):
+        return None
+    text = formatEvent(event)
+    failure = event.get("log_failure")
+    if failure is not None:
+        text = f"{text or 'unhandled error'}\n{failure.getTraceback()}"
+    if not text:
+        return None
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    # What a client sent must not look like a line of its own, nor steer a terminal.
+    text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text.rstrip().replace("\r\n", "\n"))
+    when = datetime.fromtimestamp(event["log_time"], timezone.utc)
+    stamp = when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1000:03d}Z"
+    return f"{stamp} {level.name} {text.replace(chr(10), _FOLD)}\n"
+
+
+def _is_chatter(event: LogEvent) -> bool:
+    """Twisted's own words about factories, ports and its main loop: of no use to who runs RestMQ."""
+    namespace = str(event.get("log_namespace", ""))
+    return namespace.startswith(("twisted.internet.", "twisted.application.app", "twisted.scripts.")) or (
+        namespace == "log_legacy" and str(event.get("log_text", "")).startswith(("Starting", "Stopping", "("))
+    )
+
+
+def observer(path: str = "-") -> ILogObserver:
+    """An observer for `twistd --logger restmq.log.observer`: writes to a file, or to standard output ("-")."""
+    out: Any = sys.stdout
+    if path != "-":
+        out = LogFile.fromFullPath(path, rotateLength=FILE_SIZE, maxRotatedFiles=FILES, defaultMode=0o640)
+    return cast(ILogObserver, FileLogObserver(cast("IO[Any]", out), line))

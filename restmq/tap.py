@@ -1,0 +1,151 @@
+"""`twistd restmq`: the options of the command line, and the service they make.
+
+Owns what starts, in which order, and what it says when it cannot. Must not know
+how anything is done. `twistd --help` lists it by twisted/plugins/restmq_plugin.py.
+Read web.py next: what is started here is `web.service`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import ILogObserver, Logger
+from twisted.python import usage
+from twisted.python.components import Componentized
+
+from restmq import config, embedded, log
+from restmq.config import Settings
+from restmq.ini import ConfigError
+
+_log = Logger()
+
+
+class CannotStart(SystemExit, Exception):
+    """The reason in one line, and exit code 1.
+
+    A SystemExit, so that Python prints it and no traceback; an Exception, so that a
+    daemon's twistd tells it to whoever started it and removes its process id file.
+    """
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(f"restmq: {reason}")
+
+
+class Options(usage.Options):
+    """What `twistd restmq` takes."""
+
+    synopsis = "[twistd options] restmq [options]"
+    longdesc = """
+RestMQ is a message broker: producers POST elements to queues over HTTP,
+consumers GET them or stay connected and receive them as they come.
+
+Without options it listens on http://127.0.0.1:8888. Try, in two terminals:
+
+  $ curl http://localhost:8888/c/test
+  $ curl -d 'value=my element' http://localhost:8888/q/test
+
+A Redis that --redis names is waited for and never replaced. `embedded` runs one
+in the data directory. `auto` takes the one at 127.0.0.1:6379 if one answers,
+else embeds, and does the same ever after.
+
+--listen 0.0.0.0 opens it to the network: write access rules first. They and
+everything else are in restmq.conf, where each setting is explained."""
+
+    optParameters: ClassVar = [
+        ["port", "p", None, "The port to listen on [8888]."],
+        ["listen", "l", None, "An address, unix:PATH or a Twisted endpoint to listen on [127.0.0.1]."],
+        ["config", "c", None, "The configuration file [restmq.conf beside the code, if it is there]."],
+        ["redis", "r", None, "HOST:PORT, unix:PATH, embedded or auto [auto]."],
+        ["data", "d", None, "The data directory [/var/lib/restmq for root, else ~/.local/share/restmq]."],
+    ]
+
+    def parseOptions(self, options: Any = None) -> None:
+        """Refuse what is not known in one line; twistd itself would print all of its help."""
+        try:
+            usage.Options.parseOptions(self, options)
+        except usage.UsageError as error:
+            raise CannotStart(f"{error}; twistd restmq --help lists the options") from None
+
+    def parseArgs(self, *words: str) -> None:
+        if words:
+            raise usage.UsageError(f"{words[0]!r} is no option")
+
+    def settings(self) -> Settings:
+        """The configuration with these options on top. Raises ConfigError."""
+        named = self["config"]
+        beside = Path(__file__).resolve().parent.parent / "restmq.conf"
+        path = Path(named) if named else beside if beside.is_file() else None
+        return config.load(path, **{name: self[name] for name in ("port", "listen", "redis", "data")})
+
+
+class RestMQ(MultiService):
+    """The services in their order: each starts after the ones before it, and ends before them."""
+
+    def __init__(self, observer: ILogObserver | None = None) -> None:
+        MultiService.__init__(self)
+        self._observer = observer
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Take our place in twistd's application, and lay our log under it."""
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
+        MultiService.setServiceParent(self, parent)
+
+    def privilegedStartService(self) -> None:
+        try:
+            MultiService.privilegedStartService(self)
+        except CannotListenError as error:
+            where = f"{error.interface}:{error.port}" if error.interface else error.port
+            reason = getattr(error.socketError, "strerror", None) or error.socketError
+            raise self._refused(f"cannot listen on {where}: {reason}") from None
+
+    def startService(self) -> None:
+        try:
+            MultiService.startService(self)
+        except ConfigError as error:
+            raise self._refused(error) from None
+
+    def stopService(self) -> Deferred[None]:
+        """End the last one first, and the next when that has ended: Redis goes after who needs it."""
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for service in reversed(list(self)):
+            ended = maybeDeferred(service.stopService)
+            await ended.addErrback(lambda failure: _log.failure("a part of RestMQ did not end well", failure))
+
+    @staticmethod
+    def _refused(reason: object) -> CannotStart:
+        _log.error("cannot start: {reason}", reason=reason)
+        return CannotStart(reason)
+
+
+def makeService(options: Options) -> MultiService:
+    """All of RestMQ as one service, not started. Ends the process with one line if the configuration is wrong."""
+    from restmq import web  # late: twistd --help needs none of it
+
+    try:
+        settings, before = embedded.prepare(options.settings())
+        main = RestMQ(_observer(options))
+        for service in (*before, web.service(settings)):
+            service.setServiceParent(main)
+    except ConfigError as error:
+        raise CannotStart(error) from None
+    for note in settings.notes:
+        _log.warn("{note}", note=note)
+    return main
+
+
+def _observer(options: Options) -> ILogObserver | None:
+    """Our log where twistd's would have gone, unless it was told to use another."""
+    twistd: Mapping[str, Any] = options.parent or {}
+    if twistd.get("syslog") or twistd.get("logger"):
+        return None
+    named = twistd.get("logfile") or ("-" if twistd.get("nodaemon", True) else "twistd.log")
+    return log.observer(named)

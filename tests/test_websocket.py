@@ -1,0 +1,286 @@
+"""WebSocket: handshake, frames and commands without a socket; then the wire of a real instance."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+from wire import Wire, batch, handler, ring
+
+from restmq.errors import BadRequest, Error, Forbidden, UpgradeRequired
+from restmq.websocket import MOST_COMMANDS, WebSocket, accept, check_handshake, close_frame, to_frame
+
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+FIELDS = {
+    b"upgrade": b"websocket",
+    b"connection": b"keep-alive, Upgrade",
+    b"sec-websocket-key": KEY,
+    b"sec-websocket-version": b"13",
+}
+
+
+def client(kind: int, payload: bytes = b"", masked: bool = True) -> bytes:
+    """A frame as a client sends it, `kind` being its first byte."""
+    size, bit = len(payload), 128 if masked else 0
+    if size < 126:
+        head = bytes([kind, bit | size])
+    elif size < 1 << 16:
+        head = bytes([kind, bit | 126]) + struct.pack("!H", size)
+    else:
+        head = bytes([kind, bit | 127]) + struct.pack("!Q", size)
+    if not masked:
+        return head + payload
+    mask = b"\x01\x02\x03\x04"
+    return head + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+
+
+class Echo(WebSocket):
+    """A consumer whose commands answer themselves."""
+
+    async def command(self, text: str) -> bytes:
+        """The text; an error where the text asks for one."""
+        if text == "fail":
+            raise RuntimeError("as the test wanted")
+        return text.encode("utf-8") + b"\r\n"
+
+
+def opened(clock: Clock, **settings: Any) -> tuple[Echo, Wire]:
+    """A consumer with an open stream."""
+    consumer, wire = Echo(handler(**settings), [b"q"], clock), Wire()
+    consumer.open(wire, {b"q": (0, b"e")})
+    return consumer, wire
+
+
+def code(wire: Wire) -> int:
+    """The code of the Close frame that was written last."""
+    assert wire.parts[-1][:1] == b"\x88", wire.parts
+    payload = wire.parts[-1][2:]
+    return int(struct.unpack("!H", payload[:2])[0]) if payload else 0
+
+
+# Frames out
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_a_frame_has_the_shortest_length_there_is(size: int) -> None:
+    payload = b"x" * size
+    head = {0: b"\x81\0", 125: b"\x81\x7d", 126: b"\x81\x7e\0\x7e", 65535: b"\x81\x7e\xff\xff"}.get(
+        size, b"\x81\x7f\0\0\0\0\0\1\0\0"
+    )
+    assert to_frame(0x81, payload) == head + payload
+
+
+def test_a_batch_is_one_text_message_an_element() -> None:
+    first, second = b'{"key": "q:1", "value": "a"}', b'{"key": "q:2", "value": "b"}'
+    assert WebSocket(handler(), [b"q"], Clock()).frame(batch("a", "b")) == (
+        b"\x81" + bytes([len(first)]) + first + b"\x81" + bytes([len(second)]) + second
+    )
+
+
+def test_the_reason_of_a_close_is_cut_between_characters() -> None:
+    frame = close_frame(1001, "é" * 100)
+    assert len(frame) == 2 + 2 + 122 and frame[4:].decode("utf-8") == "é" * 61
+    assert close_frame(1005) == b"\x88\0"
+
+
+# The handshake (RFC 6455 section 4.2.1, the example of section 1.3)
+
+
+def test_the_answer_to_the_rfcs_key_is_the_rfcs() -> None:
+    assert check_handshake("HTTP/1.1", FIELDS) == KEY
+    assert accept(KEY) == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+def test_the_words_of_a_handshake_compare_without_case() -> None:
+    check_handshake("HTTP/1.1", {**FIELDS, b"upgrade": b"WebSocket", b"connection": b"UPGRADE"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{b"upgrade": b""}, {b"connection": b"close"}, {b"sec-websocket-version": b"8"}, {b"upgrade": b"h2c"}],
+)
+def test_what_is_no_handshake_of_version_13_gets_426_and_the_version(fields: dict[bytes, bytes]) -> None:
+    with pytest.raises(UpgradeRequired) as caught:
+        check_handshake("HTTP/1.1", {**FIELDS, **fields})
+    assert (b"Sec-WebSocket-Version", b"13") in caught.value.headers
+
+
+@pytest.mark.parametrize("key", [b"", b"abc", KEY[:-1], KEY + b", " + KEY, b"!" + KEY[1:], KEY * 2])
+def test_a_key_that_is_not_16_bytes_in_base64_is_400(key: bytes) -> None:
+    with pytest.raises(BadRequest):
+        check_handshake("HTTP/1.1", {**FIELDS, b"sec-websocket-key": key})
+
+
+def test_a_handshake_in_http_1_0_is_400() -> None:
+    with pytest.raises(BadRequest):
+        check_handshake("HTTP/1.0", FIELDS)
+
+
+# Frames in
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        (client(0x81, b"\xff\xfe"), 1007),
+        (client(0x01, b"\xc3") + client(0x80, b"x"), 1007),
+        (client(0x81, b"hi", masked=False), 1002),
+        (client(0x83), 1002),
+        (client(0xC1, b"hi"), 1002),
+        (client(0x09, b"x"), 1002),
+        (client(0x89, b"x" * 126), 1002),
+        (client(0x80, b"x"), 1002),
+        (client(0x01, b"a") + client(0x81, b"b"), 1002),
+        (client(0x88, b"x"), 1002),
+        (client(0x88, b"\x03\xed"), 1002),
+        (client(0x88, b"\x03\xe8\xff"), 1007),
+        (client(0x82, b"hi"), 1003),
+        (client(0x88, b"\x03\xe8bye"), 1000),
+        (client(0x88, b"\x0f\xa2"), 4002),
+        (client(0x88), 0),
+    ],
+)
+def test_what_breaks_the_protocol_or_ends_it_is_answered_with_the_right_code(
+    frames: bytes, expected: int
+) -> None:
+    consumer, wire = opened(Clock())
+    consumer.heard(frames)
+    assert code(wire) == expected
+    assert consumer.app.delivery.told == ["left"]
+    assert wire.closed or expected == 1003  # 1003 waits for the client's Close
+
+
+def test_bytes_may_come_one_by_one() -> None:
+    consumer, wire = opened(Clock())
+    for byte in client(0x01, "hé".encode()) + client(0x89, b"P") + client(0x80, b"llo"):
+        consumer.heard(bytes([byte]))
+    assert wire.parts == [b"\x8a\x01P", b"\x81\x06" + "héllo".encode()]
+
+
+def test_a_message_larger_than_a_form_may_be_is_1009_before_it_is_all_there() -> None:
+    consumer, wire = opened(Clock(), max_value=10)
+    large = client(0x01, b"x" * (30 + (64 << 10) + 1))
+    consumer.heard(large[:-100])
+    assert not wire.parts
+    consumer.heard(large[-100:])
+    assert code(wire) == 1009
+    consumer.heard(client(0x80, b"and more") + client(0x81, b"{}") + client(0x88, b"\x03\xf1"))
+    assert code(wire) == 1009 and wire.closed and not wire.aborted
+
+
+def test_empty_fragments_without_end_take_no_room() -> None:
+    consumer, wire = opened(Clock())
+    consumer.heard(client(0x01) + client(0x00) * 10000 + client(0x80, b"x"))
+    assert wire.parts == [b"\x81\x01x"]
+
+
+def test_a_client_that_pings_and_does_not_read_gets_one_answer_when_it_does() -> None:
+    consumer, wire = opened(Clock())
+    wire.stuck = True
+    ring(consumer).everyone(batch("v"))
+    consumer.heard(client(0x89, b"1") + client(0x89, b"2"))
+    assert len(wire.parts) == 1
+    wire.drain()
+    assert wire.parts[1:] == [b"\x8a\x012"]
+
+
+# Commands
+
+
+def test_commands_are_answered_in_order() -> None:
+    clock = Clock()
+    consumer, wire = opened(clock)
+    consumer.heard(b"".join(client(0x81, b"%d" % number) for number in range(10)))
+    clock.pump([0] * 10)
+    assert wire.parts == [b"\x81\x01%d" % number for number in range(10)]
+
+
+def test_too_many_commands_stop_the_reading_until_half_are_answered() -> None:
+    clock = Clock()
+    consumer, wire = opened(clock)
+    wire.stuck = True
+    count = 2 * MOST_COMMANDS
+    consumer.heard(b"".join(client(0x81, b"%03d" % number) for number in range(count)))
+    assert wire.reading_stopped
+    assert len(wire.parts) == 1  # it does not read: no more answers are made
+    while wire.stuck or clock.getDelayedCalls()[0].getTime() <= clock.seconds():
+        wire.drain()
+        clock.advance(0)
+    assert not wire.reading_stopped
+    assert wire.data == b"".join(b"\x81\x03%03d" % number for number in range(count))
+
+
+def test_a_command_that_fails_in_the_server_is_1011() -> None:
+    consumer, wire = opened(Clock())
+    consumer.heard(client(0x81, b"fail"))
+    assert code(wire) == 1011
+
+
+def test_what_a_client_did_wrong_is_an_answer_and_the_socket_stays() -> None:
+    class Refusing(WebSocket):
+        async def command(self, text: str) -> bytes:
+            try:
+                raise Forbidden("not you")
+            except Error as problem:
+                return problem.render()
+
+    consumer, wire = Refusing(handler(), [b"q"], Clock()), Wire()
+    consumer.open(wire, {})
+    consumer.heard(client(0x81, b"{}"))
+    assert b'{"error": "not you"' in wire.parts[0] and not wire.parts[0].endswith(b"\r\n") and not wire.closed
+
+
+# Heartbeats and ends
+
+
+def test_each_heartbeat_pings_and_who_answers_stays() -> None:
+    clock = Clock()
+    consumer, wire = opened(clock)
+    for _ in range(10):
+        clock.advance(15)
+        assert wire.parts[-1] == b"\x89\x00"
+        consumer.heard(client(0x8A))
+    assert len(wire.parts) == 10 and not wire.closed
+
+
+def test_who_answers_no_ping_for_two_heartbeats_is_gone() -> None:
+    clock = Clock()
+    consumer, wire = opened(clock)
+    clock.pump([15, 15])
+    assert wire.parts == [b"\x89\x00"] * 2
+    clock.advance(15)
+    assert code(wire) == 1001 and consumer.app.delivery.told == ["left"]
+    clock.advance(2)
+    assert wire.aborted
+
+
+def test_the_end_of_an_instance_is_1001_and_waits_for_the_clients_answer() -> None:
+    clock = Clock()
+    consumer, wire = opened(clock)
+    consumer.close("the server is ending")
+    assert code(wire) == 1001 and not wire.closed
+    consumer.heard(client(0x88, b"\x03\xe9"))
+    assert wire.closed and not wire.aborted
+    wire.on_lost()
+    assert clock.getDelayedCalls() == []
+
+
+def test_reloaded_rules_that_forbid_it_close_it_as_a_violation_of_policy() -> None:
+    clock = Clock()
+    consumer, wire = opened(clock)
+    consumer.app.acl.generation += 1
+    consumer.app.acl.refusal = Forbidden("127.0.0.1 is not let in")
+    clock.advance(15)
+    assert code(wire) == 1008
+
+
+def test_random_bytes_never_raise() -> None:
+    for _ in range(200):
+        consumer, wire = opened(Clock())
+        consumer.heard(os.urandom(200))
+        assert consumer.ended == (b"\x88" in wire.data) or not consumer.ended
+
+

@@ -1,0 +1,251 @@
+"""What tests of live consumers share: a stream without a socket, and a reader of streams from a real one.
+
+Knows the wire only. `Wire` stands where http.Stream stands, `Listener` is a
+client of its own that reads /c, /sse and raw answers byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from restmq.consumers import Batch, Consumers
+from restmq.element import Element
+
+
+def nothing(*_: object) -> None:
+    """What a Stream does before its owner says otherwise."""
+
+
+class Wire:
+    """A stream that keeps what it is given. While `stuck`, nothing of it leaves."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.unsent = 0
+        self.stuck = False
+        self.closed = self.aborted = self.reading_stopped = False
+        self.on_data: Callable[[bytes], None] = nothing
+        self.on_full: Callable[[], None] = nothing
+        self.on_drained: Callable[[], None] = nothing
+        self.on_lost: Callable[[], None] = nothing
+
+    @property
+    def data(self) -> bytes:
+        """All that was written."""
+        return b"".join(self.parts)
+
+    def write(self, data: bytes) -> None:
+        """Take bytes."""
+        assert not self.closed
+        self.parts.append(data)
+        if self.stuck:
+            self.unsent += len(data)
+            self.on_full()
+
+    def drain(self, size: int | None = None) -> None:
+        """The peer reads `size` bytes, or all."""
+        self.unsent -= self.unsent if size is None else size
+        if not self.unsent:
+            self.stuck = False
+            self.on_drained()
+
+    def pause(self) -> None:
+        """Read no more."""
+        self.reading_stopped = True
+
+    def resume(self) -> None:
+        """Read again."""
+        self.reading_stopped = False
+
+    def close(self, last: bytes = b"") -> None:
+        """End it after what waits."""
+        if last:
+            self.write(last)
+        self.closed = True
+
+    def abort(self) -> None:
+        """End it now; on_lost comes in a later turn, as Twisted has it."""
+        self.closed = self.aborted = True
+
+
+class Desk:
+    """Stands where Delivery stands: writes down what a consumer tells it."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def leave(self, consumer: object) -> None:
+        """A consumer went."""
+        self.told.append("left")
+
+    def full(self, consumer: object) -> None:
+        """A consumer takes no more."""
+        self.told.append("full")
+
+    def drained(self, consumer: object) -> None:
+        """A consumer takes again."""
+        self.told.append("drained")
+
+
+class Door:
+    """Stands where the ACL stands."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.refusal: Exception | None = None
+
+    def check(self, section: str, request: object) -> bool:
+        """Let in, or raise what the test says."""
+        if self.refusal is not None:
+            raise self.refusal
+        return True
+
+
+def handler(heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 1000, max_value: int = 1000) -> Any:
+    """As much of a Handler as a consumer looks at."""
+    settings = SimpleNamespace(
+        heartbeat=heartbeat,
+        stall=stall,
+        max_waiting=max_waiting,
+        max_value=max_value,
+        max_form=3 * max_value + (64 << 10),
+    )
+    app = SimpleNamespace(settings=settings, acl=Door(), delivery=Desk())
+    request = SimpleNamespace(remote_ip="127.0.0.1", method="GET")
+    return SimpleNamespace(app=app, request=request)
+
+
+def batch(*values: str, queue: str = "q", first: int = 1, number: int = 1, epoch: bytes = b"e") -> Batch:
+    """Some elements of a queue that arrived together."""
+    name = queue.encode("utf-8")
+    elements = [Element(name, number + place, value.encode("utf-8")) for place, value in enumerate(values)]
+    return Batch(name, elements, first, epoch)
+
+
+def ring(*consumers: Any) -> Consumers:
+    """Consumers of one queue, as Delivery holds them."""
+    all_of_them = Consumers()
+    for consumer in consumers:
+        all_of_them.join(consumer)
+    return all_of_them
+
+
+class Listener:
+    """A live consumer of our own on a raw socket: reads HTTP/1.1 chunks, or until the end."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        target: str,
+        headers: str = "",
+        version: str = "1.1",
+        method: str = "GET",
+        buffer: int | None = None,
+    ) -> None:
+        self.socket = socket.socket(socket.AF_INET)
+        if buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self.socket.settimeout(10)
+        self.socket.connect(address)
+        self._raw = b""
+        self.body = b""
+        self.ended = False
+        self.socket.sendall(
+            f"{method} {target} HTTP/{version}\r\nHost: {address[0]}:{address[1]}\r\n{headers}\r\n".encode()
+        )
+        while b"\r\n\r\n" not in self._raw:
+            data = self.socket.recv(65536)
+            if not data:
+                break
+            self._raw += data
+        head, _, self._raw = self._raw.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        self.status = int(lines[0].split(" ")[1]) if lines[0] else 0
+        self.headers = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
+        }
+        self.chunked = self.headers.get("transfer-encoding") == "chunked"
+        self.chunks = 0
+        self._unframe()
+
+    def _unframe(self) -> None:
+        if not self.chunked:
+            self.body, self._raw = self.body + self._raw, b""
+            return
+        while True:
+            size, end, rest = self._raw.partition(b"\r\n")
+            if not end or len(rest) < int(size, 16) + 2:
+                return
+            length = int(size, 16)
+            assert rest[length : length + 2] == b"\r\n"
+            self.body, self._raw = self.body + rest[:length], rest[length + 2 :]
+            self.ended = self.ended or not length
+            self.chunks += 1
+
+    def read(self, seconds: float) -> bool:
+        """Read what comes within that time; False when nothing came."""
+        self.socket.settimeout(seconds)
+        try:
+            data = self.socket.recv(1 << 18)
+        except (socket.timeout, TimeoutError):
+            return False
+        except ConnectionResetError:
+            data = b""
+        if data:
+            self._raw += data
+            self._unframe()
+        else:
+            self.ended = True
+        return bool(data)
+
+    def until(self, done: Callable[[Listener], Any], seconds: float = 10.0) -> Listener:
+        """Read until done(self) or the stream's end. Raises AssertionError with what came instead."""
+        deadline = time.monotonic() + seconds
+        while not done(self):
+            assert not self.ended, f"the stream ended after {self.body[-500:]!r}"
+            left = deadline - time.monotonic()
+            assert left > 0, f"only {self.body[-500:]!r} came"
+            self.read(left)
+        return self
+
+    def until_end(self, seconds: float = 10.0) -> Listener:
+        """Read to the end of the stream."""
+        deadline = time.monotonic() + seconds
+        while not self.ended:
+            left = deadline - time.monotonic()
+            assert left > 0, f"the stream did not end: {self.body[-500:]!r}"
+            self.read(left)
+        return self
+
+    def quiet(self, seconds: float = 0.3) -> Listener:
+        """Read what comes within that time, whatever it is."""
+        deadline = time.monotonic() + seconds
+        while not self.ended and time.monotonic() < deadline:
+            self.read(max(0.01, deadline - time.monotonic()))
+        return self
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """The elements so far, of Comet lines or SSE data."""
+        lines = self.body.decode("ascii").splitlines()
+        texts = [line[6:] if line.startswith("data: ") else line for line in lines]
+        return [json.loads(text) for text in texts if text.startswith("{") and text.endswith("}")]
+
+    @property
+    def values(self) -> list[str]:
+        """The values so far."""
+        return [one["value"] for one in self.objects]
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of an event stream so far."""
+        return [line[4:] for line in self.body.decode("ascii").splitlines() if line.startswith("id: ")]
+
+    def close(self) -> None:
+        """Leave."""
+        self.socket.close()
