@@ -91,6 +91,12 @@ class Networks:
     def __bool__(self) -> bool:
         return bool(self.words)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Networks) and other.words == self.words
+
+    def __hash__(self) -> int:
+        return hash(self.words)
+
 
 def _network(word: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     parts = word[:-1].split(".")
@@ -276,6 +282,8 @@ class Acl:
         except ConfigError as error:
             _log.error("the access rules stay as they were: {error}", error=error)
             return
+        if fresh == self._rules:
+            return
         self._rules = fresh
         self._verdicts.clear()
         self.generation += 1
@@ -315,7 +323,7 @@ class Acl:
         if not known and self._refuses(request):
             raise Misdirected(
                 f"this server is not known as {host.decode('latin-1')!a}: "
-                "put the name into hosts = in restmq.conf if it should be"
+                "put the name into hosts = in restmq.conf if it should be; behind a proxy set xheaders = true"
             )
         if b"origin" in fields or b"sec-fetch-site" in fields or b"referer" in fields:
             self._judge_page(host, fields, request)

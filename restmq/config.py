@@ -82,7 +82,7 @@ class Settings:
 
     #: The file all this was read from, if any.
     source: Path | None = None
-    #: The file the access sections stand in: acl_file, or restmq.conf itself.
+    #: The file whose access sections hold: acl_file, else the source.
     acl: Path | None = None
     #: Sentences for the log: settings that do nothing any more.
     notes: tuple[str, ...] = ()
@@ -333,14 +333,14 @@ def load(path: Path | None, **overrides: object) -> Settings:
             f"{rules[0].where}: access sections stand in one place: here or in acl_file, not in both"
         )
     settings = Settings(**values, source=path, notes=tuple(notes))
-    return _settle(settings, path if rules else settings.acl_file, "max_body" in values)
+    return _settle(settings, "max_body" in values)
 
 
 def access(settings: Settings) -> Acl:
     """The access rules of these settings. Raises ConfigError."""
     return Acl(
         settings.acl,
-        own_file=settings.acl is not settings.source,
+        own_file=settings.acl != settings.source,
         hosts=settings.hosts,
         allowed_origins=settings.allowed_origins,
         trusted_proxies=settings.trusted_proxies,
@@ -371,6 +371,8 @@ def _section(
 
 def _hint(section: str, key: str) -> str:
     """Where the key belongs if it stands in the wrong section, else the nearest in this one."""
+    if (section, key) == ("server", "host"):
+        return "did you mean listen?"
     for other, keys in _KEYS.items():
         if key in keys and other != section:
             return f"it stands in [{other}]"
@@ -412,10 +414,12 @@ def _address(values: dict[str, Any], notes: list[str], where: Mapping[str, str])
         values["redis"] = f"{host or '127.0.0.1'}:{port or 6379}"
 
 
-def _settle(settings: Settings, rules: Path | None, body_given: bool) -> Settings:
+def _settle(settings: Settings, body_given: bool) -> Settings:
     """What one setting means for another."""
-    if rules is not None and not rules.is_file():
-        raise ConfigError(f"{rules}: the acl_file is not there; without its rules everybody would be let in")
+    if settings.acl_file is not None and not settings.acl_file.is_file():
+        raise ConfigError(
+            f"{settings.acl_file}: the acl_file is not there; without its rules everybody would be let in"
+        )
     if settings.max_body < settings.max_form:
         if body_given:
             raise ConfigError(
@@ -425,4 +429,5 @@ def _settle(settings: Settings, rules: Path | None, body_given: bool) -> Setting
         settings = replace(settings, max_body=settings.max_form)
     if settings.xheaders and not settings.trusted_proxies:
         settings = replace(settings, trusted_proxies=_LOOPBACK)
-    return replace(settings, acl=rules)
+    # restmq.conf is watched though no access section stands there yet.
+    return replace(settings, acl=settings.acl_file or settings.source)

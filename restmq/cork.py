@@ -1,36 +1,84 @@
-"""Writing at once, and writing once: what the transports' buffers are for.
+"""Writing at once, and writing once: what Twisted's transports buffer, and when.
 
-Owns the few private fields of Twisted's transports that this needs; knows
-nothing of HTTP or Redis. Read clock.py next.
+Owns the few private fields of the transports that this needs, each used in one
+place here; knows nothing of HTTP or Redis. Read clock.py next.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet import tcp, unix
+
+_PLAIN = (tcp.Server, tcp.Client, unix.Server, unix.Client)
+
 
 class Cork:
-    """While open (one read from Redis), what goes to a connection gathers; closing writes each once."""
+    """While open, what goes to a transport gathers; closing writes each once. Open it around one read."""
 
     def __init__(self) -> None:
-        self.depth = 0
+        self._depth = 0
         self._gathered: dict[Any, list[bytes]] = {}
 
     def __enter__(self) -> Cork:
-        self.depth += 1
+        self._depth += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.depth -= 1
-        if not self.depth:
+        self._depth -= 1
+        if not self._depth and self._gathered:
             gathered, self._gathered = self._gathered, {}
             for transport, parts in gathered.items():
-                send(transport, parts[0] if len(parts) == 1 else b"".join(parts))
+                _write(transport, parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def write(self, transport: Any, data: bytes) -> None:
+        """Write now, or with what else this turn has for the same transport."""
+        if not self._depth:
+            _write(transport, data)
+            return
+        parts = self._gathered.get(transport)
+        if parts is None:
+            self._gathered[transport] = [data]
+        else:
+            parts.append(data)
+
+    def flush(self, transport: Any) -> None:
+        """What gathered for this transport goes now: before it is closed, or counted."""
+        parts = self._gathered.pop(transport, None)
+        if parts:
+            _write(transport, b"".join(parts))
+
+    def waiting(self, transport: Any) -> int:
+        """Bytes gathered for this transport."""
+        return sum(map(len, self._gathered.get(transport, ())))
 
 
-cork = Cork()
-
-
-def send(transport: Any, data: bytes) -> None:
-    """Write data; the kernel gets it at the end of the turn at the latest."""
+def _write(transport: Any, data: bytes) -> None:
+    """Try the kernel at once when nothing waits before it: a turn and a buffer less. Never for TLS."""
+    if (
+        transport.__class__ in _PLAIN
+        and transport.connected
+        and not transport.dataBuffer
+        and not transport._tempDataBuffer
+        and not transport.disconnecting
+    ):
+        sent = transport.writeSomeData(data)
+        if sent.__class__ is int and sent > 0:
+            if sent == len(data):
+                return
+            data = data[sent:]
     transport.write(data)
+
+
+def unsent(transport: Any) -> int:
+    """Bytes given to the transport that are not yet with the kernel."""
+    inner = getattr(transport, "transport", transport) if not hasattr(transport, "dataBuffer") else transport
+    if not hasattr(inner, "dataBuffer"):
+        return cork.waiting(transport)
+    waiting = len(inner.dataBuffer) - inner.offset + sum(map(len, inner._tempDataBuffer))
+    return int(waiting) + cork.waiting(transport)
+
+
+#: The reactor has one thread, so one cork serves all.
+cork = Cork()
+send = cork.write

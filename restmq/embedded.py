@@ -112,6 +112,11 @@ class Directory(Service):
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
 
+    def stopService(self) -> None:
+        """Let the directory go."""
+        Service.stopService(self)
+        self._lock.close()
+
     def recall(self, name: str) -> str:
         """What was remembered under a name, "" if nothing."""
         try:
@@ -168,16 +173,17 @@ def prepare(settings: Settings, usual: tuple[str, int] = USUAL) -> tuple[Setting
 
 def _choose(word: str, directory: Directory, usual: tuple[str, int]) -> str:
     kept = directory.recall("choice")
+    where = directory.path / "choice"
     if word == "auto" and kept:
-        _log.info(
-            "redis = auto: {kept}, as {directory}/choice remembers", kept=kept, directory=directory.path
-        )
+        _log.info("redis = auto is {kept}, as {where} remembers", kept=kept, where=where)
         return kept
     choice = f"{usual[0]}:{usual[1]}" if word == "auto" and answers(usual) else "embedded"
     if not kept:
         directory.remember("choice", choice)
-        _log.info("redis = {word}: {choice}, remembered in {directory}/choice",
-                  word=word, choice=choice, directory=directory.path)  # fmt: skip
+        if word == "auto":
+            _log.info(
+                "redis = auto is {choice} from now on: {where} remembers it", choice=choice, where=where
+            )
     return choice
 
 
@@ -238,14 +244,14 @@ class Embedded(Service):
     def __init__(self, directory: Directory, appendfsync: str, databases: int) -> None:
         self.socket = directory.socket()
         self._path = directory.path
-        self._monitor = Monitor()
+        self._monitor = Monitor(self._path / "redis.log")
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
             "unixsocketperm": "700",
             "dir": str(self._path),
             "pidfile": str(self._path / "redis.pid"),
-            "logfile": str(self._path / "redis.log"),
+            "logfile": str(self._monitor.log_file),
             "databases": str(databases),
             "appendonly": "yes",
             "appendfsync": appendfsync,
@@ -312,11 +318,19 @@ class Monitor(ProcessMonitor):
     maxRestartDelay = 5
     killTime = int(ENDING)
 
+    def __init__(self, log_file: Path) -> None:
+        ProcessMonitor.__init__(self)
+        self.log_file = log_file
+
     def startProcess(self, name: str) -> None:
         super().startProcess(name)
         running = self.protocols.get(name)
         if running is not None and running.transport is not None:
-            _log.info("the embedded Redis starts, process {process}", process=running.transport.pid)
+            _log.info(
+                "the embedded Redis starts as process {process}, its log is {log_file}",
+                process=running.transport.pid,
+                log_file=self.log_file,
+            )
 
 
 def _process_of(path: Path) -> int | None:

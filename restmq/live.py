@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from twisted.logger import Logger
 
 from restmq.errors import BadName, BadOption, BadRequest, Error, Forbidden, Misdirected, Unauthorized
-from restmq.handler import Answer, Handler
+from restmq.handler import Answer, Handler, name
 
 if TYPE_CHECKING:
     from restmq.consumers import Batch
@@ -36,7 +36,7 @@ def documents(batch: Batch) -> list[str]:
     return [f'{head}{one.number}", "value": {quote(one.value.decode("utf-8"))}}}' for one in batch.elements]
 
 
-def queue_names(handler: Handler, raw: bytes) -> list[bytes]:
+def queue_names(raw: bytes) -> list[bytes]:
     """The queues that NAMES in the undecoded path asks for, in its order.
 
     One name, or up to 100 with commas; each is percent-decoded and checked by
@@ -45,9 +45,9 @@ def queue_names(handler: Handler, raw: bytes) -> list[bytes]:
     parts = raw.split(b",")
     if len(parts) > MOST_QUEUES:
         raise BadName(f"{len(parts)} queue names are too many, {MOST_QUEUES} on one connection are the most")
-    names = [handler.name(part) for part in parts]
+    names = [name(part) for part in parts]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(one for one in names if names.count(one) > 1)
         raise BadName(f"the queue {twice.decode('utf-8')} is named twice")
     return names
 
@@ -55,54 +55,61 @@ def queue_names(handler: Handler, raw: bytes) -> list[bytes]:
 def check_options(handler: Handler) -> None:
     """Refuse what a stream does not know. Raises BadOption."""
     handler.options({})
-    if any(name == b"callback" for name, _ in handler.query):
-        raise BadOption("callback is for plain JSON answers, not for a stream: read it line by line, or use /sse")
+    if any(word == b"callback" for word, _ in handler.request.query):
+        raise BadOption(
+            "callback is for plain JSON answers, not for a stream: read it line by line, or use /sse"
+        )
 
 
 class Live:
     """One live consumer: Delivery on one side, a Stream on the other.
 
     Elements may come before the stream is open, while join() still waits for
-    Redis: they are kept and go out first. `written` counts every byte given to
-    the consumer, `unsent` those that the kernel has not taken.
+    Redis: they are kept and go out first. `written` counts the bytes of elements
+    given to the consumer, `unsent` all that the kernel has not taken, framing too:
+    so written - unsent never says too much.
     """
 
     section: ClassVar[str]
     framing: Hashable
 
     def __init__(self, handler: Handler, queues: Sequence[bytes], clock: Any = None) -> None:
-        if clock is None:
-            from twisted.internet import reactor as clock
         self.app = handler.app
         self.request = handler.request
         self.queues = list(queues)
         self.full = False
         self.ended = False
         self.written = 0
-        self._clock = clock
+        self._clock: Any = clock or self.app.wheel.clock
         self._early: list[bytes] = []
         self._stream: Stream | None = None
         self._timer: Any = None
         self._access = self.app.acl.generation
-        self._most = self.app.settings.max_waiting
+        self._most = self.app.config.max_waiting
         # Stalls are looked for at heartbeats and counted in them: after this process
         # slept, the first beat must not find that a minute passed without progress.
-        self._period = min(self.app.settings.heartbeat, self.app.settings.stall)
-        self._stalls = max(1, -int(-self.app.settings.stall // self._period))
+        self._period = min(self.app.config.heartbeat, self.app.config.stall)
+        self._stalls = max(1, -int(-self.app.config.stall // self._period))
         self._still = 0
         self._sent = -1
         self._left = 0
 
-    async def join(self) -> dict[bytes, tuple[int, bytes]]:
-        """Be heard of: elements may come from here on. Answers each queue's (position, epoch).
+    async def join(self, handler: Handler) -> dict[bytes, tuple[int, bytes]] | None:
+        """Elements may come from here on. Answers each queue's (position, epoch); None when the client has left.
 
         Raises Unavailable when Redis cannot be asked; then nothing is left behind.
         """
+        handler.on_gone = [self.leave]
         try:
-            return await self.app.delivery.join(self, self.queues)
+            positions: dict[bytes, tuple[int, bytes]] = await self.app.delivery.join(self, self.queues)
         except Exception:
             self.leave()
             raise
+        if handler.gone:
+            self.leave()
+            return None
+        handler.on_gone = None
+        return positions
 
     def open(self, stream: Stream, positions: dict[bytes, tuple[int, bytes]]) -> None:
         """The answer's head is out: send what waits, and listen to the stream."""
@@ -110,8 +117,7 @@ class Live:
         stream.on_full, stream.on_drained = self._filled, self._drained
         stream.on_lost, stream.on_data = self.lost, self.heard
         early, self._early = b"".join(self._early), []
-        first = self.opening(positions, early)
-        self.written += len(first) - len(early)
+        first = self.opening(positions, early)  # what it adds is not counted: it stands before the elements
         if first:
             stream.write(first)
         self._timer = self._clock.callLater(self._period, self._beat)
@@ -194,8 +200,10 @@ class Live:
         self.app.delivery.leave(self)
 
     def lost(self) -> None:
-        """The connection is gone."""
+        """The connection is gone, or the client has closed its half of it."""
         self.leave()
+        if self._left and self._stream is not None:
+            self._stream.abort()  # what others get now must not go out here as well
 
     def _filled(self) -> None:
         self.full = True
@@ -335,11 +343,9 @@ class CometHandler(Handler):
     async def get(self, raw: bytes) -> None:
         """Join, and stream one JSON object a line for as long as the connection lives."""
         check_options(self)
-        consumer = Comet(self, queue_names(self, raw))
-        positions = await consumer.join()
-        if self.gone:
-            consumer.leave()
-        else:
+        consumer = Comet(self, queue_names(raw))
+        positions = await consumer.join(self)
+        if positions is not None:
             consumer.open(self.stream(b"application/x-ndjson", HEADERS), positions)
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
@@ -357,16 +363,14 @@ class SseHandler(Handler):
         answers 200 and tells in a comment why it cannot stream now.
         """
         check_options(self)
-        consumer = Sse(self, queue_names(self, raw))
+        consumer = Sse(self, queue_names(raw))
         try:
-            positions = await consumer.join()
+            positions = await consumer.join(self)
         except (BadRequest, Unauthorized, Forbidden, Misdirected):
             raise
         except Error as problem:
             return Answer(comment(problem.text, RETRY), 200, b"text/event-stream", HEADERS)
-        if self.gone:
-            consumer.leave()
-        else:
+        if positions is not None:
             consumer.open(self.stream(b"text/event-stream", HEADERS), positions)
         return None
 

@@ -20,15 +20,17 @@ FILE_SIZE = 10 << 20
 FILES = 10
 
 _FOLD = "\n    | "
-_SECRETS = (
-    (re.compile(r"(?P<keep>\w+://[^\s/@:]*:)[^\s/@]+(?=@)"), r"\g<keep>***"),
-    (
-        re.compile(r"(?P<keep>\bauthorization\W{1,6}(?:basic|bearer)\s+)[\w+/=.~-]+", re.IGNORECASE),
-        r"\g<keep>***",
-    ),
-    (re.compile(r"(?P<keep>\bpassword\W{0,3}[=:]\s*['\"]?)[^\s'\",&;]+", re.IGNORECASE), r"\g<keep>***"),
-    (re.compile(r"(?P<keep>\bcookie\W{1,6}(?:[^\r\n]*;\s*)?auth=)[^\s;'\"]+", re.IGNORECASE), r"\g<keep>***"),
-)
+#: What comes right before a secret, and the secret: in URLs, header fields (as text or as Python shows
+#: bytes), settings and cookies.
+_SECRETS = [
+    re.compile(before + secret, re.IGNORECASE)
+    for before, secret in (
+        (r"(\w+://[^\s/@:]*:)", r"[^\s/@]+(?=@)"),
+        (r"(\bauthorization[\Wb]{1,8}(?:basic|bearer)\s+)", r"[\w+/=.~-]+"),
+        (r"(password['\"]?\s*[=:]\s*b?['\"]?)", r"[^\s'\",&;]+"),
+        (r"(\bcookie[\Wb]{1,8}(?:[^\r\n]*;\s*)?auth=)", r"[^\s;'\"]+"),
+    )
+]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -43,8 +45,8 @@ def line(event: LogEvent) -> str | None:
         text = f"{text or 'unhandled error'}\n{failure.getTraceback()}"
     if not text:
         return None
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
+    for secret in _SECRETS:
+        text = secret.sub(r"\1***", text)
     # What a client sent must not look like a line of its own, nor steer a terminal.
     text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text.rstrip().replace("\r\n", "\n"))
     when = datetime.fromtimestamp(event["log_time"], timezone.utc)
@@ -53,11 +55,10 @@ def line(event: LogEvent) -> str | None:
 
 
 def _is_chatter(event: LogEvent) -> bool:
-    """Twisted's own words about factories, ports and its main loop: of no use to who runs RestMQ."""
-    namespace = str(event.get("log_namespace", ""))
-    return namespace.startswith(("twisted.internet.", "twisted.application.app", "twisted.scripts.")) or (
-        namespace == "log_legacy" and str(event.get("log_text", "")).startswith(("Starting", "Stopping", "("))
-    )
+    """Twisted's own words about its reactor and its factories: of no use to who runs RestMQ."""
+    return str(event.get("log_format", "")).startswith(
+        ("Starting factory", "Stopping factory", "reactor class", "twistd ", "Server Shut Down", "Main loop")
+    ) or str(event.get("log_text", "")).startswith(("Main loop", "(TCP", "(UNIX"))
 
 
 def observer(path: str = "-") -> ILogObserver:

@@ -36,11 +36,8 @@ class CannotStart(SystemExit, Exception):
         super().__init__(f"restmq: {reason}")
 
 
-class Options(usage.Options):
-    """What `twistd restmq` takes."""
-
-    synopsis = "[twistd options] restmq [options]"
-    longdesc = """
+#: Stands below the options in --help; in its own lines, which usage.Options would fill up.
+MANUAL = """
 RestMQ is a message broker: producers POST elements to queues over HTTP,
 consumers GET them or stay connected and receive them as they come.
 
@@ -54,8 +51,14 @@ in the data directory. `auto` takes the one at 127.0.0.1:6379 if one answers,
 else embeds, and does the same ever after.
 
 --listen 0.0.0.0 opens it to the network: write access rules first. They and
-everything else are in restmq.conf, where each setting is explained."""
+everything else are in restmq.conf, where each setting is explained.
+"""
 
+
+class Options(usage.Options):
+    """What `twistd restmq` takes."""
+
+    synopsis = "[options]"
     optParameters: ClassVar = [
         ["port", "p", None, "The port to listen on [8888]."],
         ["listen", "l", None, "An address, unix:PATH or a Twisted endpoint to listen on [127.0.0.1]."],
@@ -70,6 +73,10 @@ everything else are in restmq.conf, where each setting is explained."""
             usage.Options.parseOptions(self, options)
         except usage.UsageError as error:
             raise CannotStart(f"{error}; twistd restmq --help lists the options") from None
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The options, then what to do with them."""
+        return f"{usage.Options.getUsage(self, width)}{MANUAL}"
 
     def parseArgs(self, *words: str) -> None:
         if words:
@@ -86,9 +93,10 @@ everything else are in restmq.conf, where each setting is explained."""
 class RestMQ(MultiService):
     """The services in their order: each starts after the ones before it, and ends before them."""
 
-    def __init__(self, observer: ILogObserver | None = None) -> None:
+    def __init__(self, observer: ILogObserver | None = None, daemon: bool = False) -> None:
         MultiService.__init__(self)
         self._observer = observer
+        self._daemon = daemon
 
     def setServiceParent(self, parent: Any) -> None:
         """Take our place in twistd's application, and lay our log under it."""
@@ -103,6 +111,8 @@ class RestMQ(MultiService):
             where = f"{error.interface}:{error.port}" if error.interface else error.port
             reason = getattr(error.socketError, "strerror", None) or error.socketError
             raise self._refused(f"cannot listen on {where}: {reason}") from None
+        except OSError as error:  # a unix socket's folder is missing, or not ours
+            raise self._refused(f"cannot listen: {error}") from None
 
     def startService(self) -> None:
         try:
@@ -120,9 +130,9 @@ class RestMQ(MultiService):
             ended = maybeDeferred(service.stopService)
             await ended.addErrback(lambda failure: _log.failure("a part of RestMQ did not end well", failure))
 
-    @staticmethod
-    def _refused(reason: object) -> CannotStart:
-        _log.error("cannot start: {reason}", reason=reason)
+    def _refused(self, reason: object) -> CannotStart:
+        if self._daemon:  # in the foreground, the line Python prints is enough
+            _log.error("cannot start: {reason}", reason=reason)
         return CannotStart(reason)
 
 
@@ -130,22 +140,37 @@ def makeService(options: Options) -> MultiService:
     """All of RestMQ as one service, not started. Ends the process with one line if the configuration is wrong."""
     from restmq import web  # late: twistd --help needs none of it
 
+    twistd: Mapping[str, Any] = options.parent or {}
     try:
-        settings, before = embedded.prepare(options.settings())
-        main = RestMQ(_observer(options))
+        wanted = options.settings()
+        _check_endpoint(wanted.endpoint)
+        settings, before = embedded.prepare(wanted)
+        main = RestMQ(_observer(twistd), not twistd.get("nodaemon", True))
         for service in (*before, web.service(settings)):
             service.setServiceParent(main)
     except ConfigError as error:
         raise CannotStart(error) from None
+    _log.info(
+        "RestMQ starts on {endpoint} with Redis at {redis}", endpoint=settings.endpoint, redis=settings.redis
+    )
     for note in settings.notes:
         _log.warn("{note}", note=note)
     return main
 
 
-def _observer(options: Options) -> ILogObserver | None:
+def _check_endpoint(description: str) -> None:
+    """Refuse an endpoint that Twisted cannot read: it says so in many ways. Raises ConfigError."""
+    from twisted.internet import reactor
+    from twisted.internet.endpoints import serverFromString
+
+    try:
+        serverFromString(reactor, description)
+    except (ValueError, TypeError, LookupError, OSError) as error:
+        raise ConfigError(f"cannot listen on {description!r}: {error}") from None
+
+
+def _observer(twistd: Mapping[str, Any]) -> ILogObserver | None:
     """Our log where twistd's would have gone, unless it was told to use another."""
-    twistd: Mapping[str, Any] = options.parent or {}
     if twistd.get("syslog") or twistd.get("logger"):
         return None
-    named = twistd.get("logfile") or ("-" if twistd.get("nodaemon", True) else "twistd.log")
-    return log.observer(named)
+    return log.observer(twistd.get("logfile") or ("-" if twistd.get("nodaemon", True) else "twistd.log"))

@@ -101,7 +101,7 @@ class WebSocket(Live):
 
     def __init__(self, handler: Handler, queues: Sequence[bytes], clock: Any = None) -> None:
         super().__init__(handler, queues, clock)
-        self._limit = self.app.settings.max_form  # bytes of one message
+        self._limit = self.app.config.max_form  # bytes of one message
         self._parser = Connection(ConnectionType.SERVER)
         self._message = StringIO()
         self._size = 0
@@ -167,7 +167,6 @@ class WebSocket(Live):
     def _closed(self, stream: Stream, event: CloseConnection) -> None:
         """The client ends it, or sent what is no WebSocket frame: then wsproto's state is still open."""
         if self._closing is not None:
-            self._closing.cancel()
             stream.close()
             return
         theirs = self._parser.state is ConnectionState.REMOTE_CLOSING
@@ -189,7 +188,9 @@ class WebSocket(Live):
     async def command(self, text: str) -> bytes:
         """Run one command; what a client did wrong is an answer too."""
         try:
-            return await commands.run(self.app, text, lambda section: self.app.acl.check(section, self.request))
+            return await commands.run(
+                self.app, text, lambda section: self.app.acl.check(section, self.request)
+            )
         except Error as problem:
             return problem.render()
 
@@ -282,16 +283,14 @@ class WebSocketHandler(Handler):
         """Join, then answer the handshake: a refusal is still a plain HTTP answer."""
         key = check_handshake(self.request.version, self.request.fields.values)
         check_options(self)
-        consumer = WebSocket(self, queue_names(self, raw))
-        positions = await consumer.join()
-        if self.gone:
-            consumer.leave()
-            return
-        headers = (
-            (b"Upgrade", b"websocket"),
-            (b"Connection", b"Upgrade"),
-            (b"Sec-WebSocket-Accept", accept(key)),
-        )
-        consumer.open(self.upgrade(headers), positions)
+        consumer = WebSocket(self, queue_names(raw))
+        positions = await consumer.join(self)
+        if positions is not None:
+            headers = (
+                (b"Upgrade", b"websocket"),
+                (b"Connection", b"Upgrade"),
+                (b"Sec-WebSocket-Accept", accept(key)),
+            )
+            consumer.open(self.upgrade(headers), positions)
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}

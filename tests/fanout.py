@@ -91,7 +91,9 @@ class _Consumer(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         plan = self.run.plan
-        head = f"GET {plan.prefix}/{TRANSPORTS[plan.transport]}/{plan.queue} HTTP/1.1\r\nHost: {plan.host}\r\n"
+        head = (
+            f"GET {plan.prefix}/{TRANSPORTS[plan.transport]}/{plan.queue} HTTP/1.1\r\nHost: {plan.host}\r\n"
+        )
         if plan.transport == "websocket":
             key = base64.b64encode(os.urandom(16)).decode("ascii")
             head += f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"

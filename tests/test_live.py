@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
+from fanout import Plan, run
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher, formatEvent
+from twisted.logger import formatEvent, globalLogPublisher
 from wire import Listener, Wire, batch, handler, ring
 
 from restmq.errors import Forbidden
@@ -50,7 +52,7 @@ def test_an_object_has_the_seeds_fields_order_and_spacing() -> None:
 
 @pytest.mark.parametrize("value", ["", "007", 'a"b\\c', "é\u2028\U0001f600", "\r\n", "\x00", "</script>"])
 def test_any_value_comes_back_from_its_object_as_it_was_and_the_object_is_ascii(value: str) -> None:
-    (document,) = documents(batch(value, queue='ä:b'))
+    (document,) = documents(batch(value, queue="ä:b"))
     assert document.isascii() and "\n" not in document and "\r" not in document
     assert json.loads(document) == {"key": "ä:b:1", "value": value}
     assert json.dumps(json.loads(document)) == document
@@ -95,12 +97,8 @@ def test_what_came_early_on_several_queues_lies_between_the_ids_before_and_after
     ring(sse).everyone(batch("v", queue="a", first=6, epoch=b"x"))
     assert sse.unsent == sse.written > 0
     sse.open(wire, {b"a": (6, b"x"), b"b": (2, b"y")})
-    assert wire.data == (
-        b"retry: 2000\nid: 5@x,2@y\n\n"
-        b'data: {"key": "a:1", "value": "v"}\n\n'
-        b"id: 6@x,2@y\n\n"
-    )
-    assert sse.unsent == 0 and sse.written == len(wire.data)
+    assert wire.data == (b'retry: 2000\nid: 5@x,2@y\n\ndata: {"key": "a:1", "value": "v"}\n\nid: 6@x,2@y\n\n')
+    assert sse.unsent == 0 and sse.written == 36  # what stands before and between elements is not counted
 
 
 def test_a_comment_is_one_line_whatever_the_reason_says() -> None:
@@ -255,3 +253,270 @@ def test_after_the_end_nothing_is_written_and_no_timer_is_left() -> None:
     comet.close("again")
     assert wire.data == b"" and clock.getDelayedCalls() == []
     assert comet.app.delivery.told == ["left"]
+
+
+# The wire of a real instance
+
+
+@pytest.fixture
+def listen(server: Any) -> Any:
+    """Opens live consumers on a server, and leaves them at the end."""
+    opened_here: list[Listener] = []
+
+    def open_one(target: str, **options: Any) -> Listener:
+        listener = Listener(server.address, target, **options)
+        opened_here.append(listener)
+        return listener
+
+    yield open_one
+    for listener in opened_here:
+        listener.close()
+
+
+def add(server: Any, queue: str, *values: str) -> None:
+    """Add values one after the other."""
+    for value in values:
+        assert server.post(f"/q/{queue}", value).status == 200
+
+
+def texts(count: int, start: int = 0) -> list[str]:
+    """Values that differ."""
+    return [f"v{number}" for number in range(start, start + count)]
+
+
+def test_comet_answers_as_a_stream_that_nothing_on_the_way_holds_back(server: Any, listen: Any) -> None:
+    comet = listen("/c/head")
+    assert comet.status == 200
+    assert comet.headers["content-type"] == "application/x-ndjson"
+    assert comet.headers["cache-control"] == "no-cache, no-transform"
+    assert comet.headers["x-accel-buffering"] == "no"
+    assert comet.headers["x-content-type-options"] == "nosniff"
+    assert comet.headers["transfer-encoding"] == "chunked"
+
+
+def test_a_broadcast_element_comes_to_every_consumer_and_leaves_the_queue(server: Any, listen: Any) -> None:
+    consumers = [listen("/c/all"), listen("/c/all"), listen("/sse/all")]
+    add(server, "all", "one", "two")
+    for consumer in consumers:
+        consumer.until(lambda c: len(c.objects) == 2)
+        assert consumer.objects == [{"key": "all:1", "value": "one"}, {"key": "all:2", "value": "two"}]
+    assert consumers[0].body.startswith(b'{"key": "all:1", "value": "one"}\r\n')
+    assert server.get("/q/all").status == 204
+
+
+def test_sse_ids_count_each_broadcast_delivery_from_the_place_it_opened_with(
+    server: Any, listen: Any
+) -> None:
+    first = listen("/sse/ids")
+    assert first.headers["content-type"] == "text/event-stream"
+    add(server, "ids", *texts(3))
+    first.until(lambda c: len(c.objects) == 3)
+    places = [word.split("@") for word in first.ids]
+    assert [int(place) for place, _ in places] == [0, 1, 2, 3] and len({epoch for _, epoch in places}) == 1
+    second = listen("/sse/ids").until(lambda c: c.ids)
+    assert second.ids == first.ids[-1:]
+
+
+def test_one_id_names_the_places_of_several_queues(server: Any, listen: Any) -> None:
+    both = listen("/sse/east,west")
+    add(server, "west", "w")
+    add(server, "east", "e")
+    both.until(lambda c: len(c.objects) == 2)
+    assert [[int(word.split("@")[0]) for word in line.split(",")] for line in both.ids] == [
+        [0, 0],
+        [0, 1],
+        [1, 1],
+    ]
+
+
+def test_what_waited_comes_first_and_in_order(server: Any, listen: Any) -> None:
+    add(server, "backlog", *texts(20))
+    comet = listen("/c/backlog").until(lambda c: len(c.objects) == 20)
+    add(server, "backlog", "new")
+    comet.until(lambda c: len(c.objects) == 21)
+    assert comet.values == [*texts(20), "new"]
+    assert server.get("/q/backlog").status == 204
+
+
+def test_roundrobin_is_a_strict_turn_over_all_transports(server: Any, listen: Any) -> None:
+    assert server.post("/p/turn", "policy=roundrobin", form=True).status == 200
+    consumers = [listen("/c/turn"), listen("/sse/turn"), listen("/c/turn,other"), listen("/sse/other,turn")]
+    add(server, "turn", *texts(40))
+    for consumer in consumers:
+        consumer.until(lambda c: len(c.objects) == 10)
+    assert sorted(int(one["key"][5:]) for c in consumers for one in c.objects) == list(range(1, 41))
+    for consumer in consumers:
+        numbers = [int(one["key"][5:]) for one in consumer.objects]
+        assert numbers == list(range(numbers[0], 41, 4))
+    assert len(consumers[1].ids) == 1 and consumers[1].body.count(b"data:") == 10
+
+
+def test_stop_keeps_elements_and_start_lets_them_go_on(server: Any, listen: Any) -> None:
+    comet = listen("/c/flow")
+    assert server.post("/control/flow", "status=stop", form=True).status == 200
+    add(server, "flow", "kept")
+    assert comet.quiet().objects == []
+    assert server.post("/control/flow", "status=start", form=True).status == 200
+    comet.until(lambda c: c.objects)
+    assert comet.values == ["kept"]
+
+
+def test_many_queues_on_one_connection(server: Any, listen: Any) -> None:
+    names = [f"many{number}" for number in range(100)]
+    comet = listen("/c/" + ",".join(names))
+    for name in names[::-7]:
+        add(server, name, name)
+    comet.until(lambda c: len(c.objects) == len(names[::-7]))
+    assert comet.values == names[::-7]
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/c/a,a", 400),
+        ("/c/a,%61", 400),
+        ("/c/a%2Cb", 400),
+        ("/c/a,,b", 400),
+        ("/c/a%2Fb", 400),
+        ("/c/" + ",".join(f"n{number}" for number in range(101)), 400),
+        ("/c/a?wiat=3", 400),
+        ("/sse/a?callback=f", 400),
+        ("/sse/", 400),
+    ],
+)
+def test_names_and_options_that_are_not_right_are_refused(
+    server: Any, listen: Any, target: str, status: int
+) -> None:
+    answer = listen(target)
+    assert answer.status == status and answer.headers["content-type"].startswith("application/problem+json")
+
+
+@pytest.mark.parametrize("target", ["/c/a", "/sse/a", "/ws/a"])
+@pytest.mark.parametrize("method", ["HEAD", "POST", "DELETE"])
+def test_a_live_address_takes_only_get(server: Any, listen: Any, target: str, method: str) -> None:
+    answer = listen(target, method=method, headers="Content-Length: 0\r\n")
+    assert answer.status == 405 and "GET" in answer.headers["allow"]
+
+
+def test_an_old_client_gets_a_stream_without_chunks(server: Any, listen: Any) -> None:
+    comet = listen("/c/old", version="1.0")
+    assert "transfer-encoding" not in comet.headers
+    add(server, "old", "v")
+    comet.until(lambda c: c.objects)
+    assert comet.body == b'{"key": "old:1", "value": "v"}\r\n'
+
+
+def test_a_consumer_that_leaves_gives_what_it_was_not_sent_to_the_next(server: Any, listen: Any) -> None:
+    assert server.post("/p/leave", "policy=roundrobin", form=True).status == 200
+    lazy, busy = listen("/c/leave", buffer=4096), listen("/c/leave")
+    count, value = 600, "x" * 20000
+    for _ in range(count):
+        add(server, "leave", value)
+        busy.read(0.001)
+    first_part = lazy.quiet(0.2)  # something of what its kernel holds, then it goes
+    lazy.close()
+    got = {one["key"] for one in first_part.objects}
+    lost = server.stats("leave")  # until all is handed over
+    busy.until(lambda c: (c.quiet(0.2), server.stats("leave")["len"] == 0)[1], 20)
+    theirs = [one["key"] for one in busy.objects]
+    assert len(theirs) == len(set(theirs)) and not got & set(theirs)
+    assert lost["consumers"] in (1, 2)
+    # The lazy one's share beyond what kernels hold (a few MB) went to the busy one.
+    assert len(theirs) > count // 2
+
+
+def test_a_consumer_that_does_not_read_is_dropped_and_disturbs_nobody(make_server: Any) -> None:
+    server = make_server("[live]\nmax_waiting = 64KiB\n")
+    slow, fast = Listener(server.address, "/c/slow", buffer=4096), Listener(server.address, "/c/slow")
+    count, value = 1500, "x" * 8192
+    for _ in range(count):
+        add(server, "slow", value)
+        fast.read(0.001)
+    fast.until(lambda c: c.chunks and c.body.count(b"\r\n") >= count)
+    assert [one["key"] for one in fast.objects] == [f"slow:{number}" for number in range(1, count + 1)]
+    slow.until_end()
+    assert len(slow.objects) < count
+    assert server.stats("slow")["consumers"] == 1
+    assert "does not read: dropped" in server.log()
+    slow.close()
+    fast.close()
+
+
+def test_heartbeats_come_while_nothing_else_does(make_server: Any) -> None:
+    server = make_server("[live]\nheartbeat = 200ms\n")
+    comet, sse = Listener(server.address, "/c/beat"), Listener(server.address, "/sse/beat")
+    comet.until(lambda c: len(c.body) >= 6, 3)
+    sse.until(lambda c: c.body.count(b":\n\n") >= 3, 3)
+    assert comet.body == b"\r\n" * (len(comet.body) // 2)
+    comet.close()
+    sse.close()
+
+
+def test_access_rules_hold_for_streams_and_after_a_reload_for_open_ones_too(make_server: Any) -> None:
+    rules = "[comet:consumer]\nhosts_deny = all\n[sse:consumer]\nhosts_allow = all\n"
+    server = make_server(f"[live]\nheartbeat = 200ms\n{rules}")
+    assert Listener(server.address, "/c/a").status == 403
+    sse = Listener(server.address, "/sse/a")
+    assert sse.status == 200
+    server.configure("[live]\nheartbeat = 200ms\n[comet:consumer]\nhosts_deny = all\n")  # sse follows comet
+    sse.until_end()
+    assert b"retry: " in sse.body
+    assert Listener(server.address, "/sse/a").status == 403
+
+
+def test_a_password_is_asked_for_and_taken(make_server: Any) -> None:
+    server = make_server("[comet:consumer]\nusername = me\npassword = secret\n")
+    refused = Listener(server.address, "/c/a")
+    assert refused.status == 401 and refused.headers["www-authenticate"].startswith("Basic ")
+    assert Listener(server.address, "/c/a", headers="Authorization: Basic bWU6c2VjcmV0\r\n").status == 200
+
+
+def test_without_redis_sse_says_why_with_200_and_comet_with_503(make_server: Any) -> None:
+    server = make_server("[redis]\ndeadline = 500ms\n")
+    stays = Listener(server.address, "/c/before")
+    server.redis.stop()
+    sse = Listener(server.address, "/sse/away").until_end()
+    assert sse.status == 200 and sse.headers["content-type"] == "text/event-stream"
+    assert sse.body.startswith(b": ") and b"\nretry: 2000\n\n" in sse.body
+    comet = Listener(server.address, "/c/away")
+    assert comet.status == 503 and comet.headers["retry-after"] == "1"
+    server.redis.start()
+    assert not stays.quiet(1).ended
+    server.until_ready()
+    add(server, "before", "v")
+    assert stays.until(lambda c: c.objects).values == ["v"]
+
+
+def test_the_end_of_an_instance_ends_its_streams_cleanly(make_server: Any) -> None:
+    server = make_server("")
+    comet, sse = Listener(server.address, "/c/end"), Listener(server.address, "/sse/end")
+    server.stop()
+    assert comet.until_end().chunks == 1  # the last, empty one
+    assert b"retry: 1000\n\n" in sse.until_end().body
+    assert sse.chunks == 2 + 1 or sse.body.endswith(b"\n\n")
+
+
+def test_a_turns_elements_share_one_write_a_consumer(server: Any) -> None:
+    plan = Plan(*server.address, queue="fan", consumers=50, messages=300, producers=3, flight=32)
+    result = asyncio.run(run(plan))
+    assert (result.delivered, result.fewest, result.most) == (result.wanted, 300, 300)
+    assert (result.refused, result.lost, result.doubled) == (0, 0, 0)
+    assert result.writes <= result.wanted / 4
+
+
+@pytest.mark.parametrize("transport", ["comet", "websocket"])
+def test_roundrobin_load_comes_once_and_in_equal_shares(server: Any, transport: str) -> None:
+    queue = "fair-" + transport
+    assert server.post(f"/p/{queue}", "policy=roundrobin", form=True).status == 200
+    plan = Plan(
+        *server.address,
+        queue=queue,
+        transport=transport,
+        consumers=10,
+        messages=300,
+        producers=2,
+        flight=8,
+        roundrobin=True,
+    )
+    result = asyncio.run(run(plan))
+    assert (result.delivered, result.fewest, result.most) == (300, 30, 30)

@@ -106,7 +106,9 @@ class Door:
         return True
 
 
-def handler(heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 1000, max_value: int = 1000) -> Any:
+def handler(
+    heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 1000, max_value: int = 1000
+) -> Any:
     """As much of a Handler as a consumer looks at."""
     settings = SimpleNamespace(
         heartbeat=heartbeat,
@@ -115,7 +117,7 @@ def handler(heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 100
         max_value=max_value,
         max_form=3 * max_value + (64 << 10),
     )
-    app = SimpleNamespace(settings=settings, acl=Door(), delivery=Desk())
+    app = SimpleNamespace(config=settings, acl=Door(), delivery=Desk())
     request = SimpleNamespace(remote_ip="127.0.0.1", method="GET")
     return SimpleNamespace(app=app, request=request)
 
@@ -192,7 +194,7 @@ class Listener:
         self.socket.settimeout(seconds)
         try:
             data = self.socket.recv(1 << 18)
-        except (socket.timeout, TimeoutError):
+        except socket.timeout:  # noqa: UP041 - another class in Python 3.9
             return False
         except ConnectionResetError:
             data = b""
@@ -233,7 +235,7 @@ class Listener:
     def objects(self) -> list[dict[str, Any]]:
         """The elements so far, of Comet lines or SSE data."""
         lines = self.body.decode("ascii").splitlines()
-        texts = [line[6:] if line.startswith("data: ") else line for line in lines]
+        texts = [line.removeprefix("data: ") for line in lines]
         return [json.loads(text) for text in texts if text.startswith("{") and text.endswith("}")]
 
     @property

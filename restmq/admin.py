@@ -1,0 +1,256 @@
+"""Looking and administering: policy, control, stats, pages, health.
+
+Owns what people and monitors ask; knows of the core only its verbs. Pages are
+Jinja2 templates of frontend/template. Read web.py next.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader
+
+from restmq import commands
+from restmq.errors import BadOption, BadRequest, NotFound, TooLarge
+from restmq.handler import Answer, Handler, name
+
+HTML = b"text/html; charset=utf-8"
+POLICY = (
+    (b"Content-Security-Policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
+    (b"Referrer-Policy", b"no-referrer"),
+)
+NAMED = 1000
+LOOK, CHANGE = "rest:consumer", "admin"
+
+
+class Pages:
+    """Templates and static files, read from the frontend folder."""
+
+    def __init__(self, frontend: Path, static: Path | None = None, template: Path | None = None) -> None:
+        self.static = (static or frontend / "static").resolve()
+        loader = FileSystemLoader(str(template or frontend / "template"))
+        self.templates = Environment(loader=loader, autoescape=True)
+
+    def page(self, template: str, **words: object) -> Answer:
+        """A template filled in."""
+        text = self.templates.get_template(template).render(**words)
+        return Answer(text.encode("utf-8"), 200, HTML, POLICY)
+
+    def file(self, path: str) -> Answer:
+        """A static file, if it lies in the static folder. Raises NotFound."""
+        wanted = (self.static / path).resolve()
+        if self.static not in wanted.parents or not wanted.is_file():
+            raise NotFound("there is no such file")
+        kind = mimetypes.guess_type(wanted.name)[0] or "application/octet-stream"
+        if kind.startswith("text/") or kind.endswith("javascript"):
+            kind += "; charset=utf-8"
+        return Answer(wanted.read_bytes(), 200, kind.encode("ascii"), ((b"Cache-Control", b"no-cache"), *POLICY))
+
+
+class Policy(Handler):
+    """/p/NAME."""
+
+    sections: ClassVar = {"GET": LOOK, "POST": CHANGE}
+
+    async def get(self, raw: bytes) -> Answer:
+        """The policy of a queue."""
+        queue = name(raw)
+        self.options({})
+        return self.json({"queue": queue.decode("utf-8"), "value": await self.app.core.policy(queue)})
+
+    async def post(self, raw: bytes) -> bytes:
+        """Set it."""
+        queue = name(raw)
+        self.options({})
+        policy = self.field(b"policy")
+        if policy not in (b"broadcast", b"roundrobin"):
+            raise BadOption("policy is broadcast or roundrobin; send it as a form field: -d policy=roundrobin")
+        await self.app.core.set_policy(queue, policy.decode())
+        return b"OK\r\n"
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
+
+
+class Control(Handler):
+    """/control/NAME."""
+
+    sections: ClassVar = {"GET": LOOK, "POST": CHANGE}
+
+    async def get(self, raw: bytes) -> Answer:
+        """Whether elements flow to live consumers."""
+        queue = name(raw)
+        self.options({})
+        word = queue.decode("utf-8")
+        status = {"queue": word, "status": await self.app.core.status(queue)}
+        return self.json({"queue": word, "status": status, "redis": self.app.core.redis_name})
+
+    async def post(self, raw: bytes) -> Answer:
+        """Stop or start the flow."""
+        queue = name(raw)
+        self.options({})
+        status = self.field(b"status")
+        if status not in (b"start", b"stop"):
+            raise BadOption("status is start or stop; send it as a form field: -d status=stop")
+        await self.app.core.set_status(queue, status == b"start")
+        return self.json({"stat": {"queue": queue.decode("utf-8"), "status": int(status == b"start")}})
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
+
+
+async def _named(handler: Handler) -> list[bytes]:
+    """The queues a listing asks for: after=, match=, max=."""
+
+    def most(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= NAMED:
+            raise BadOption(f"max is a number from 1 to {NAMED}")
+        return int(text)
+
+    asked = handler.options({"after": str, "match": str, "max": most})
+    found: list[bytes] = await handler.app.core.queues(
+        asked.get("after", "").encode("utf-8"), asked.get("match", "").encode("utf-8"), asked.get("max", NAMED)
+    )
+    return found
+
+
+class Controls(Handler):
+    """/control/."""
+
+    sections: ClassVar = {"GET": LOOK}
+
+    async def get(self) -> Answer:
+        """The flow of all queues."""
+        queues = {}
+        for queue in await _named(self):
+            word = queue.decode("utf-8")
+            queues[word] = {"queue": word, "status": await self.app.core.status(queue)}
+        return self.json({"count": len(queues), "queues": queues, "redis": self.app.core.redis_name})
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Stats(Handler):
+    """/stats/NAME."""
+
+    sections: ClassVar = {"GET": LOOK}
+
+    async def get(self, raw: bytes) -> Answer:
+        """The numbers of one queue."""
+        queue = name(raw)
+        self.options({})
+        stats = await self.app.core.stats(queue)
+        first = {"queue": queue.decode("utf-8"), "redis": self.app.core.redis_name, "len": stats.pop("len")}
+        return self.json({**first, **stats}, b"")
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class AllStats(Handler):
+    """/stats/."""
+
+    sections: ClassVar = {"GET": LOOK}
+
+    async def get(self) -> Answer:
+        """The numbers of all queues."""
+        waiting = [(queue, self.app.core.stats(queue)) for queue in await _named(self)]
+        queues = {queue.decode("utf-8"): await stats for queue, stats in waiting}
+        return self.json({"count": len(queues), "queues": queues, "redis": self.app.core.redis_name}, b"")
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Listing(Handler):
+    """/q/ for a person."""
+
+    sections: ClassVar = {"GET": LOOK}
+
+    async def get(self) -> Answer:
+        """The queues, each with a link that consumes nothing."""
+        names = [queue.decode("utf-8") for queue in await _named(self)]
+        return self.app.pages.page("queues.html", queues=[(word, quote(word, safe="")) for word in names])
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Jobs(Handler):
+    """/j/NAME for a person."""
+
+    sections: ClassVar = {"GET": LOOK}
+
+    async def get(self, raw: bytes) -> Answer:
+        """The newest ten elements, untouched."""
+        queue = name(raw)
+        self.options({})
+        stats = await self.app.core.stats(queue)
+        newest = [(e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.app.core.newest(queue)]
+        return self.app.pages.page("jobs.html", queue=queue.decode("utf-8"), stats=stats, newest=newest)
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Form(Handler):
+    """/queue: the form, and the JSON protocol."""
+
+    def get(self) -> Answer:
+        """The page with the form."""
+        return self.app.pages.page("queue.html")
+
+    async def post(self) -> Answer:
+        """Run one command: the body if it begins with {, else the form's field `body` or `msg`."""
+        self.options({})
+        text = self.request.body
+        if len(text) > self.app.config.max_form:
+            raise TooLarge(f"a command has {self.app.config.max_form} bytes at the most")
+        if text[:1] != b"{":
+            found = self.field(b"body", b"msg")
+            if found is None:
+                raise BadRequest("send a command as the form field `body`, or as the body itself")
+            text = found
+        self.jsonp(b"")
+        return self.jsonp(await commands.run(self.app, text, self.allow), b"")
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
+
+
+class Static(Handler):
+    """/static/FILE."""
+
+    def get(self, raw: bytes) -> Answer:
+        """A file of the pages."""
+        return self.app.pages.file(raw.decode("ascii", "replace"))
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Robots(Handler):
+    """/robots.txt: a crawler that follows links to queues would eat them."""
+
+    def get(self) -> Answer:
+        """Nothing is for robots."""
+        return Answer(b"User-agent: *\nDisallow: /\n")
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Health(Handler):
+    """/healthz: the process answers."""
+
+    def get(self) -> bytes:
+        """It does."""
+        return b"OK\r\n"
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Ready(Handler):
+    """/readyz: Redis answers too."""
+
+    async def get(self) -> Answer:
+        """200 when it does, with what is not well; 503 when it does not."""
+        return Answer(b"".join(b"%b\r\n" % r.encode() for r in ["OK", *await self.app.core.ready()]))
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+

@@ -1,0 +1,366 @@
+"""The lean handler and the application: routes in, values out, one place that writes.
+
+Owns routing, options, access checks and the rendering of answers and errors;
+knows no queue. Handlers return what they have to say; cyclone's ordinary
+handlers work beside them. Read acl.py, then rest.py next.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Mapping
+from http.client import responses
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from cyclone import web
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from restmq.clock import Wheel
+from restmq.cyclone3 import Chunked
+from restmq.element import queue_name
+from restmq.errors import BadOption, BadRequest, Error, NotAllowed, NotFound
+from restmq.http import Connection, Request, Stream
+from restmq.slot import deferred, drive
+
+log = Logger()
+JSON = b"application/json"
+PROBLEM = b"application/problem+json"
+_CALLBACK = re.compile(rb"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*\Z")
+
+
+class Answer(NamedTuple):
+    """What a handler has to say."""
+
+    body: bytes = b""
+    status: int = 200
+    type: bytes = b"text/plain; charset=utf-8"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Limits(NamedTuple):
+    """Seconds for head, body and idling; bytes of a body."""
+
+    head: int
+    body: int
+    idle: int
+    size: int
+
+
+_names: dict[bytes, bytes] = {}
+
+
+def name(raw: bytes) -> bytes:
+    """A queue name out of a path: percent-decoded (a plus is a plus), then checked. Raises BadName."""
+    good = _names.get(raw)
+    if good is None:
+        good = queue_name(unquote_to_bytes(raw))
+        if len(_names) >= 10_000:
+            _names.clear()
+        _names[raw] = good
+    return good
+
+
+class Handler(web.RequestHandler):  # type: ignore[misc]
+    """cyclone's handler without its preparations for each request: they are made when asked for.
+
+    `verbs` maps methods to functions of (self, *path arguments) that return bytes,
+    an Answer, None when a stream took over, or a coroutine of these; `sections`
+    maps methods to the ACL section that is asked first.
+    """
+
+    verbs: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    sections: ClassVar[Mapping[str, str]] = {}
+    hot = False  # whether it may be answered while others of its connection are still under way
+    gone = False
+    _streaming = False
+
+    def __init__(self, app: Application, request: Request) -> None:
+        self.app, self.application = app, app
+        self.request = request
+        self.on_gone: list[Callable[[], None]] | None = None
+        request.handler = self
+
+    def run(self, arguments: tuple[bytes, ...]) -> None:
+        """Check, call the verb, and answer what it says."""
+        request = self.request
+        try:
+            self.allow(self.sections.get(request.method))
+            verb = self.verbs.get(request.method)
+            if verb is None:
+                raise NotAllowed(f"{request.method} is not for this address", ", ".join(self.verbs))
+            said = verb(self, *arguments)
+        except Exception as error:
+            self.failed(error)
+            return
+        if said.__class__ is bytes or said.__class__ is Answer or said is None:
+            self.reply(said)
+        else:
+            drive(said, self.reply, self.failed)
+
+    def allow(self, section: str | None) -> None:
+        """Ask the ACL. What rests on the address alone is remembered on the connection."""
+        acl = self.app.acl
+        request = self.request
+        acl.admit(request)
+        if section is not None:
+            allowed = request.connection.allowed
+            if allowed.get(section) != acl.generation or self.app.config.xheaders:
+                if acl.check(section, request):
+                    allowed[section] = acl.generation
+
+    def left(self) -> None:
+        """The client went before it was answered."""
+        self.gone = True
+        for callback in self.on_gone or ():
+            callback()
+
+    def options(self, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+        """Options out of the query, RestMQ- headers and the form, in that order of weight.
+
+        `known` maps names to parsers, which raise BadOption. Raises BadOption for a
+        query parameter or RestMQ- header that is not known; a form may hold others.
+        """
+        request = self.request
+        found: dict[str, str] = {}
+        for raw, value in request.form if request.fields.form else ():
+            word = raw.decode("utf-8", "replace")
+            if word in known and value:
+                found[word] = _text(word, value)
+        for header, value in request.fields.values.items() if request.fields.special else ():
+            if header.startswith(b"restmq-"):
+                word = header[7:].decode("ascii").replace("-", "_")
+                if word not in known:
+                    raise _unknown("header", "RestMQ-" + word, known)
+                if value:
+                    found[word] = _text(word, value)
+        for raw, value in request.query if request.raw_query else ():
+            word = raw.decode("utf-8", "replace")
+            if word in ("_", "callback") or word in self.old_words():
+                continue
+            if word not in known:
+                raise _unknown("query parameter", word, known)
+            if value:
+                found[word] = _text(word, value)
+        return {word: known[word](text) for word, text in found.items()}
+
+    def old_words(self) -> tuple[str, ...]:
+        """What old clients put in the query of a POST instead of its form."""
+        return ("value", "msg", "queue", "policy", "status", "body") if self.request.method == "POST" else ()
+
+    def field(self, *words: bytes) -> bytes | None:
+        """A field of the form, or of the query as old clients have it; None when it is not there.
+
+        The first of `words` that is there counts. Two of one are refused with BadRequest.
+        """
+        for given in (self.request.form, self.request.query if self.request.raw_query else []):
+            for word in words:
+                values = [value for found, value in given if found == word]
+                if len(values) > 1:
+                    raise BadRequest(f"the field {word.decode()!r} was given {len(values)} times")
+                if values:
+                    return values[0]
+        return None
+
+    def json(self, document: Any, end: bytes = b"\r\n") -> Answer:
+        """A document as JSON, wrapped for JSONP when a callback was asked for."""
+        return self.jsonp(json.dumps(document).encode("ascii"), end)
+
+    def jsonp(self, body: bytes, end: bytes = b"\r\n") -> Answer:
+        """JSON text as an answer, wrapped in `callback` when the query has one. Raises BadOption."""
+        if b"callback" in self.request.raw_query:
+            for word, callback in self.request.query:
+                if word == b"callback" and callback:
+                    if len(callback) > 64 or not _CALLBACK.match(callback):
+                        raise BadOption("callback is no JavaScript name of at most 64 characters")
+                    return Answer(b"%b(%b);%b" % (callback, body, end), 200, b"application/javascript")
+        return Answer(body + end, 200, JSON)
+
+    def stream(self, type: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Stream:
+        """Answer 200 and keep the connection: chunked in HTTP/1.1, to its close in HTTP/1.0."""
+        self._streaming = True
+        request = self.request
+        chunked = request.newer
+        framing = b"Transfer-Encoding: chunked\r\n" if chunked else b"Connection: close\r\n"
+        head = self.app.head(200, type) + _lines(headers) + framing + b"\r\n"
+        self._logged(200, 0)
+        return Stream(request, head, chunked, raw=False)
+
+    def upgrade(self, headers: tuple[tuple[bytes, bytes], ...]) -> Stream:
+        """Answer 101 and keep the connection, raw both ways."""
+        self._streaming = True
+        self._logged(101, 0)
+        return Stream(self.request, self.app.head(101, b"") + _lines(headers) + b"\r\n", False, raw=True)
+
+    def failed(self, error: BaseException) -> None:
+        """The one place that turns an error into an answer."""
+        if not isinstance(error, Error):
+            log.failure(
+                "{method} {path} failed",
+                _failure(error),
+                method=self.request.method,
+                path=self.request.raw_path.decode("ascii", "backslashreplace"),
+            )
+            error = Error("something went wrong inside RestMQ; its log says what")
+        if self._streaming:
+            self.request.connection.transport.abortConnection()
+            return
+        self.reply(Answer(error.render(), error.status, PROBLEM, error.headers))
+
+    def reply(self, said: bytes | Answer | None) -> None:
+        """The one place that writes."""
+        if said is None or self.gone:
+            return
+        request = self.request
+        if said.__class__ is bytes:
+            body, status, kind, headers = said, 200, b"text/plain; charset=utf-8", ()
+        else:
+            body, status, kind, headers = said  # type: ignore[misc]
+        head = self.app.head(status, kind if status != 204 else b"")
+        if headers:
+            head += _lines(headers)
+        if request.fields.keep:
+            head += b"Connection: keep-alive\r\n"
+        elif request.fields.close or self.app.draining:
+            head += b"Connection: close\r\n"
+        if status == 204:
+            data = head + b"\r\n"
+        elif request.method == "HEAD":
+            data = b"%bContent-Length: %d\r\n\r\n" % (head, len(body))
+        else:
+            data = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+        request.connection.answer(request, data)
+        self._logged(status, len(body))
+
+    def _logged(self, status: int, size: int) -> None:
+        if self.app.access is not None:
+            self.app.access(self.request, status, size)
+
+
+def _failure(error: BaseException) -> Any:
+    from twisted.python.failure import Failure
+
+    return Failure(error)
+
+
+def _text(word: str, value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadOption(f"{word} is not UTF-8") from None
+
+
+def _unknown(kind: str, word: str, known: Mapping[str, object]) -> BadOption:
+    near = difflib.get_close_matches(word.removeprefix("RestMQ-"), list(known), 1, 0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "it knows " + (", ".join(known) or "none")
+    return BadOption(f"the {kind} {word!a} is not known to this request; {hint}")
+
+
+def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
+        raise ValueError("a header's value has a line break in it")
+    return lines
+
+
+class Application(web.Application):  # type: ignore[misc]
+    """The routes and what handlers share: core, delivery, acl, settings, wheel."""
+
+    protocol = Connection
+    log = log
+
+    def __init__(
+        self, routes: list[tuple[str, Any]], settings: Any, core: Any, delivery: Any, acl: Any, wheel: Wheel
+    ) -> None:
+        ordinary = [route for route in routes if not issubclass(route[1], Handler)]
+        super().__init__(ordinary, transforms=[Chunked], log_function=lambda handler: None)
+        self.config, self.core, self.delivery, self.acl, self.wheel = settings, core, delivery, acl, wheel
+        self.limits = Limits(
+            int(settings.head_timeout), int(settings.body_timeout), int(settings.idle_timeout), settings.max_body
+        )
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self.access: Callable[[Request, int, int], None] | None = None
+        self._heads: dict[tuple[int, bytes], bytes] = {}
+        self._hot: dict[bytes, type[Handler]] = {}
+        self._cold: list[tuple[re.Pattern[bytes], type[Handler]]] = []
+        for pattern, cls in routes:
+            if issubclass(cls, Handler):
+                simple = re.fullmatch(r"(/\w+)/\(\[\^/\]\+\)", pattern)
+                if simple and cls.hot:
+                    self._hot[simple[1].encode()] = cls
+                self._cold.append((re.compile(pattern.encode() + rb"\Z"), cls))
+        wheel.each(self._tick)
+
+    def _tick(self) -> None:
+        self._heads.clear()
+        now = self.wheel.now
+        for connection in [one for one in self.connections if one.deadline < now]:
+            connection.late()
+
+    def head(self, status: int, type: bytes) -> bytes:
+        """An answer's first lines, remembered for a second."""
+        head = self._heads.get((status, type))
+        if head is None:
+            reason = responses.get(status, "Error").encode("ascii")
+            head = (
+                b"HTTP/1.1 %d %b\r\nServer: RestMQ\r\nDate: %b\r\nX-Content-Type-Options: nosniff\r\n%b"
+                % (status, reason, self.wheel.date, b"Content-Type: %b\r\n" % type if type else b"")
+            )
+            self._heads[(status, type)] = head
+        return head
+
+    def __call__(self, request: Request) -> None:
+        """A request came: hot ones at once, cold ones when those before them are answered."""
+        prefix, _, last = request.raw_path.rpartition(b"/")
+        cls = self._hot.get(prefix)
+        if cls is not None and last:
+            cls(self, request).run((last,))
+            return
+        request.hold = True
+        if request.connection.line[0] is request:
+            self.cold(request)
+
+    def cold(self, request: Request) -> None:
+        """Find the handler in the list, as cyclone does."""
+        for pattern, cls in self._cold:
+            found = pattern.match(request.raw_path)
+            if found:
+                cls(self, request).run(found.groups())
+                return
+        if self.handlers and any(spec.regex.match(request.path) for _, specs in self.handlers for spec in specs):
+            super().__call__(request)
+        else:
+            Missing(self, request).run(())
+
+    def drain(self, seconds: float) -> Deferred[None]:
+        """Finish what is in flight, then close; fires when all connections are gone or time is up."""
+        self.draining = True
+        for connection in list(self.connections):
+            if not connection.line and connection.stream is None:
+                connection.transport.loseConnection()
+        return deferred(self._drained(seconds))
+
+    async def _drained(self, seconds: float) -> None:
+        end = self.wheel.clock.seconds() + seconds
+        while self.connections and self.wheel.clock.seconds() < end:
+            await deferLater(self.wheel.clock, 0.02)
+        for connection in list(self.connections):
+            connection.transport.abortConnection()
+
+
+class Missing(Handler):
+    """No route fits."""
+
+    def run(self, arguments: tuple[bytes, ...]) -> None:
+        path = self.request.raw_path.decode("ascii", "backslashreplace")
+        try:
+            self.allow(None)
+        except Exception as error:
+            self.failed(error)
+            return
+        self.failed(NotFound(f"there is nothing at {path[:200]}; /q/NAME is a queue, / tells the rest"))

@@ -1,0 +1,165 @@
+"""A private Redis and real instances, in temporary directories, for every test that speaks the wire."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TWISTD = "from twisted.scripts.twistd import run; run()"
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def http_call(
+    port: int, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    """One request on a connection of its own: status, headers by lower-case name, body."""
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        link.request(method, path, body, headers or {})
+        reply = link.getresponse()
+        return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
+    finally:
+        link.close()
+
+
+class RedisServer:
+    """A redis-server (or RESTMQ_TEST_REDIS) on a unix socket."""
+
+    def __init__(self, folder: Path) -> None:
+        binary = shutil.which(os.environ.get("RESTMQ_TEST_REDIS", "redis-server"))
+        assert binary, "no redis-server: apt-get install redis-server, or set RESTMQ_TEST_REDIS"
+        self.folder, self.socket, self.binary = folder, folder / "redis.sock", binary
+        self.address = f"unix:{self.socket}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.process = subprocess.Popen(
+            [self.binary, "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "yes"]
+            + ["--appendfsync", "everysec", "--dir", str(self.folder), "--logfile", str(self.folder / "redis.log")]
+        )
+        for _ in range(200):
+            try:
+                with socket.socket(socket.AF_UNIX) as one:
+                    one.connect(str(self.socket))
+                    one.sendall(b"PING\r\n")
+                    if one.recv(100).startswith(b"+PONG"):
+                        return
+            except OSError:
+                pass  # not there yet
+            time.sleep(0.05)
+        raise AssertionError("redis-server does not answer")
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(10)
+
+
+class Instance:
+    """A RestMQ under twistd, as users run it."""
+
+    def __init__(self, folder: Path, redis: str, conf: str = "") -> None:
+        self.port, self.folder, self.redis = free_port(), folder, redis
+        self.log = folder / "restmq.log"
+        self.conf = folder / "restmq.conf"
+        self.conf.write_text(conf)
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until /readyz answers 200."""
+        command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "restmq", "--port", str(self.port)]
+        command += ["--redis", self.redis, "--data", str(self.folder / "data"), "--config", str(self.conf)]
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.folder, env={**os.environ, "PYTHONPATH": paths}
+            )
+        for _ in range(400):
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if self.http("GET", "/readyz")[0] == 200:
+                    return
+            except OSError:
+                pass  # not listening yet
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text())
+
+    def http(self, method: str, path: str, body: Any = None, headers: Any = None) -> tuple[int, dict[str, str], bytes]:
+        """One request to this instance."""
+        return http_call(self.port, method, path, body, headers)
+
+    def form(self, path: str, body: str) -> tuple[int, bytes]:
+        """POST a form, as curl -d does."""
+        status, _, answer = self.http("POST", path, body, {"Content-Type": "application/x-www-form-urlencoded"})
+        return status, answer
+
+    def stop(self) -> str:
+        """End it as init does; answers its log."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(20)
+        return self.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis for all."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def instance(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """One instance for all tests that need nothing special; its log must hold no traceback."""
+    one = Instance(tmp_path_factory.mktemp("instance"), redis_server.address)
+    yield one
+    text = one.stop()
+    assert "Traceback" not in text, text
+    assert "Unhandled" not in text, text
+
+
+_count = itertools.count(1)
+
+
+@pytest.fixture
+def queue() -> str:
+    """A name that no other test uses."""
+    return f"queue{next(_count)}"
+
+
+@pytest.fixture
+def start(redis_server: RedisServer, tmp_path: Path) -> Iterator[Any]:
+    """Starts instances with a restmq.conf of their own: start(conf)."""
+    started: list[Instance] = []
+
+    def one(conf: str = "", redis: str | None = None) -> Instance:
+        folder = tmp_path / f"instance{len(started)}"
+        folder.mkdir()
+        made = Instance(folder, redis or redis_server.address, conf)
+        started.append(made)
+        return made
+
+    yield one
+    for made in started:
+        made.stop()
