@@ -279,7 +279,7 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
     "live": {
         "max_waiting": ("max_waiting", _size(64 * _KIB, 1024 * _MIB)),
         "stall": ("stall", _seconds(1, 86400)),
-        "heartbeat": ("heartbeat", _seconds(1, 3600)),
+        "heartbeat": ("heartbeat", _seconds(0.1, 3600)),
     },
     "queues": {
         "history": ("history", _number(0, 1_000_000)),

@@ -571,8 +571,11 @@ class Stream:
         self.transport.pauseProducing()
 
     def resume(self) -> None:
-        """Read again."""
+        """Read on, or begin to: what came before the stream was there is given to on_data first."""
+        early, self.connection._buffer = self.connection._buffer, b""
         self.transport.resumeProducing()
+        if early:
+            self.received(early)
 
     def close(self, last: bytes = b"") -> None:
         """End it after what waits."""

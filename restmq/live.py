@@ -121,6 +121,7 @@ class Live:
         if first:
             stream.write(first)
         self._timer = self._clock.callLater(self._period, self._beat)
+        stream.resume()
 
     # What Delivery calls
 

