@@ -252,5 +252,3 @@ class Ready(Handler):
         return Answer(b"".join(b"%b\r\n" % r.encode() for r in ["OK", *await self.app.core.ready()]))
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
-
-

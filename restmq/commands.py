@@ -127,7 +127,7 @@ async def run(app: Any, text: bytes | str, allow: Callable[[str], object]) -> by
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"this is no JSON: {error}") from None
     if not isinstance(command, dict):
-        raise BadRequest("a command is a JSON object: {\"cmd\": \"add\", \"queue\": \"test\", \"value\": \"oi\"}")
+        raise BadRequest('a command is a JSON object: {"cmd": "add", "queue": "test", "value": "oi"}')
     try:
         said = await _run(app, command, allow)
     except Wrong as wrong:

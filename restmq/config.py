@@ -298,9 +298,7 @@ _GONE: dict[str, dict[str, str]] = {
         "enabled": "there is no RestMQ without Redis",
         "poolsize": "one connection carries everything, in order",
     },
-    "email": {
-        key: "RestMQ sends no mail" for key in ("enabled", "host", "port", "tls", "username", "password")
-    },
+    "email": dict.fromkeys(("enabled", "host", "port", "tls", "username", "password"), "RestMQ sends no mail"),
 }
 
 

@@ -128,9 +128,7 @@ class Core:
         """A new connection: the scripts and the layout first, then whoever waits for it."""
         for script in self.scripts.values():
             self.redis.ask(encode([b"SCRIPT", b"LOAD", script.text]), lambda reply, error: None)
-        self.redis.ask(
-            encode([b"SET", b"restmq:layout", LAYOUT + b" " + _word(), b"NX"]), lambda reply, error: None
-        )
+        self.redis.ask(encode([b"SET", b"restmq:layout", LAYOUT + b" " + _word(), b"NX"]), lambda reply, error: None)
         self.redis.ask(encode([b"GET", b"restmq:layout"]), self._layout)
         self._known.clear()
 
@@ -311,10 +309,7 @@ class Core:
             "status": reply[13],
             "policy": "roundrobin" if reply[14] else "broadcast",
             "consumers": reply[16],
-            **{
-                word: books[word]
-                for word in ("added", "leased", "delayed", "dead", "taken", "delivered", "bytes")
-            },
+            **{word: books[word] for word in ("added", "leased", "delayed", "dead", "taken", "delivered", "bytes")},
         }
 
     async def lengths(self, queue: bytes) -> tuple[int, int, int]:
@@ -325,10 +320,7 @@ class Core:
     async def newest(self, queue: bytes, most: int = 10) -> list[Element]:
         """The newest waiting elements, newest first, untouched."""
         reply = await self.script("newest", queue, b"%d" % most)
-        return [
-            Element(queue, int(reply[at]), reply[at + 2], int(reply[at + 1]))
-            for at in range(0, len(reply), 3)
-        ]
+        return [Element(queue, int(reply[at]), reply[at + 2], int(reply[at + 1])) for at in range(0, len(reply), 3)]
 
     async def queues(self, after: bytes = b"", match: bytes = b"", max: int = 1000) -> list[bytes]:
         """Names in order of bytes, beyond `after`, that contain `match`, `max` at the most."""
@@ -351,9 +343,7 @@ class Core:
         if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy", "noeviction") != "noeviction":
             reasons.append(f"Redis evicts keys ({info['maxmemory_policy']}): set maxmemory-policy noeviction")
         if info.get("aof_enabled") == "0":
-            reasons.append(
-                "Redis has no append-only file: what was acknowledged since its last snapshot can be lost"
-            )
+            reasons.append("Redis has no append-only file: what was acknowledged since its last snapshot can be lost")
         if info.get("loading") == "1":
             raise Unavailable("Redis is loading its data")
         return reasons
@@ -402,9 +392,21 @@ def _word() -> bytes:
 
 
 def _books(reply: Reply) -> dict[str, int]:
-    words = (
-        ["added", "waiting", "delayed", "leased", "dead", "taken", "delivered", "acked", "deleted", "expired", "purged", "dropped", "bytes"]
-    )
+    words = [
+        "added",
+        "waiting",
+        "delayed",
+        "leased",
+        "dead",
+        "taken",
+        "delivered",
+        "acked",
+        "deleted",
+        "expired",
+        "purged",
+        "dropped",
+        "bytes",
+    ]
     books = dict(zip(words, reply))
     books["imbalance"] = 2 * books["added"] - sum(books[word] for word in words[:-1])
     return books

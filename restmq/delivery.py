@@ -91,11 +91,7 @@ class Delivery(Service):
         except Error:
             self.leave(consumer)
             raise
-        return {
-            name: (self.queues[name].position, self.queues[name].epoch)
-            for name in queues
-            if name in self.queues
-        }
+        return {name: (self.queues[name].position, self.queues[name].epoch) for name in queues if name in self.queues}
 
     def leave(self, consumer: Consumer) -> None:
         """A consumer went; what it did not get goes to the next."""

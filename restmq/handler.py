@@ -109,9 +109,9 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         acl.admit(request)
         if section is not None:
             allowed = request.connection.allowed
-            if allowed.get(section) != acl.generation or self.app.config.xheaders:
-                if acl.check(section, request):
-                    allowed[section] = acl.generation
+            known = allowed.get(section) == acl.generation and not self.app.config.xheaders
+            if not known and acl.check(section, request):
+                allowed[section] = acl.generation
 
     def left(self) -> None:
         """The client went before it was answered."""
@@ -307,9 +307,11 @@ class Application(web.Application):  # type: ignore[misc]
         head = self._heads.get((status, type))
         if head is None:
             reason = responses.get(status, "Error").encode("ascii")
-            head = (
-                b"HTTP/1.1 %d %b\r\nServer: RestMQ\r\nDate: %b\r\nX-Content-Type-Options: nosniff\r\n%b"
-                % (status, reason, self.wheel.date, b"Content-Type: %b\r\n" % type if type else b"")
+            head = b"HTTP/1.1 %d %b\r\nServer: RestMQ\r\nDate: %b\r\nX-Content-Type-Options: nosniff\r\n%b" % (
+                status,
+                reason,
+                self.wheel.date,
+                b"Content-Type: %b\r\n" % type if type else b"",
             )
             self._heads[(status, type)] = head
         return head

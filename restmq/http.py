@@ -86,9 +86,7 @@ class Fields:
         self.expects = b"100-continue" in values.get(b"expect", b"").lower()
         kind = values.get(b"content-type", b"").partition(b";")[0].strip().lower()
         self.form = {b"application/x-www-form-urlencoded": 1, b"multipart/form-data": 2}.get(kind, 0)
-        self.special = any(
-            name.startswith(b"restmq-") or name in (b"sec-purpose", b"if-match") for name in values
-        )
+        self.special = any(name.startswith(b"restmq-") or name in (b"sec-purpose", b"if-match") for name in values)
 
 
 _memo: dict[tuple[bytes, bool], Fields] = {}

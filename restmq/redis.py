@@ -122,7 +122,7 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
         """Connect, and again whenever the connection is lost."""
         endpoint: IStreamClientEndpoint
         if self.address.startswith("unix:"):
-            endpoint = UNIXClientEndpoint(self.clock, self.address[5:])  # type: ignore[no-untyped-call]
+            endpoint = UNIXClientEndpoint(self.clock, self.address[5:])
         else:
             host, _, port = self.address.rpartition(":")
             endpoint = TCP4ClientEndpoint(self.clock, host.strip("[]"), int(port))

@@ -259,12 +259,20 @@ class WebSocket(Live):
     def _farewell(self, code: int, why: str) -> None:
         assert self._stream is not None
         self._commands.clear()
-        self._closing = self._clock.callLater(PATIENCE, self._stream.abort)
+        self._closing = self._clock.callLater(PATIENCE, self._give_up)
         self._stream.write(close_frame(code, why))
         if self._held:
             self._held = False
             self._stream.resume()
             self._read()
+
+    def _give_up(self) -> None:
+        """The client did not answer the Close frame, or did not even take it."""
+        assert self._stream is not None
+        if self._stream.unsent:
+            self._stream.abort()
+        else:
+            self._stream.close()
 
     def lost(self) -> None:
         """The connection is gone."""

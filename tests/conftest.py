@@ -53,10 +53,9 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self.process = subprocess.Popen(
-            [self.binary, "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "yes"]
-            + ["--appendfsync", "everysec", "--dir", str(self.folder), "--logfile", str(self.folder / "redis.log")]
-        )
+        options = f"--port 0 --unixsocket {self.socket} --appendonly yes --dir {self.folder}".split()
+        log = str(self.folder / "redis.log")
+        self.process = subprocess.Popen([self.binary, *options, "--save", "", "--logfile", log])
         for _ in range(200):
             try:
                 with socket.socket(socket.AF_UNIX) as one:

@@ -1,4 +1,4 @@
-"""Comet and SSE: frames, and consumers that do not read, without a socket; then the wire of a real instance."""
+"""Comet and SSE: frames and consumers that do not read, without a socket; then the wire of a real instance."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_an_object_has_the_seeds_fields_order_and_spacing() -> None:
 @pytest.mark.parametrize("value", ["", "007", 'a"b\\c', "é\u2028\U0001f600", "\r\n", "\x00", "</script>"])
 def test_any_value_comes_back_from_its_object_as_it_was_and_the_object_is_ascii(value: str) -> None:
     (document,) = documents(batch(value, queue="ä:b"))
-    assert document.isascii() and "\n" not in document and "\r" not in document
+    assert document.isascii()
+    assert "\n" not in document
+    assert "\r" not in document
     assert json.loads(document) == {"key": "ä:b:1", "value": value}
     assert json.dumps(json.loads(document)) == document
 
@@ -103,7 +105,8 @@ def test_what_came_early_on_several_queues_lies_between_the_ids_before_and_after
     assert sse.unsent == sse.written > 0
     sse.open(wire, {b"a": (6, b"x"), b"b": (2, b"y")})
     assert wire.data == (b'retry: 2000\nid: 5@x,2@y\n\ndata: {"key": "a:1", "value": "v"}\n\nid: 6@x,2@y\n\n')
-    assert sse.unsent == 0 and sse.written == 36  # what stands before and between elements is not counted
+    assert sse.unsent == 0
+    assert sse.written == 36
 
 
 def test_a_comment_is_one_line_whatever_the_reason_says() -> None:
@@ -126,16 +129,19 @@ def test_what_comes_before_the_stream_is_open_waits_and_goes_out_first() -> None
     give(comet)
     assert comet.unsent == comet.written == 30
     comet.open(wire, START)
-    assert wire.data == b'{"key": "q:1", "value": "v"}\r\n' and (comet.written, comet.unsent) == (30, 0)
+    assert wire.data == b'{"key": "q:1", "value": "v"}\r\n'
+    assert (comet.written, comet.unsent) == (30, 0)
 
 
 def test_a_full_stream_is_told_and_when_it_drains_too() -> None:
     comet, wire = opened(Comet, Clock())
     wire.stuck = True
     give(comet)
-    assert comet.full and comet.app.delivery.told == ["full"]
+    assert comet.full
+    assert comet.app.delivery.told == ["full"]
     wire.drain()
-    assert not comet.full and comet.app.delivery.told == ["full", "drained"]
+    assert not comet.full
+    assert comet.app.delivery.told == ["full", "drained"]
 
 
 def test_who_has_more_than_the_bound_waiting_is_dropped_and_the_log_says_so_once(logged: list[str]) -> None:
@@ -144,8 +150,10 @@ def test_who_has_more_than_the_bound_waiting_is_dropped_and_the_log_says_so_once
     wire.stuck = True
     for _ in range(20):
         give(comet, other)
-    assert wire.aborted and len(wire.data) <= 100 + 30
-    assert len(beside.parts) == 20 and not beside.closed
+    assert wire.aborted
+    assert len(wire.data) <= 100 + 30
+    assert len(beside.parts) == 20
+    assert not beside.closed
     assert [line for line in logged if "does not read" in line] == [
         "comet:consumer 127.0.0.1 of q does not read: dropped, 120 bytes wait for it"
     ]
@@ -161,7 +169,8 @@ def test_one_value_larger_than_the_bound_does_not_drop_a_consumer_that_reads() -
     assert not wire.closed
     wire.drain()
     give(comet)
-    assert not wire.closed and len(wire.parts) == 2
+    assert not wire.closed
+    assert len(wire.parts) == 2
 
 
 def test_who_takes_nothing_for_the_stall_time_is_dropped(logged: list[str]) -> None:
@@ -172,7 +181,8 @@ def test_who_takes_nothing_for_the_stall_time_is_dropped(logged: list[str]) -> N
     clock.pump([15] * 4)
     assert not wire.aborted
     clock.advance(15)
-    assert wire.aborted and "none of 30 waiting bytes moved for 60 s" in logged[-1]
+    assert wire.aborted
+    assert "none of 30 waiting bytes moved for 60 s" in logged[-1]
 
 
 def test_who_takes_a_little_now_and_then_stays() -> None:
@@ -231,14 +241,16 @@ def test_a_consumer_that_the_reloaded_rules_forbid_is_closed_at_the_next_heartbe
     sse.app.acl.generation += 1
     sse.app.acl.refusal = Forbidden("127.0.0.1 is not let in")
     clock.advance(15)
-    assert wire.closed and b": 127.0.0.1 is not let in\n" in wire.data
+    assert wire.closed
+    assert b": 127.0.0.1 is not let in\n" in wire.data
     assert sse.app.delivery.told == ["left"]
 
 
 def test_the_end_of_an_instance_tells_an_event_source_when_to_come_again() -> None:
     sse, wire = opened(Sse, Clock())
     sse.close("the server is ending")
-    assert wire.closed and not wire.aborted
+    assert wire.closed
+    assert not wire.aborted
     assert wire.data.endswith(b": the server is ending\nretry: %d\n\n" % RETRY_ENDING)
 
 
@@ -247,7 +259,8 @@ def test_closing_one_that_has_not_taken_all_cuts_it_for_the_rest_goes_to_others(
     wire.stuck = True
     give(comet)
     comet.close("the server is ending")
-    assert wire.aborted and comet.unsent == 30
+    assert wire.aborted
+    assert comet.unsent == 30
 
 
 def test_after_the_end_nothing_is_written_and_no_timer_is_left() -> None:
@@ -256,7 +269,8 @@ def test_after_the_end_nothing_is_written_and_no_timer_is_left() -> None:
     wire.on_lost()
     give(comet)
     comet.close("again")
-    assert wire.data == b"" and clock.getDelayedCalls() == []
+    assert wire.data == b""
+    assert clock.getDelayedCalls() == []
     assert comet.app.delivery.told == ["left"]
 
 
@@ -373,7 +387,8 @@ def test_roundrobin_is_a_strict_turn_over_all_transports(instance: Any, listen: 
     assert sorted(number for each in numbers for number in each) == list(range(1, 41))
     for each in numbers:
         assert each == list(range(each[0], 41, 5))
-    assert len(consumers[1].ids) == 1 and consumers[1].body.count(b"data:") == 8
+    assert len(consumers[1].ids) == 1
+    assert consumers[1].body.count(b"data:") == 8
 
 
 def test_stop_keeps_elements_and_start_lets_them_go_on(instance: Any, listen: Any, queue: str) -> None:
@@ -411,14 +426,16 @@ def test_a_hundred_queues_on_one_connection(instance: Any, listen: Any, queue: s
 )
 def test_names_and_options_that_are_not_right_are_refused(instance: Any, listen: Any, target: str) -> None:
     answer = listen(instance, target)
-    assert answer.status == 400 and answer.headers["content-type"] == "application/problem+json"
+    assert answer.status == 400
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("target", ["/c/a", "/sse/a", "/ws/a"])
 @pytest.mark.parametrize("method", ["HEAD", "POST", "DELETE"])
 def test_a_live_address_takes_only_get(instance: Any, listen: Any, target: str, method: str) -> None:
     answer = listen(instance, target, method=method, headers="Content-Length: 0\r\n")
-    assert answer.status == 405 and answer.headers["allow"] == "GET"
+    assert answer.status == 405
+    assert answer.headers["allow"] == "GET"
 
 
 def test_an_old_client_gets_a_stream_without_chunks(instance: Any, listen: Any, queue: str) -> None:
@@ -442,7 +459,9 @@ def test_a_consumer_that_leaves_gives_what_it_was_not_sent_to_the_next(
     lazy.close()
     busy.until(lambda c: not c.quiet(0.5).read(0.5))
     got, theirs = {one["key"] for one in lazy.objects}, [one["key"] for one in busy.objects]
-    assert got and len(theirs) == len(set(theirs)) and not got & set(theirs)
+    assert got
+    assert len(theirs) == len(set(theirs))
+    assert not got & set(theirs)
     # What is missing was in kernels' buffers, a few MB; its share was ten, and the rest went on.
     assert len(theirs) > count * 0.6
     assert instance.http("GET", f"/q/{queue}")[0] == 204
@@ -490,7 +509,8 @@ def test_access_rules_hold_for_streams_and_after_a_reload_for_open_ones_too(
 def test_a_password_is_asked_for_and_taken(start: Any, listen: Any) -> None:
     one = start("[comet:consumer]\nusername = me\npassword = secret\n")
     refused = listen(one, "/c/a")
-    assert refused.status == 401 and refused.headers["www-authenticate"].startswith("Basic ")
+    assert refused.status == 401
+    assert refused.headers["www-authenticate"].startswith("Basic ")
     assert listen(one, "/c/a", headers="Authorization: Basic bWU6c2VjcmV0\r\n").status == 200
 
 
@@ -503,10 +523,13 @@ def test_without_redis_sse_says_why_with_200_and_comet_with_503_and_who_is_there
         stays = listen(one, f"/c/{queue}")
         redis.stop()
         sse = listen(one, f"/sse/{queue}.away").until_end()
-        assert sse.status == 200 and sse.headers["content-type"] == "text/event-stream"
-        assert sse.body.startswith(b": ") and sse.body.endswith(b"\nretry: 2000\n\n")
+        assert sse.status == 200
+        assert sse.headers["content-type"] == "text/event-stream"
+        assert sse.body.startswith(b": ")
+        assert sse.body.endswith(b"\nretry: 2000\n\n")
         comet = listen(one, f"/c/{queue}.away")
-        assert comet.status == 503 and comet.headers["retry-after"] == "1"
+        assert comet.status == 503
+        assert comet.headers["retry-after"] == "1"
         ws = listen(one, f"/ws/{queue}.away", headers=HANDSHAKE)
         assert ws.status == 503
         redis.start()
