@@ -1,0 +1,208 @@
+"""The HTTP side is strict: raw bytes in, the statuses that come back, and whether the connection stays open."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.wire
+H = "Host: localhost\r\n"
+TEXT = "Content-Type: text/plain\r\n"
+GET = f"GET /healthz HTTP/1.1\r\n{H}\r\n"
+OPEN, CLOSED = True, False
+
+
+def post(extra: str, body: str = "") -> str:
+    """A POST of text with more header lines."""
+    return f"POST /q/http HTTP/1.1\r\n{H}{TEXT}{extra}\r\n{body}"
+
+
+def talk(port: int, parts: list[bytes], half: bool = False, wait: float = 0.4) -> tuple[list[int], bool, bytes]:
+    """Send the parts; answers the statuses, whether the connection is open after `wait` seconds, and all bytes."""
+    with socket.create_connection(("127.0.0.1", port)) as link:
+        link.settimeout(wait)
+        got = b""
+        try:
+            for part in parts:
+                link.sendall(part)
+                if len(parts) > 1:
+                    time.sleep(0.02)
+            if half:
+                link.shutdown(socket.SHUT_WR)
+            while True:
+                data = link.recv(65536)
+                if not data:
+                    return statuses(got), CLOSED, got
+                got += data
+        except socket.timeout:
+            return statuses(got), OPEN, got
+        except OSError:
+            return statuses(got), CLOSED, got
+
+
+def statuses(data: bytes) -> list[int]:
+    """The status of every answer."""
+    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d{3}) ", data)]
+
+
+MULTIPART = "Content-Type: multipart/form-data; boundary=B\r\n"
+
+
+def multipart(body: bytes) -> bytes:
+    """A POST of multipart/form-data."""
+    return f"POST /q/http HTTP/1.1\r\n{H}{MULTIPART}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+CASES: list[tuple[str, Any, list[int], bool]] = [
+    ("two hot requests pipelined", f"GET /q/none HTTP/1.1\r\n{H}\r\n" * 2, [204, 204], OPEN),
+    ("a hot one, then a cold one", f"GET /q/none HTTP/1.1\r\n{H}\r\n{GET}", [204, 200], OPEN),
+    ("a cold one, then a hot one", f"{GET}GET /q/none HTTP/1.1\r\n{H}\r\n", [200, 204], OPEN),
+    ("hot, cold, hot, cold", f"GET /q/none HTTP/1.1\r\n{H}\r\n{GET}" * 2, [204, 200, 204, 200], OPEN),
+    ("three cold ones", GET * 3, [200, 200, 200], OPEN),
+    ("two posts", post("Content-Length: 3\r\n", "abc") * 2, [200, 200], OPEN),
+    ("after close nothing is read", GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n") + GET, [200], CLOSED),
+    ("a chunked body", post("Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\n\r\n"), [200], OPEN),
+    ("chunk extensions", post("Transfer-Encoding: chunked\r\n", "3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n"), [200], OPEN),
+    ("a chunk too long", post("Transfer-Encoding: chunked\r\n", "2\r\nabc\r\n0\r\n\r\n"), [400], CLOSED),
+    ("length and chunked", post("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), [400], CLOSED),
+    ("a request as a chunk", post("Transfer-Encoding: chunked\r\n", GET), [400], CLOSED),
+    ("gzip coding", post("Transfer-Encoding: gzip, chunked\r\n"), [501], CLOSED),
+    *[
+        (f"length {bad}", post(f"Content-Length: {bad}\r\n", "abcdefgh\r\n\r\n"), [400], CLOSED)
+        for bad in ("-5", "abc", "5_0", "+3", "3,3", "0x3", "\uff13", "")
+    ],
+    ("the same length twice", post("Content-Length: 3\r\nContent-Length: 3\r\n", "abc"), [200], OPEN),
+    ("two lengths", post("Content-Length: 3\r\nContent-Length: 5\r\n", "abcde"), [400], CLOSED),
+    ("a space before the colon", post("Content-Length : 3\r\n", "abc"), [400], CLOSED),
+    ("ten terabytes", post("Content-Length: 10000000000000\r\n", "abc"), [413], CLOSED),
+    ("a hidden header after NEL", f"GET /healthz HTTP/1.1\r\n{H}X-A: a\x85Content-Length: 3\r\n\r\n", [200], OPEN),
+    ("a hidden header after VT", f"GET /healthz HTTP/1.1\r\n{H}X-A: a\x0bContent-Length: 3\r\n\r\n", [400], CLOSED),
+    ("a lone CR", f"GET /healthz HTTP/1.1\r\n{H}X-A: a\rContent-Length: 3\r\n\r\n", [400], CLOSED),
+    ("a folded header", f"GET /healthz HTTP/1.1\r\n{H}X-A: a\r\n b\r\n\r\n", [400], CLOSED),
+    ("a fold at first", f"GET /healthz HTTP/1.1\r\n b\r\n{H}\r\n", [400], CLOSED),
+    ("a header without colon", f"GET /healthz HTTP/1.1\r\n{H}nocolon\r\n\r\n", [400], CLOSED),
+    ("a header without name", f"GET /healthz HTTP/1.1\r\n{H}: v\r\n\r\n", [400], CLOSED),
+    ("lines that end in LF", "GET /healthz HTTP/1.1\nHost: localhost\n\n", [400], CLOSED),
+    ("one line that ends in LF", "GET /healthz HTTP/1.1\r\nHost: localhost\nX-A: b\r\n\r\n", [400], CLOSED),
+    ("an empty line at first", "\r\n" + GET, [200], OPEN),
+    ("no Host", "GET /healthz HTTP/1.1\r\n\r\n", [400], CLOSED),
+    ("two Hosts", f"GET /healthz HTTP/1.1\r\n{H}Host: y\r\n\r\n", [400], CLOSED),
+    ("HTTP/1.0", f"GET /healthz HTTP/1.0\r\n{H}\r\n", [200], CLOSED),
+    ("HTTP/1.0 Keep-Alive", f"GET /healthz HTTP/1.0\r\n{H}Connection: Keep-Alive\r\n\r\n", [200], OPEN),
+    ("HTTP/1.0 keep-alive", f"GET /healthz HTTP/1.0\r\n{H}Connection: keep-alive\r\n\r\n", [200], OPEN),
+    ("Connection: Close", f"GET /healthz HTTP/1.1\r\n{H}Connection: Close\r\n\r\n", [200], CLOSED),
+    ("Connection: close, TE", f"GET /healthz HTTP/1.1\r\n{H}Connection: close, TE\r\n\r\n", [200], CLOSED),
+    ("HTTP/9.9", f"GET /healthz HTTP/9.9\r\n{H}\r\n", [400], CLOSED),
+    ("HTTP/1.1foo", f"GET /healthz HTTP/1.1foo\r\n{H}\r\n", [400], CLOSED),
+    ("HTTP/0.9", "GET /healthz\r\n\r\n", [400], CLOSED),
+    ("HTTP/2's preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [400], CLOSED),
+    ("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200 + b"\r\n\r\n", [400], CLOSED),
+    ("Expect", [post("Content-Length: 3\r\nExpect: 100-continue\r\n"), "abc"], [100, 200], OPEN),
+    ("Expect in capitals", [post("Content-Length: 3\r\nExpect: 100-Continue\r\n"), "abc"], [100, 200], OPEN),
+    ("an absolute URI", f"GET http://localhost/healthz HTTP/1.1\r\n{H}\r\n", [200], OPEN),
+    ("OPTIONS *", f"OPTIONS * HTTP/1.1\r\n{H}\r\n", [404], OPEN),
+    ("a space in the URI", f"GET /heal thz HTTP/1.1\r\n{H}\r\n", [400], CLOSED),
+    ("NUL in the URI", f"GET /q/a\x00b HTTP/1.1\r\n{H}\r\n", [400], CLOSED),
+    ("NUL in a header", f"GET /healthz HTTP/1.1\r\n{H}X: a\x00b\r\n\r\n", [400], CLOSED),
+    ("latin-1 in a header", f"GET /healthz HTTP/1.1\r\n{H}X: \xe9\r\n\r\n".encode("latin-1"), [200], OPEN),
+    ("a garbled method", f"G\x01ET /healthz HTTP/1.1\r\n{H}\r\n", [400], CLOSED),
+    ("POST without a length", f"POST /q/http HTTP/1.1\r\n{H}{TEXT}\r\n", [200], OPEN),
+    ("POST of length 0", post("Content-Length: 0\r\n"), [200], OPEN),
+    ("GET with a body", f"GET /healthz HTTP/1.1\r\n{H}Content-Length: 3\r\n\r\nabc{GET}", [200, 200], OPEN),
+    ("DELETE with a body", f"DELETE /q/none HTTP/1.1\r\n{H}Content-Length: 3\r\n\r\nv=1", [200], OPEN),
+    ("a URI of 8,000", f"GET /q/{'a' * 8000} HTTP/1.1\r\n{H}\r\n", [400], OPEN),
+    ("a URI of 9,000", f"GET /q/{'a' * 9000} HTTP/1.1\r\n{H}\r\n", [414], CLOSED),
+    ("a header of 17,000", f"GET /healthz HTTP/1.1\r\n{H}X: {'a' * 17000}\r\n\r\n", [431], CLOSED),
+    (
+        "101 headers",
+        f"GET /healthz HTTP/1.1\r\n{H}{'X: 1' + chr(13) + chr(10)}" * 1 + "Y: 1\r\n" * 100 + "\r\n",
+        [431],
+        CLOSED,
+    ),
+    ("a head without end", f"GET /healthz HTTP/1.1\r\n{H}" + ("X: " + "a" * 1000 + "\r\n") * 20, [431], CLOSED),
+    ("3 MB", post("Content-Length: 3000000\r\n", "a" * 3000000), [413], OPEN),
+    ("bytes that come apart", [bytes([one]) for one in GET.encode()], [200], OPEN),
+    (
+        "multipart",
+        multipart('--B\r\nContent-Disposition: form-data; name="value"\r\n\r\né\r\n--B--\r\n'.encode()),
+        [200],
+        OPEN,
+    ),
+    (
+        "a file without a value",
+        multipart(b'--B\r\nContent-Disposition: form-data; name="x"\r\n\r\n\0\xff\r\n--B--\r\n'),
+        [400],
+        OPEN,
+    ),
+    (
+        "multipart that is not UTF-8",
+        multipart(b'--B\r\nContent-Disposition: form-data; name="\xff"\r\n\r\nv\r\n--B--\r\n'),
+        [400],
+        OPEN,
+    ),
+    ("multipart without a name", multipart(b"--B\r\nnocolon\r\n\r\nv\r\n--B--\r\n"), [400], OPEN),
+    (
+        "multipart without an end",
+        multipart(b'--B\r\nContent-Disposition: form-data; name="value"\r\n\r\nv'),
+        [400],
+        OPEN,
+    ),
+]
+
+
+@pytest.mark.parametrize(("sent", "wanted", "stays"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_raw_requests(instance: Any, sent: Any, wanted: list[int], stays: bool) -> None:
+    parts = sent if isinstance(sent, list) else [sent]
+    raw = [part if isinstance(part, bytes) else part.encode("utf-8") for part in parts]
+    got, still, data = talk(instance.port, raw)
+    assert (got, still) == (wanted, stays), data[:600]
+    assert b"Traceback" not in data
+
+
+def test_pipelined_answers_come_in_the_order_of_their_requests(instance: Any, queue: str) -> None:
+    posts = [
+        f"POST /q/{queue} HTTP/1.1\r\n{H}{TEXT}Content-Length: {len(str(n))}\r\n\r\n{n}"
+        + (f"GET /p/{queue} HTTP/1.1\r\n{H}\r\n" if n % 50 == 0 else "")
+        for n in range(1, 301)
+    ]
+    got, still, data = talk(instance.port, ["".join(posts).encode()], wait=1.0)
+    assert got == [200] * 306
+    assert still
+    assert re.findall(rb"\r\n" + queue.encode() + rb":(\d+)\r\n", data) == [b"%d" % n for n in range(1, 301)]
+
+
+def test_an_answer_leaves_though_the_client_closed_its_side(instance: Any) -> None:
+    assert talk(instance.port, [GET.encode()], half=True)[:2] == ([200], CLOSED)
+
+
+def test_half_a_body_and_a_close_store_nothing(instance: Any, queue: str) -> None:
+    head = f"POST /q/{queue} HTTP/1.1\r\n{H}{TEXT}Content-Length: 10\r\n\r\nabc"
+    assert talk(instance.port, [head.encode()], half=True)[0] == []
+    assert instance.http("GET", f"/q/{queue}")[0] == 204
+
+
+def test_slow_heads_bodies_and_idle_connections_end_in_time(start: Any) -> None:
+    one = start("[limits]\nhead_timeout = 1s\nbody_timeout = 1s\nidle_timeout = 1s\n")
+    assert talk(one.port, [b"GET /hea"], wait=4.0)[:2] == ([408], CLOSED)
+    assert talk(one.port, [post("Content-Length: 9\r\n", "a").encode()], wait=4.0)[:2] == ([408], CLOSED)
+    assert talk(one.port, [GET.encode()], wait=4.0)[:2] == ([200], CLOSED)
+
+
+def test_an_error_does_not_harm_the_request_before_it(instance: Any, queue: str) -> None:
+    good = f"POST /q/{queue} HTTP/1.1\r\n{H}{TEXT}Content-Length: 4\r\n\r\ngood"
+    got, still, _ = talk(instance.port, [(good + "BROKEN\r\n\r\n").encode()])
+    assert (got, still) == ([200, 400], CLOSED)
+    assert b'"good"' in instance.http("GET", f"/q/{queue}")[2]
+
+
+def test_errors_are_json_that_tell_what_to_do(instance: Any) -> None:
+    status, headers, body = instance.http("PUT", "/q/any")
+    assert status == 405
+    assert headers["allow"] == "POST, GET, HEAD, DELETE"
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert body.startswith(b'{"error": "') and body.endswith(b'"status": 405}\r\n')
