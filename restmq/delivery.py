@@ -45,6 +45,7 @@ class _Queue:
         self.told: tuple[int, int, int] = (0, 0, 0)
         self.written: list[int] = []
         self.refused: set[tuple[int, int]] = set()
+        self.unheard: list[Batch] = []  # broadcasts that came when nobody was left to hear them
 
 
 class Delivery(Service):
@@ -87,6 +88,9 @@ class Delivery(Service):
                 if consumer not in self.of:
                     break  # it left while it waited
                 queue.consumers.join(consumer)
+                unheard, queue.unheard = queue.unheard, []
+                for batch in unheard:
+                    queue.consumers.everyone(batch)
                 self._tell(queue)
         except Error:
             self.leave(consumer)
@@ -180,12 +184,12 @@ class Delivery(Service):
         if lost:  # they were on their way when the connection went
             self._back(queue, sorted(lost))
         queue.joined, queue.joining, queue.told = True, False, (ready, stuck, count)
+        waiting, queue.waiting = queue.waiting, []
+        for slot in waiting:  # each stands in the list before this returns, and so hears what was held back
+            slot.resolve(None)
         heldback, queue.heldback = queue.heldback, []
         for data in heldback:
             self._handle(queue, data)
-        waiting, queue.waiting = queue.waiting, []
-        for slot in waiting:
-            slot.resolve(None)
         self._tell(queue)
 
     def _live(self, queue: _Queue, ready: int, stuck: int, count: int, after: int | None) -> Slot[Any]:
@@ -223,6 +227,8 @@ class Delivery(Service):
     async def _said(self, queue: _Queue, numbers: tuple[int, int, int]) -> None:
         reply = await self._live(queue, *numbers, None)
         queue.policy = reply[3]
+        if numbers[2] == 0:
+            queue.unheard.clear()  # the script gave them back, or another instance has heard them
         if numbers[2] == 0 and not queue.consumers.all and not queue.waiting:
             await self._confirm_written(queue)
             if not queue.consumers.all and not queue.waiting and self.queues.get(queue.name) is queue:
@@ -303,7 +309,10 @@ class Delivery(Service):
 
     def _broadcast(self, queue: _Queue, batch: Batch) -> None:
         queue.position = batch.first + len(batch.elements) - 1
-        queue.consumers.everyone(batch)
+        if queue.consumers.all:
+            queue.consumers.everyone(batch)
+        else:  # the last one left just now: nobody heard this, and nobody may confirm it
+            queue.unheard.append(batch)
 
     def _give(self, queue: _Queue, elements: list[Element]) -> None:
         refused = queue.consumers.give(queue.name, elements, queue.epoch)
