@@ -75,7 +75,7 @@ def unsent(transport: Any) -> int:
     inner = getattr(transport, "transport", transport) if not hasattr(transport, "dataBuffer") else transport
     if not hasattr(inner, "dataBuffer"):
         return cork.waiting(transport)
-    waiting = len(inner.dataBuffer) - inner.offset + sum(map(len, inner._tempDataBuffer))
+    waiting = len(inner.dataBuffer) - inner.offset + inner._tempDataLen
     return int(waiting) + cork.waiting(transport)
 
 

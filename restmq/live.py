@@ -56,9 +56,7 @@ def check_options(handler: Handler) -> None:
     """Refuse what a stream does not know. Raises BadOption."""
     handler.options({})
     if any(word == b"callback" for word, _ in handler.request.query):
-        raise BadOption(
-            "callback is for plain JSON answers, not for a stream: read it line by line, or use /sse"
-        )
+        raise BadOption("callback is for plain JSON answers, not for a stream: read it line by line, or use /sse")
 
 
 class Live:
@@ -95,7 +93,7 @@ class Live:
         self._left = 0
 
     async def join(self, handler: Handler) -> dict[bytes, tuple[int, bytes]] | None:
-        """Elements may come from here on. Answers each queue's (position, epoch); None when the client has left.
+        """Elements may come from here on. Answers each queue's (position, epoch), None when the client left.
 
         Raises Unavailable when Redis cannot be asked; then nothing is left behind.
         """
@@ -127,7 +125,7 @@ class Live:
 
     @property
     def unsent(self) -> int:
-        """Bytes of `written` that are not yet with the kernel; never too few. It stays as it was at the end."""
+        """Bytes that are not yet with the kernel; after the end it stays as it was then."""
         if self.ended:
             return self._left
         return self.written if self._stream is None else self._stream.unsent
@@ -226,7 +224,7 @@ class Live:
             queues=b",".join(self.queues).decode("utf-8"),
             why=why,
         )
-        self._end()  # the stream's end calls lost() and so leave(): Delivery may be in the middle of its round now
+        self._end()  # leave() follows when the stream is lost: Delivery may be in the middle of its round now
         self._stream.abort()
 
     def _end(self) -> None:

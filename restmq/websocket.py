@@ -94,7 +94,7 @@ def _tokens(fields: dict[bytes, bytes], name: bytes) -> list[bytes]:
 
 
 class WebSocket(Live):
-    """A consumer of /ws/NAMES: elements go out as text messages, commands come in and are answered in order."""
+    """A consumer of /ws/NAMES: elements go out as text messages, commands are answered in order."""
 
     section = "websocket:consumer"
     framing = "websocket"
@@ -188,9 +188,7 @@ class WebSocket(Live):
     async def command(self, text: str) -> bytes:
         """Run one command; what a client did wrong is an answer too."""
         try:
-            return await commands.run(
-                self.app, text, lambda section: self.app.acl.check(section, self.request)
-            )
+            return await commands.run(self.app, text, lambda section: self.app.acl.check(section, self.request))
         except Error as problem:
             return problem.render()
 

@@ -91,9 +91,7 @@ class _Consumer(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         plan = self.run.plan
-        head = (
-            f"GET {plan.prefix}/{TRANSPORTS[plan.transport]}/{plan.queue} HTTP/1.1\r\nHost: {plan.host}\r\n"
-        )
+        head = f"GET {plan.prefix}/{TRANSPORTS[plan.transport]}/{plan.queue} HTTP/1.1\r\nHost: {plan.host}\r\n"
         if plan.transport == "websocket":
             key = base64.b64encode(os.urandom(16)).decode("ascii")
             head += f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
@@ -201,9 +199,7 @@ async def run(plan: Plan) -> Result:
     await asyncio.sleep(0.2)
     before = sum(consumer.ends for consumer in consumers)
     start = time.perf_counter()
-    producers = [
-        _Producer(state, range(place, plan.messages, plan.producers)) for place in range(plan.producers)
-    ]
+    producers = [_Producer(state, range(place, plan.messages, plan.producers)) for place in range(plan.producers)]
     for producer in producers:
         await loop.create_connection(lambda producer=producer: producer, plan.host, plan.port)  # type: ignore[misc]
     await asyncio.wait_for(asyncio.gather(*(producer.done for producer in producers)), plan.limit)

@@ -1,4 +1,4 @@
-"""Comet and SSE: frames and consumers that do not read, without a socket; then the wire of a real instance."""
+"""Comet and SSE: frames and slow consumers without a socket; then the wire of a real instance."""
 
 from __future__ import annotations
 
@@ -309,9 +309,7 @@ def texts(count: int) -> list[str]:
     return [f"v{number}" for number in range(count)]
 
 
-def test_comet_answers_as_a_stream_that_nothing_on_the_way_holds_back(
-    instance: Any, listen: Any, queue: str
-) -> None:
+def test_comet_answers_as_a_stream_that_nothing_on_the_way_holds_back(instance: Any, listen: Any, queue: str) -> None:
     comet = listen(instance, f"/c/{queue}")
     assert comet.status == 200
     assert comet.headers["content-type"] == "application/x-ndjson"
@@ -446,9 +444,7 @@ def test_an_old_client_gets_a_stream_without_chunks(instance: Any, listen: Any, 
     assert comet.body == f'{{"key": "{queue}:1", "value": "v"}}\r\n'.encode()
 
 
-def test_a_consumer_that_leaves_gives_what_it_was_not_sent_to_the_next(
-    instance: Any, listen: Any, queue: str
-) -> None:
+def test_a_consumer_that_leaves_gives_what_it_was_not_sent_to_the_next(instance: Any, listen: Any, queue: str) -> None:
     assert instance.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
     lazy, busy = listen(instance, f"/c/{queue}", buffer=4096), listen(instance, f"/c/{queue}")
     count, value = 400, "x" * 50000
@@ -467,9 +463,7 @@ def test_a_consumer_that_leaves_gives_what_it_was_not_sent_to_the_next(
     assert instance.http("GET", f"/q/{queue}")[0] == 204
 
 
-def test_a_consumer_that_does_not_read_is_dropped_and_disturbs_nobody(
-    start: Any, listen: Any, queue: str
-) -> None:
+def test_a_consumer_that_does_not_read_is_dropped_and_disturbs_nobody(start: Any, listen: Any, queue: str) -> None:
     one = start("[live]\nmax_waiting = 64KiB\n")
     slow, fast = listen(one, f"/c/{queue}", buffer=4096), listen(one, f"/c/{queue}")
     count, value = 300, "x" * 40000

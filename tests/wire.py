@@ -113,9 +113,7 @@ class Door:
         return True
 
 
-def handler(
-    heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 1000, max_value: int = 1000
-) -> Any:
+def handler(heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 1000, max_value: int = 1000) -> Any:
     """As much of a Handler as a consumer looks at."""
     settings = SimpleNamespace(
         heartbeat=heartbeat,
@@ -145,7 +143,7 @@ def ring(*consumers: Any) -> Consumers:
 
 
 class Listener:
-    """A live consumer of our own on a raw socket: reads HTTP/1.1 chunks, or as much as was announced, or all."""
+    """A live consumer of our own on a raw socket: reads chunks, or as much as was announced, or all."""
 
     def __init__(
         self,
@@ -164,9 +162,7 @@ class Listener:
         self.body = b""
         self.chunks = 0
         self.ended = False
-        self.socket.sendall(
-            f"{method} {target} HTTP/{version}\r\nHost: 127.0.0.1:{port}\r\n{headers}\r\n".encode()
-        )
+        self.socket.sendall(f"{method} {target} HTTP/{version}\r\nHost: 127.0.0.1:{port}\r\n{headers}\r\n".encode())
         raw = b""
         while b"\r\n\r\n" not in raw:
             data = self.socket.recv(65536)
@@ -175,9 +171,7 @@ class Listener:
         head, _, self._raw = raw.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
         self.status = int(lines[0].split(" ")[1])
-        self.headers = {
-            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
-        }
+        self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         self._chunked = self.headers.get("transfer-encoding") == "chunked"
         self._length = int(self.headers.get("content-length", -1))
         self._unframe()
