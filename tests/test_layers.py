@@ -1,0 +1,54 @@
+"""Imports point down, and the core stays small enough to read in an hour."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
+LAYERS = [
+    {"errors", "element", "slot", "clock", "cork", "ini", "options"},
+    {"scripts", "redis", "core"},
+    {"presence", "consumers", "delivery"},
+    {"cyclone3", "http", "acl", "handler", "rest", "commands", "live", "websocket", "admin"},
+    {"config", "log", "embedded", "tap", "web"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imported(module: str) -> set[str]:
+    """Every module that a module imports, dotted; those only for the type checker too."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            if node.module == "restmq":
+                found |= {f"restmq.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_its_own_layer_and_those_below(module: str) -> None:
+    for name in imported(module):
+        if name.startswith("restmq."):
+            assert LEVEL[name[7:]] <= LEVEL[module], f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_core_knows_redis_and_only_the_wire_knows_cyclone(module: str) -> None:
+    roots = {name.partition(".")[0] for name in imported(module)}
+    assert "txredisapi" not in roots or LEVEL[module] == 1
+    assert "hiredis" not in roots or LEVEL[module] == 1
+    assert "cyclone" not in roots or LEVEL[module] == 3
+
+
+def test_the_core_can_be_read_in_an_hour() -> None:
+    core = [PACKAGE / f"{name}.py" for level in (0, 1, 2) for name in LAYERS[level] if name != "ini"]
+    core += list(PACKAGE.rglob("*.lua"))
+    lines = sum(1 for path in core for line in path.read_text("utf-8").splitlines() if line.strip())
+    assert lines < 2500, lines
