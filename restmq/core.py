@@ -8,7 +8,8 @@ one script call. Read lua/lib/keys.lua for the keyspace, presence.py next.
 
 from __future__ import annotations
 
-import os
+import itertools
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -386,9 +387,13 @@ class Core:
         return answer
 
 
+_random = random.SystemRandom().getrandbits(64)
+_words = itertools.count(1)
+
+
 def _word() -> bytes:
-    """A short random word."""
-    return os.urandom(6).hex().encode("ascii")
+    """A word that no other instance makes: a random one of this process, and a count."""
+    return b"%x.%x" % (_random, next(_words))
 
 
 def _books(reply: Reply) -> dict[str, int]:

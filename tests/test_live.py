@@ -20,6 +20,8 @@ from wire import HANDSHAKE, Listener, Wire, batch, handler, ring
 from restmq.errors import Forbidden
 from restmq.live import RETRY_ENDING, Comet, Live, Sse, comment, documents
 
+pytestmark = pytest.mark.wire
+
 START = {b"q": (0, b"e")}
 
 

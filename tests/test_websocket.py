@@ -18,6 +18,8 @@ from wire import HANDSHAKE, Wire, batch, handler, ring
 from restmq.errors import BadRequest, Error, Forbidden, UpgradeRequired
 from restmq.websocket import MOST_COMMANDS, WebSocket, accept, check_handshake, close_frame, to_frame
 
+pytestmark = pytest.mark.wire
+
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 FIELDS = {
     b"upgrade": b"websocket",
