@@ -1,7 +1,9 @@
-"""What an add costs, counted instead of timed: calls of functions by the instance for each POST."""
+"""What an add costs, counted instead of timed: calls of functions for each POST, beside a stock cyclone handler."""
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import os
 import pstats
 import signal
@@ -12,43 +14,48 @@ import time
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, TWISTD, free_port, http_call
+from conftest import ROOT, free_port
 
-ADDS = 2000
-#: Counted 110 on CPython 3.11 with 16 connections, one request at a time each; one connection makes it more, for
-#: then nothing is shared. A stock cyclone handler with the same script makes over 700.
-MOST = 190
+loader = importlib.machinery.SourceFileLoader("bench", str(ROOT / "scripts" / "bench"))
+spec = importlib.util.spec_from_loader("bench", loader)
+assert spec is not None
+bench: Any = importlib.util.module_from_spec(spec)
+loader.exec_module(bench)
 
 
-def test_an_add_makes_few_calls(redis_server: Any, tmp_path: Path) -> None:
-    port, stats = free_port(), tmp_path / "stats"
-    command = [sys.executable, "-c", TWISTD, "--profiler=cprofile", f"--profile={stats}", "--savestats", "-n"]
-    command += ["--pidfile=", "restmq", "--port", str(port), "--redis", redis_server.address, "--data", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+def calls(command: list[str], port: int, stats: Path) -> float:
+    """Calls of Python's and built-in functions for one add, under the benchmark's own load."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=stats.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     try:
         for _ in range(200):
             try:
-                if http_call(port, "GET", "/readyz")[0] == 200:
-                    break
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
             except OSError:
                 time.sleep(0.05)
-        request = (
-            b"POST /q/cost HTTP/1.1\r\nHost: localhost\r\n"
-            b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 11\r\n\r\nvalue=hello"
-        )
-        with socket.create_connection(("127.0.0.1", port)) as link:
-            for _ in range(ADDS):
-                link.sendall(request)
-                assert link.recv(4096).startswith(b"HTTP/1.1 200")
+        time.sleep(0.5)
+        done = bench.load(port, 2, 16)
         process.send_signal(signal.SIGINT)
         process.wait(20)
     finally:
         process.kill()
     profile: Any = pstats.Stats(str(stats))
-    mine = sum(
-        calls
-        for (file, _, _), (_, calls, *_) in profile.stats.items()
-        if "importlib" not in file and calls >= ADDS // 2
-    )
-    assert mine / ADDS < MOST, f"{mine / ADDS:.0f} calls an add"
-    assert mine / ADDS > 20, "nothing was counted"
+    hot = sum(count for _, count, *_ in profile.stats.values() if count >= done // 20)
+    return float(hot / done)
+
+
+def test_an_add_makes_at_most_a_quarter_of_a_stock_handler_s_calls(redis_server: Any, tmp_path: Path) -> None:
+    one, two = free_port(), free_port()
+    script = tmp_path / "stock.py"
+    script.write_text(bench.STOCK)
+    profiled = ["-m", "cProfile", "-o", str(tmp_path / "stock"), str(script)]
+    stock = calls([*profiled, str(one), str(redis_server.socket)], one, tmp_path / "stock")
+    profiled = ["-c", bench.OURS, "--profiler=cprofile", f"--profile={tmp_path / 'ours'}", "--savestats"]
+    words = ["restmq", "--port", str(two), "--redis", redis_server.address, "--data", str(tmp_path)]
+    mine = calls([*profiled, "-n", "--pidfile=", *words], two, tmp_path / "ours")
+    print(f"stock {stock:.0f} calls an add, RestMQ {mine:.0f}")
+    assert 20 < mine <= stock / 4
