@@ -1,0 +1,16 @@
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
+
+check:  ## what every change must pass
+	scripts/test
+
+all:  ## every test on every Python and both servers
+	scripts/test --all
+
+lock:  ## make the locks of the .in files (needs uv)
+	for f in requirements requirements-test; do uv pip compile -q --universal --python-version 3.9 --generate-hashes --no-header --no-emit-index-url --no-annotate $$f.in -o $$f.lock; done
+
+bench:  ## what one add costs, beside stock cyclone
+	.test-env/cpython-3.11/bin/python scripts/bench
+
+.PHONY: help check all lock bench

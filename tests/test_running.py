@@ -1,0 +1,138 @@
+"""Starting, ending, and Redis going away: a real instance, a real Redis."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Instance, RedisServer
+
+pytestmark = pytest.mark.wire
+
+
+def until(done: Any, seconds: float = 15) -> None:
+    """Wait until done() is true."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_sigterm_ends_streams_cleanly_and_logs_no_trouble(start: Any, queue: str) -> None:
+    one = start()
+    link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=10)
+    link.request("GET", f"/c/{queue}")
+    stream = link.getresponse()
+    one.form(f"/q/{queue}", "value=last")
+    assert stream.readline() == b'{"key": "%s:1", "value": "last"}\r\n' % queue.encode()
+    one.process.send_signal(signal.SIGTERM)
+    assert stream.read() == b""  # the chunks end as they should
+    log = one.stop()
+    assert one.process.returncode in (0, -signal.SIGTERM)
+    assert "Traceback" not in log
+
+
+def test_a_consumer_s_disconnect_gives_the_elements_after_it_to_the_queue(instance: Any, queue: str) -> None:
+    with socket.create_connection(("127.0.0.1", instance.port)) as link:
+        link.sendall(f"GET /c/{queue} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert link.recv(1000).startswith(b"HTTP/1.1 200")
+    until(lambda: b'"consumers": 0' in instance.http("GET", f"/stats/{queue}")[2])
+    instance.form(f"/q/{queue}", "value=kept")
+    assert b'"kept"' in instance.http("GET", f"/q/{queue}")[2]
+
+
+def test_redis_away_is_503_and_live_consumers_stay(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "instance").mkdir()
+    redis = RedisServer(tmp_path / "redis")
+    one = Instance(tmp_path / "instance", redis.address)
+    try:
+        link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=20)
+        link.request("GET", "/c/away")
+        stream = link.getresponse()
+        assert one.form("/q/kept", "value=before")[0] == 200
+        time.sleep(1.2)  # everysec
+        redis.stop()
+        until(lambda: one.form("/q/away", "value=x")[0] == 503)
+        status, headers, body = one.http("GET", "/q/kept")
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert b'"stored": "no"' in body
+        assert one.http("GET", "/healthz")[0] == 200
+        assert one.http("GET", "/readyz")[0] == 503
+        sse = one.http("GET", "/sse/away")
+        assert sse[0] == 200 and b"retry:" in sse[2]
+        redis.start()
+        until(lambda: one.http("GET", "/readyz")[0] == 200)
+        assert b'"before"' in one.http("GET", "/q/kept")[2]
+        until(lambda: b'"consumers": 1' in one.http("GET", "/stats/away")[2])
+        assert one.form("/q/away", "value=after")[0] == 200
+        assert b'"after"' in stream.readline()
+    finally:
+        log = one.stop()
+        redis.stop()
+    assert "Traceback" not in log
+
+
+def test_two_instances_share_a_queue(start: Any, queue: str) -> None:
+    one, two = start(), start()
+    heard: dict[int, list[bytes]] = {}
+
+    def listen(instance: Any, lines: list[bytes]) -> None:
+        link = http.client.HTTPConnection("127.0.0.1", instance.port, timeout=20)
+        link.request("GET", f"/c/{queue}")
+        answer = link.getresponse()
+        while len(lines) < 150:
+            lines.append(answer.readline())
+
+    threads = []
+    for number, instance in enumerate((one, two, two)):
+        heard[number] = []
+        threads.append(threading.Thread(target=listen, args=(instance, heard[number]), daemon=True))
+        threads[-1].start()
+    until(lambda: b'"consumers": 3' in one.http("GET", f"/stats/{queue}")[2])
+    for n in range(150):
+        (one, two)[n % 2].form(f"/q/{queue}", f"value={n}")
+    for thread in threads:
+        thread.join(20)
+    assert len(heard[0]) == 150
+    assert heard[0] == heard[1] == heard[2]
+
+
+def test_start_sh_embeds_a_redis_and_finds_its_data_again(tmp_path: Path) -> None:
+    from conftest import free_port, http_call
+
+    port = free_port()
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["PYTHON"] = sys.executable
+    command = [str(ROOT / "start.sh"), "--port", str(port), "--data", str(tmp_path / "data"), "--redis", "embedded"]
+
+    def ready() -> bool:
+        try:
+            return http_call(port, "GET", "/readyz")[0] == 200
+        except OSError:
+            return False
+
+    took = []
+    for wanted in (b"kept:1\r\n", b'{"count": 0, "key": "kept:1", "value": "x"}\r\n'):
+        began = time.monotonic()
+        with (tmp_path / "log").open("ab") as log:
+            process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        until(ready, 100)
+        took.append(time.monotonic() - began)
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = (
+            http_call(port, "POST", "/q/kept", "value=x", form) if len(took) == 1 else http_call(port, "GET", "/q/kept")
+        )
+        assert answer[2] == wanted
+        process.terminate()
+        process.wait(20)
+    assert took[1] < 5, took  # two seconds on a machine that does nothing else
