@@ -36,6 +36,7 @@ def test_sigterm_ends_streams_cleanly_and_logs_no_trouble(start: Any, queue: str
     assert stream.readline() == b'{"key": "%s:1", "value": "last"}\r\n' % queue.encode()
     one.process.send_signal(signal.SIGTERM)
     assert stream.read() == b""  # the chunks end as they should
+    one.process.wait(20)
     log = one.stop()
     assert one.process.returncode in (0, -signal.SIGTERM)
     assert "Traceback" not in log
@@ -68,7 +69,7 @@ def test_redis_away_is_503_and_live_consumers_stay(tmp_path: Path) -> None:
         assert b'"stored": "no"' in body
         assert one.http("GET", "/healthz")[0] == 200
         assert one.http("GET", "/readyz")[0] == 503
-        sse = one.http("GET", "/sse/away")
+        sse = one.http("GET", "/sse/another")
         assert sse[0] == 200 and b"retry:" in sse[2]
         redis.start()
         until(lambda: one.http("GET", "/readyz")[0] == 200)
