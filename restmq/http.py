@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from collections import deque
 from collections.abc import Callable
 from functools import cached_property, lru_cache
@@ -30,6 +31,7 @@ MAX_FIELDS = 100
 MAX_AHEAD = 65536  # bytes of pipelined requests read before the first is answered
 DEPTH = 128  # pipelined requests in flight
 NEVER = 1 << 60
+_USER_TIMEOUT = 18  # TCP_USER_TIMEOUT of Linux, which PyPy's socket module does not name
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _HEAD = re.compile(
@@ -544,6 +546,13 @@ class Stream:
         self.connection.stream = self
         self.connection.deadline = NEVER
         self.transport.registerProducer(self, True)
+        self._watch()
+
+    def _watch(self) -> None:
+        """A peer that vanished without a word is noticed when nothing was acknowledged for `stall` (tcp(7))."""
+        if self.connection.peer_ip:
+            milliseconds = int(self.connection.app.config.stall * 1000)
+            self.transport.getHandle().setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, milliseconds)
 
     @property
     def unsent(self) -> int:
