@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+#: The browser is driven from CPython only: what it shows does not depend on the Python that serves it.
+collect_ignore = ["test_browser.py"] if sys.implementation.name == "pypy" else []
 ROOT = Path(__file__).resolve().parent.parent
 TWISTD = "from twisted.scripts.twistd import run; run()"
 
