@@ -432,7 +432,7 @@ def test_a_command_needs_the_section_of_its_command(start: Any, queue: str) -> N
 
 
 def test_a_peer_that_does_not_answer_pings_is_found_and_one_that_does_stays(start: Any, queue: str) -> None:
-    one = start("[live]\nheartbeat = 200ms\n")
+    one = start("[live]\nheartbeat = 1s\n")
     with open_socket(one, f"/ws/{queue}") as alive:
         frames = shake(one, until=b"the end of it").partition(b"\r\n\r\n")[2]
         assert frames.startswith(b"\x89\x00\x89\x00\x88")
