@@ -7,15 +7,19 @@ Jinja2 templates of frontend/template. Read web.py next.
 from __future__ import annotations
 
 import mimetypes
+import re
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from jinja2 import Environment, FileSystemLoader
+from twisted.internet.defer import DeferredList
 
 from restmq import commands
 from restmq.errors import BadOption, BadRequest, NotFound, TooLarge
 from restmq.handler import Answer, Handler, name
+from restmq.slot import deferred
 
 HTML = b"text/html; charset=utf-8"
 POLICY = (
@@ -23,6 +27,7 @@ POLICY = (
     (b"Referrer-Policy", b"no-referrer"),
 )
 NAMED = 1000
+_NAMED = re.compile(r"0*([1-9][0-9]{0,2}|1000)\Z", re.ASCII)
 LOOK, CHANGE = "rest:consumer", "admin"
 
 
@@ -41,13 +46,17 @@ class Pages:
 
     def file(self, path: str) -> Answer:
         """A static file, if it lies in the static folder. Raises NotFound."""
-        wanted = (self.static / path).resolve()
-        if self.static not in wanted.parents or not wanted.is_file():
+        try:
+            wanted = (self.static / path).resolve()
+            data = wanted.read_bytes() if self.static in wanted.parents else None
+        except (OSError, RuntimeError, ValueError):  # a folder, a name too long, a loop of links, a NUL
+            data = None
+        if data is None:
             raise NotFound("there is no such file")
         kind = mimetypes.guess_type(wanted.name)[0] or "application/octet-stream"
         if kind.startswith("text/") or kind.endswith("javascript"):
             kind += "; charset=utf-8"
-        return Answer(wanted.read_bytes(), 200, kind.encode("ascii"), ((b"Cache-Control", b"no-cache"), *POLICY))
+        return Answer(data, 200, kind.encode("ascii"), ((b"Cache-Control", b"no-cache"), *POLICY))
 
 
 class Policy(Handler):
@@ -100,19 +109,30 @@ class Control(Handler):
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
 
 
+def _most(text: str) -> int:
+    found = _NAMED.match(text)
+    if not found:
+        raise BadOption(f"max is a number from 1 to {NAMED}")
+    return int(found[1])
+
+
 async def _named(handler: Handler) -> list[bytes]:
     """The queues a listing asks for: after=, match=, max=."""
-
-    def most(text: str) -> int:
-        if not text.isdecimal() or not 1 <= int(text) <= NAMED:
-            raise BadOption(f"max is a number from 1 to {NAMED}")
-        return int(text)
-
-    asked = handler.options({"after": str, "match": str, "max": most})
+    asked = handler.options({"after": str, "match": str, "max": _most})
     found: list[bytes] = await handler.app.core.queues(
         asked.get("after", "").encode("utf-8"), asked.get("match", "").encode("utf-8"), asked.get("max", NAMED)
     )
     return found
+
+
+async def _together(asked: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """The answers to many questions, asked in one turn and so in one write; raises the first error."""
+    # Every error is consumed here: the others of a Redis that went away must not fill the log.
+    answers = await DeferredList([deferred(one) for one in asked], consumeErrors=True)
+    for good, answer in answers:
+        if not good:
+            raise answer.value
+    return [answer for _, answer in answers]
 
 
 class Controls(Handler):
@@ -122,10 +142,10 @@ class Controls(Handler):
 
     async def get(self) -> Answer:
         """The flow of all queues."""
-        queues = {}
-        for queue in await _named(self):
-            word = queue.decode("utf-8")
-            queues[word] = {"queue": word, "status": await self.app.core.status(queue)}
+        names = await _named(self)
+        statuses = await _together([self.app.core.status(queue) for queue in names])
+        words = [queue.decode("utf-8") for queue in names]
+        queues = {word: {"queue": word, "status": status} for word, status in zip(words, statuses)}
         return self.json({"count": len(queues), "queues": queues, "redis": self.app.core.redis_name})
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
@@ -154,8 +174,8 @@ class AllStats(Handler):
 
     async def get(self) -> Answer:
         """The numbers of all queues."""
-        waiting = [(queue, self.app.core.stats(queue)) for queue in await _named(self)]
-        queues = {queue.decode("utf-8"): await stats for queue, stats in waiting}
+        stats = await _together([self.app.core.stats(queue) for queue in await _named(self)])
+        queues = {one["name"]: one for one in stats}
         return self.json({"count": len(queues), "queues": queues, "redis": self.app.core.redis_name}, b"")
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
@@ -168,8 +188,12 @@ class Listing(Handler):
 
     async def get(self) -> Answer:
         """The queues, each with a link that consumes nothing."""
-        names = [queue.decode("utf-8") for queue in await _named(self)]
-        return self.app.pages.page("queues.html", queues=[(word, quote(word, safe="")) for word in names])
+        after = next((value for word, value in self.request.query if word == b"after"), b"")
+        found = await self.app.core.queues(after, b"", NAMED)
+        names = [queue.decode("utf-8") for queue in found]
+        queues = [(word, quote(word, safe="")) for word in names]
+        following = queues[-1][1] if len(queues) == NAMED else ""
+        return self.app.pages.page("queues.html", queues=queues, following=following)
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 
@@ -182,7 +206,6 @@ class Jobs(Handler):
     async def get(self, raw: bytes) -> Answer:
         """The newest ten elements, untouched."""
         queue = name(raw)
-        self.options({})
         stats = await self.app.core.stats(queue)
         newest = [(e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.app.core.newest(queue)]
         return self.app.pages.page("jobs.html", queue=queue.decode("utf-8"), stats=stats, newest=newest)
@@ -198,12 +221,12 @@ class Form(Handler):
         return self.app.pages.page("queue.html")
 
     async def post(self) -> Answer:
-        """Run one command: the body if it begins with {, else the form's field `body` or `msg`."""
+        """Run one command: the body if it begins with { or is no form, else the field `body` or `msg`."""
         self.options({})
         text = self.request.body
         if len(text) > self.app.config.max_form:
             raise TooLarge(f"a command has {self.app.config.max_form} bytes at the most")
-        if text[:1] != b"{":
+        if text[:1] != b"{" and (self.request.fields.form or not text):
             found = self.field(b"body", b"msg")
             if found is None:
                 raise BadRequest("send a command as the form field `body`, or as the body itself")
@@ -219,7 +242,7 @@ class Static(Handler):
 
     def get(self, raw: bytes) -> Answer:
         """A file of the pages."""
-        return self.app.pages.file(raw.decode("ascii", "replace"))
+        return self.app.pages.file(unquote_to_bytes(raw).decode("utf-8", "replace"))
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 

@@ -9,20 +9,73 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable
+from json.decoder import scanstring
 from typing import Any
 
 from restmq import options
 from restmq.element import Element, parse_key, queue_name
-from restmq.errors import BadRequest, Error, TooLarge
+from restmq.errors import BadRequest, Error
 from restmq.rest import checked
 
-Command = dict[str, Any]
 Said = dict[str, Any]
 
 
 class Wrong(Exception):
     """The command is not one: the client is told, and nothing happens."""
+
+
+class Command(dict[str, Any]):
+    """A command's fields, and the text that it came in."""
+
+    text = ""
+
+    def written(self, word: str) -> str:
+        """A field as it stands in the text, byte for byte: 1.10 is not 1.1, and no key is lost."""
+        text, decoder, found = self.text, json.JSONDecoder(), ""
+        at = _space(text, text.index("{") + 1)
+        while text[at] != "}":
+            field, at = scanstring(text, at + 1)
+            start = _space(text, _space(text, at) + 1)
+            try:
+                _, at = decoder.raw_decode(text, start)
+            except RecursionError:
+                raise Wrong(f"the field {field!a} is nested too deep") from None
+            if field == word:
+                found = text[start:at]
+            at = _space(text, at)
+            if text[at] == ",":
+                at = _space(text, at + 1)
+        return found
+
+
+_SPACES = re.compile(r"[ \t\r\n]*")
+
+
+def _space(text: str, at: int) -> int:
+    """The position after the white space (RFC 8259 section 2)."""
+    found = _SPACES.match(text, at)
+    return found.end() if found else at
+
+
+def _constant(word: str) -> None:
+    raise ValueError(f"{word} is Python's and JavaScript's, not JSON's")
+
+
+def parse(text: bytes | str) -> Command:
+    """A command out of its text (RFC 8259). Raises BadRequest for what is no JSON object."""
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        found = json.loads(text, parse_constant=_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"this is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise BadRequest('a command is a JSON object: {"cmd": "add", "queue": "test", "value": "oi"}')
+    command = Command(found)
+    command.text = text
+    return command
 
 
 def _field(command: Command, word: str) -> Any:
@@ -56,7 +109,7 @@ def _element(element: Element, *, counted: bool) -> Said:
 async def add(app: Any, command: Command) -> Said:
     """Store a value."""
     queue, value = _queue(command), _field(command, "value")
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else command.written("value")
     ttl = command.get("ttl", "")
     if isinstance(ttl, bool) or not isinstance(ttl, (str, int, float)):
         raise Wrong("the field 'ttl' must be a number of seconds or a text such as \"5m\"")
@@ -103,6 +156,16 @@ def _near(word: str, known: list[str]) -> str:
     return f"did you mean {found[0]!r}?" if found else "known: " + ", ".join(known)
 
 
+def _id(command: Command) -> str:
+    """The command's `id` as the answer's last field, "" without one. Raises Wrong before anything is done."""
+    if "id" not in command:
+        return ""
+    try:
+        return ', "id": ' + json.dumps(command["id"], allow_nan=False)
+    except (ValueError, RecursionError):
+        raise Wrong("the field 'id' cannot be sent back: a number is too large, or it is nested too deep") from None
+
+
 async def _run(app: Any, command: Command, allow: Callable[[str], object]) -> Said:
     word = _field(command, "cmd")
     if not isinstance(word, str) or word not in COMMANDS:
@@ -117,27 +180,26 @@ async def _run(app: Any, command: Command, allow: Callable[[str], object]) -> Sa
     return said
 
 
-async def run(app: Any, text: bytes | str, allow: Callable[[str], object]) -> bytes:
-    """Run one command; answers JSON. Raises BadRequest for what is no JSON object, and errors of access or Redis.
+async def run(app: Any, text: bytes | str, allow: Callable[[str], object], whole: bool = False) -> bytes:
+    """Run one command; answers JSON, with the command's `id` as its last field.
 
     `allow(section)` raises when the command's ACL section is not open to this client.
+    Raises BadRequest for what is no JSON object, and the errors that have a status of
+    their own: access, size, full, stopped, unavailable. With `whole`, for a client
+    that sees no status, these are answers too: the problem (RFC 9457) and the id.
     """
+    echo = ""
     try:
-        command = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"this is no JSON: {error}") from None
-    if not isinstance(command, dict):
-        raise BadRequest('a command is a JSON object: {"cmd": "add", "queue": "test", "value": "oi"}')
-    try:
-        said = await _run(app, command, allow)
-    except Wrong as wrong:
-        said = {"error": str(wrong)}
-    except TooLarge:
-        raise
-    except BadRequest as wrong:
-        said = {"error": wrong.text}
-    except Error:
-        raise
-    if "id" in command:
-        said["id"] = command["id"]
-    return json.dumps(said).encode("ascii")
+        command = parse(text)
+        try:
+            echo = _id(command)
+            said = await _run(app, command, allow)
+        except Wrong as wrong:
+            said = {"error": str(wrong)}
+        except BadRequest as wrong:
+            said = {"error": wrong.text}
+    except Error as problem:
+        if not whole:
+            raise
+        said = problem.problem()
+    return (json.dumps(said)[:-1] + echo + "}").encode("ascii")

@@ -17,6 +17,7 @@ from restmq.handler import JSON, Answer, Handler, name
 
 TTL = {"ttl": options.ttl}
 FORGET = {"forget": lambda text: options.yes("forget", text)}
+NO_GET = "GET changes nothing here (get_consumes = no); POST /q/NAME/take takes"
 
 
 class Prefetched(Error):
@@ -50,8 +51,6 @@ def value_of(handler: Handler) -> bytes:
             value = unquote_to_bytes(value)
         return checked(value, most)
     if not kind and b"content-type" in request.fields.values:
-        if len(body) > most:
-            raise TooLarge(f"the value has {len(body)} bytes, {most} are the most (max_value)")
         return checked(body, most)
     if kind and len(body) > handler.app.config.max_form:
         raise TooLarge(f"the form has {len(body)} bytes, {handler.app.config.max_form} are the most")
@@ -105,8 +104,9 @@ class Queue(Handler):
         """Store an element; its key is the answer."""
         queue = name(raw)
         request = self.request
-        ttl = 0
-        if request.raw_query or request.fields.special or (request.fields.form and b"ttl" in request.body):
+        ttl, form = 0, request.fields.form
+        # A form of one field has no room for an option beside the value; its names may be escaped.
+        if request.raw_query or request.fields.special or (form and (form == 2 or b"&" in request.body)):
             ttl = self.options(TTL).get("ttl", 0)
         added = await self.app.core.add(queue, value_of(self), ttl)
         return b"%b:%d\r\n" % (queue, added)
@@ -115,7 +115,7 @@ class Queue(Handler):
         """Remove the oldest element and answer it; 204 when nothing waits."""
         queue = name(raw)
         if not self.app.config.get_consumes:
-            raise NotAllowed("GET changes nothing here (get_consumes = no); POST /q/NAME/take takes", "POST, DELETE")
+            raise NotAllowed(NO_GET, "POST, HEAD, DELETE")
         if not plain(self):
             self.options({})
             self.jsonp(b"")  # a bad callback must not cost an element
@@ -126,7 +126,9 @@ class Queue(Handler):
 
     async def head(self, raw: bytes) -> Answer:
         """The lengths, as headers."""
-        waiting, delayed, leased = await self.app.core.lengths(name(raw))
+        queue = name(raw)
+        self.options({})
+        waiting, delayed, leased = await self.app.core.lengths(queue)
         lengths = ((b"Waiting", waiting), (b"Delayed", delayed), (b"Leased", leased))
         return Answer(b"", 200, JSON, tuple((b"RestMQ-" + word, b"%d" % count) for word, count in lengths))
 
@@ -175,15 +177,9 @@ class One(Handler):
 
 
 class Root(Handler):
-    """/: the page; with `queue`, the same as /q/NAME as old clients have it."""
+    """/: the page, which is open; with `queue`, the same as /q/NAME as old clients have it, which is not."""
 
-    def allow(self, section: str | None) -> None:
-        """The page is open, the queue is not."""
-        if self.request.method == "POST":
-            section = "rest:producer"
-        elif b"queue=" in self.request.raw_query:
-            section = "rest:consumer"
-        super().allow(section)
+    sections: ClassVar = {"POST": "rest:producer"}
 
     async def post(self) -> bytes:
         """Store an element in the queue that the form names."""
@@ -200,8 +196,14 @@ class Root(Handler):
         found = [value for word, value in self.request.query if word == b"queue"]
         if not found:
             return self.app.pages.page("index.html")
-        self.options({"queue": str})
+        # Judged by the decoded name, which is what hands out: %71ueue is queue, too.
+        self.allow("rest:consumer")
+        if not self.app.config.get_consumes:
+            raise NotAllowed(NO_GET, "POST")
+        if len(found) > 1:
+            raise BadRequest(f"the parameter 'queue' was given {len(found)} times")
         queue = queue_name(found[0])
+        self.options({"queue": str})
         self.jsonp(b"")
         element = await take(self, queue)
         if element is None:

@@ -22,7 +22,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 
 from restmq import commands
-from restmq.errors import BadRequest, Error, UpgradeRequired
+from restmq.errors import BadRequest, UpgradeRequired
 from restmq.handler import Handler
 from restmq.live import Live, check_options, documents, queue_names
 from restmq.slot import drive
@@ -187,10 +187,8 @@ class WebSocket(Live):
 
     async def command(self, text: str) -> bytes:
         """Run one command; what a client did wrong is an answer too."""
-        try:
-            return await commands.run(self.app, text, lambda section: self.app.acl.check(section, self.request))
-        except Error as problem:
-            return problem.render()
+        acl, request = self.app.acl, self.request
+        return await commands.run(self.app, text, lambda section: acl.check(section, request), whole=True)
 
     def _answer(self, answer: bytes) -> None:
         self._working = False

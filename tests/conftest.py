@@ -122,6 +122,22 @@ class Instance:
         return self.log.read_text()
 
 
+def troubles(log: str) -> list[str]:
+    """What no log may hold: no request, however wrong, and no end of Redis is a fault of RestMQ."""
+    return [word for word in ("Traceback", "Unhandled") if word in log]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: Any, call: Any) -> Any:
+    """A test that fails shows the last lines its instances logged."""
+    report = yield
+    if report.failed and report.when == "call":
+        shared = getattr(item, "funcargs", {}).get("instance")
+        for one in [*getattr(item, "started", ()), *([shared] if shared else ())]:
+            report.sections.append((f"log of the instance on port {one.port}", one.log.read_text()[-4000:]))
+    return report
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One Redis for all."""
@@ -136,8 +152,7 @@ def instance(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
     one = Instance(tmp_path_factory.mktemp("instance"), redis_server.address)
     yield one
     text = one.stop()
-    assert "Traceback" not in text, text
-    assert "Unhandled" not in text, text
+    assert not troubles(text), text
 
 
 _count = itertools.count(1)
@@ -150,8 +165,8 @@ def queue() -> str:
 
 
 @pytest.fixture
-def start(redis_server: RedisServer, tmp_path: Path) -> Iterator[Any]:
-    """Starts instances with a restmq.conf of their own: start(conf)."""
+def start(redis_server: RedisServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Starts instances with a restmq.conf of their own: start(conf). Their logs must hold no traceback."""
     started: list[Instance] = []
 
     def one(conf: str = "", redis: str | None = None) -> Instance:
@@ -161,6 +176,7 @@ def start(redis_server: RedisServer, tmp_path: Path) -> Iterator[Any]:
         started.append(made)
         return made
 
+    request.node.started = started
     yield one
-    for made in started:
-        made.stop()
+    texts = [made.stop() for made in started]
+    assert not [text for text in texts if troubles(text)], texts

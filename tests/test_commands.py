@@ -1,0 +1,203 @@
+"""The JSON protocol on POST /queue: what a command answers, and what a wrong one does not do."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from websockets.sync.client import connect
+
+from restmq import commands
+from restmq.errors import BadRequest
+
+pytestmark = pytest.mark.wire
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def ask(instance: Any, text: str | bytes, kind: str = "application/json") -> tuple[int, dict[str, str], bytes]:
+    """Send a command as the body itself."""
+    body = text.encode() if isinstance(text, str) else text
+    answer: tuple[int, dict[str, str], bytes] = instance.http("POST", "/queue", body, {"Content-Type": kind})
+    return answer
+
+
+def said(instance: Any, **command: Any) -> Any:
+    """Send a command that is let in; answers the answer."""
+    status, headers, body = ask(instance, json.dumps(command))
+    assert (status, headers["content-type"]) == (200, "application/json")
+    return json.loads(body)
+
+
+def test_the_four_commands_answer_in_the_seed_s_order_without_a_line_end(instance: Any, queue: str) -> None:
+    q = queue.encode()
+    for command, wanted in [
+        ('"add", "queue": "%s", "value": "ol\u00e1"', b'{"queue": "%b", "value": "ol\\u00e1", "key": "%b:1"}'),
+        ('"get", "queue": "%s"', b'{"queue": "%b", "value": "ol\\u00e1", "count": 1, "key": "%b:1"}'),
+        ('"get", "queue": "%s"', b'{"queue": "%b", "value": "ol\\u00e1", "count": 2, "key": "%b:1"}'),
+        ('"take", "queue": "%s"', b'{"queue": "%b", "value": "ol\\u00e1", "key": "%b:1"}'),
+        ('"del", "queue": "%s", "key": "{q}:1"', b'{"queue": "%b", "deleted": false, "key": "%b:1"}'),
+    ]:
+        text = '{"cmd": ' + command.replace("{q}", queue) % queue + "}"
+        assert ask(instance, text)[2] == wanted % (q, q)
+    assert said(instance, cmd="get", queue=queue) == {"error": "empty queue"}
+    assert said(instance, cmd="take", queue=queue) == {"error": "empty queue"}
+    assert said(instance, cmd="get", queue=queue + "never") == {"error": "Null resultset"}
+    assert said(instance, cmd="take", queue=queue + "never") == {"error": "empty queue"}
+
+
+def test_get_s_count_shows_in_rest_s_answer(instance: Any, queue: str) -> None:
+    said(instance, cmd="add", queue=queue, value="x")
+    said(instance, cmd="get", queue=queue)
+    assert b'{"count": 1, ' in instance.http("GET", f"/q/{queue}")[2]
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["1.10", "1e400", "-0", "12345678901234567890.123", "null", "true", '{"b":1, "a": [ ],"b":"é\\u00e9"}', "[1,\n2]"],
+)
+def test_a_value_that_is_no_string_is_kept_as_its_text(instance: Any, queue: str, written: str) -> None:
+    for text in (
+        f'{{"cmd": "add", "queue": "{queue}", "value": {written}}}',
+        f'{{\n"value"\t:\r\n {written} ,"queue":"{queue}","cmd":"add"}}',
+    ):
+        assert json.loads(ask(instance, text)[2])["value"] == written
+        assert said(instance, cmd="take", queue=queue)["value"] == written
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ('"cmd": "add", "value": "x"', "the field 'queue' is missing"),
+        ('"cmd": "add", "queue": "{}"', "the field 'value' is missing"),
+        ('"cmd": "del", "queue": "{}"', "the field 'key' is missing"),
+        ('"queue": "{}"', "the field 'cmd' is missing"),
+        ('"cmd": "ad", "queue": "{}"', "did you mean 'add'?"),
+        ('"cmd": ["add"], "queue": "{}"', "unknown command"),
+        ('"cmd": null, "queue": "{}"', "unknown command"),
+        ('"cmd": "take", "queue": "{}", "leese": 5', "unknown field 'leese' in take"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "tll": 5', "did you mean 'ttl'?"),
+        ('"cmd": "get", "queue": "{}", "value": 5', "unknown field 'value' in get"),
+        ('"cmd": "add", "queue": 5, "value": "x"', "'queue' must be a string"),
+        ('"cmd": "add", "queue": "{}/", "value": "x"', "the queue name has '/' in it"),
+        ('"cmd": "add", "queue": "", "value": "x"', "the queue name is empty"),
+        ('"cmd": "add", "queue": "{}\\ud800", "value": "x"', "lone surrogate"),
+        ('"cmd": "add", "queue": "{}", "value": "a\\udfff"', "lone surrogate"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "ttl": 0', "ttl must be above 0"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "ttl": true', "'ttl' must be a number"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "ttl": null', "'ttl' must be a number"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "ttl": 1e400', "ttl is no time"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "ttl": "5 years"', "ttl is no time"),
+        ('"cmd": "del", "queue": "{}", "key": 1', "'key' must be a string"),
+        ('"cmd": "del", "queue": "{}", "key": "other:1"', "belongs to another queue"),
+        ('"cmd": "del", "queue": "{}", "key": "{}:01"', "is no element number"),
+        ('"cmd": "del", "queue": "{}", "key": "restmq:names"', "belongs to another queue"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "id": 1e400', "'id' cannot be sent back"),
+    ],
+)
+def test_a_wrong_command_field_or_value_is_an_error_with_200_and_does_nothing(
+    instance: Any, queue: str, fields: str, error: str
+) -> None:
+    said(instance, cmd="add", queue=queue, value="stays")
+    status, _, body = ask(instance, "{" + fields.replace("{}", queue) + "}")
+    answer = json.loads(body)
+    assert (status, list(answer)) == (200, ["error"])
+    assert error in answer["error"]
+    books = json.loads(instance.http("GET", f"/stats/{queue}")[2])
+    assert (books["len"], books["added"], books["taken"]) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{nope",
+        b"[1]",
+        b'"x"',
+        b"{}{}",
+        b'{"cmd": NaN}',
+        b'{"cmd": -Infinity}',
+        b'{"a": "\xff"}',
+        b'{"a": "\xed\xa0\x80"}',
+        '{"cmd": "get"}'.encode("utf-16"),
+        b'{"a":' + b"[" * 100_000,
+        b"",
+        b"body=%7Bnope",
+    ],
+)
+def test_what_is_no_json_object_is_400(instance: Any, text: bytes) -> None:
+    for kind in ("application/json", "text/plain", FORM["Content-Type"]):
+        status, headers, body = ask(instance, text, kind)
+        assert (status, headers["content-type"]) == (400, "application/problem+json"), body
+
+
+def test_the_command_may_be_the_body_or_a_field_of_a_form(instance: Any, queue: str) -> None:
+    text = f'{{"cmd": "get", "queue": "{queue}"}}'
+    wanted = (200, b'{"error": "Null resultset"}')
+    for kind in (FORM["Content-Type"], "application/json", "text/plain", "x/y"):
+        assert ask(instance, text, kind)[0::2] == wanted
+    assert ask(instance, "\n " + text)[0::2] == wanted
+    for field in ("body", "msg"):
+        assert instance.form("/queue", f"{field}={text}") == wanted
+    assert instance.http("POST", "/queue?body=" + text.replace(" ", "%20"))[0::2] == wanted
+    assert instance.http("POST", "/queue?ttl=5&_=1&callback=cb", text, FORM)[2] == b"cb(" + wanted[1] + b");"
+    assert instance.http("POST", "/queue?callback=a-b", text, FORM)[0] == 400
+    assert instance.http("POST", "/queue?lease=5", text, FORM)[0] == 400
+
+
+@pytest.mark.parametrize("word", ["7", '"seven"', "null", '{"a": ["\\u00e9"]}', '"\\ud800"'])
+def test_the_id_comes_back_as_the_last_field(instance: Any, queue: str, word: str) -> None:
+    on = f'"queue": "{queue}"'
+    for rest in (f'"cmd": "get", {on}', '"cmd": "nothing"', f'"cmd": "add", {on}, "value": 1'):
+        body = ask(instance, f'{{"id": {word}, {rest}}}')[2]
+        assert body.endswith(f', "id": {word}}}'.encode()), body
+
+
+def test_a_ttl_ends_the_element(instance: Any, queue: str) -> None:
+    for ttl in (0.05, "50ms"):
+        said(instance, cmd="add", queue=queue, value="soon over", ttl=ttl)
+    said(instance, cmd="add", queue=queue, value="stays", ttl="")
+    time.sleep(0.2)
+    assert said(instance, cmd="take", queue=queue)["value"] == "stays"
+    assert said(instance, cmd="take", queue=queue) == {"error": "empty queue"}
+
+
+def test_a_value_over_its_limit_is_413(instance: Any, queue: str) -> None:
+    big = json.dumps({"cmd": "add", "queue": queue, "value": "a" * ((1 << 20) + 1)})
+    status, headers, _ = ask(instance, big)
+    assert (status, headers["content-type"]) == (413, "application/problem+json")
+    assert ask(instance, big.replace("a" * 10, "a" * 9, 1))[0] == 200
+    assert ask(instance, b"{" + b" " * (4 << 20) + b"}")[0] == 413
+
+
+def test_a_command_nested_too_deep_does_nothing(instance: Any, queue: str) -> None:
+    for depth in (500, 900, 950, 970, 980, 990, 1000, 5000):
+        nested = "[" * depth + "]" * depth
+        for field in ('"value": ' + nested, '"value": "x", "id": ' + nested):
+            status = ask(instance, f'{{"cmd": "add", "queue": "{queue}", {field}}}')[0]
+            assert status in (200, 400), depth
+
+
+def test_a_command_needs_the_section_of_its_command_and_keeps_that_status(start: Any, queue: str) -> None:
+    one = start("[rest:producer]\nusername = u\npassword = p\n[rest:consumer]\nhosts_deny = all\n")
+    for command, wanted in (("add", 401), ("get", 403), ("take", 403), ("del", 403), ("nothing", 200)):
+        text = f'{{"cmd": "{command}", "queue": "{queue}", "id": 7}}'
+        status, headers, _ = ask(one, text)
+        assert status == wanted
+        assert ("www-authenticate" in headers) == (wanted == 401)
+        with connect(f"ws://localhost:{one.port}/ws/{queue}") as ws:
+            ws.send(text)
+            answer = json.loads(ws.recv(timeout=10))
+            assert answer["id"] == 7
+            assert answer["error"]
+            assert answer.get("status", 200) == wanted
+
+
+def test_a_field_is_found_as_it_stands_in_the_text() -> None:
+    command = commands.parse(b'{ "a" : 1.50 , "value": [1 ,2] ,"b": {"value": 3}, "v\\u0061lue":0.10}')
+    assert command.written("a") == "1.50"
+    assert command.written("b") == '{"value": 3}'
+    assert command.written("value") == "0.10"  # the last one counts, as it does for the parser
+    assert commands.parse("{}").written("a") == ""
+    with pytest.raises(BadRequest):
+        commands.parse(b"\xff")
