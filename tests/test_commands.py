@@ -12,7 +12,6 @@ from websockets.sync.client import connect
 from restmq import commands
 from restmq.errors import BadRequest
 
-pytestmark = pytest.mark.wire
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
