@@ -7,8 +7,8 @@ check:  ## what every change must pass
 all:  ## every test on every Python and both servers
 	scripts/test --all
 
-lock:  ## make the locks of the .in files (needs uv)
-	for f in requirements requirements-test; do uv pip compile -q --universal --python-version 3.9 --generate-hashes --no-header --no-emit-index-url --no-annotate $$f.in -o $$f.lock; done
+lock:  ## make the locks of the .in files (needs uv); UPGRADE=--upgrade takes what is newest
+	for f in _build/requirements requirements requirements-test; do uv pip compile -q $(UPGRADE) --universal --python-version 3.9 --generate-hashes --no-header --no-emit-index-url --no-annotate $$f.in -o $$f.lock || exit; done
 
 bench:  ## what one add costs, beside stock cyclone
 	.test-env/cpython-3.11/bin/python scripts/bench

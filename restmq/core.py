@@ -355,7 +355,7 @@ class Core:
         """End what is due in up to `most` queues; answers in how many."""
         names = await self._global("due", _DUE, b"%d" % most)
         for queue in names:
-            following = await self.script("sweep", queue)
+            following = await self.script("sweep", queue, self.db)
             await self._global("done", _DUE, queue, following)
         return len(names)
 

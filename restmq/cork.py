@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet import tcp, unix
+from twisted.internet.abstract import FileDescriptor
 
 _PLAIN = (tcp.Server, tcp.Client, unix.Server, unix.Client)
 
@@ -48,6 +49,10 @@ class Cork:
         if parts:
             _write(transport, b"".join(parts))
 
+    def drop(self, transport: Any) -> None:
+        """What gathered for this transport is thrown away: before it is aborted."""
+        self._gathered.pop(transport, None)
+
     def waiting(self, transport: Any) -> int:
         """Bytes gathered for this transport."""
         return sum(map(len, self._gathered.get(transport, ())))
@@ -71,12 +76,20 @@ def _write(transport: Any, data: bytes) -> None:
 
 
 def unsent(transport: Any) -> int:
-    """Bytes given to the transport that are not yet with the kernel."""
-    inner = getattr(transport, "transport", transport) if not hasattr(transport, "dataBuffer") else transport
-    if not hasattr(inner, "dataBuffer"):
-        return cork.waiting(transport)
-    waiting = len(inner.dataBuffer) - inner.offset + inner._tempDataLen
-    return int(waiting) + cork.waiting(transport)
+    """Bytes given to the transport that are not yet with the kernel; over TLS, those not yet encrypted too."""
+    waiting = cork.waiting(transport)
+    if hasattr(transport, "_appSendBuffer"):  # twisted.protocols.tls, which gathers small writes of a turn
+        parts = [*transport._appSendBuffer, *getattr(getattr(transport, "_aggregator", None), "_buffer", ())]
+        waiting += sum(map(len, parts))
+        transport = transport.transport
+    if isinstance(transport, FileDescriptor):
+        waiting += len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+    return waiting
+
+
+def can_half_close(transport: Any) -> bool:
+    """Whether loseWriteConnection() sends a FIN and reading goes on: plain TCP and unix sockets."""
+    return transport.__class__ in _PLAIN
 
 
 #: The reactor has one thread, so one cork serves all.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from http.client import responses
 from typing import Any, ClassVar, NamedTuple
@@ -19,17 +20,19 @@ from cyclone import web
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from restmq.clock import Wheel
-from restmq.cyclone3 import Chunked
+from restmq.cyclone3 import Chunked, repaired
 from restmq.element import queue_name
 from restmq.errors import BadOption, BadRequest, Error, NotAllowed, NotFound
-from restmq.http import Connection, Request, Stream
+from restmq.http import Connection, Proxies, Request, Stream, pairs
 from restmq.slot import deferred, drive
 
 log = Logger()
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
+CLIENT_LEFT = 499  # what the access log says, as Nginx's does, of a request that nobody waits for any more
 _CALLBACK = re.compile(rb"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*\Z")
 
 
@@ -77,13 +80,15 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
     sections: ClassVar[Mapping[str, str]] = {}
     hot = False  # whether it may be answered while others of its connection are still under way
     gone = False
+    on_gone: list[Callable[[], None]] | None = None  # called when the client leaves before it is answered
     _streaming = False
 
-    def __init__(self, app: Application, request: Request) -> None:
-        self.app, self.application = app, app
+    def __init__(self, app: Application, request: Request, **given: Any) -> None:
+        self.app = self.application = app
         self.request = request
-        self.on_gone: list[Callable[[], None]] | None = None
         request.handler = self
+        if given:
+            self.initialize(**given)
 
     def run(self, arguments: tuple[bytes, ...]) -> None:
         """Check, call the verb, and answer what it says."""
@@ -106,16 +111,20 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         """Ask the ACL. What rests on the address alone is remembered on the connection."""
         acl = self.app.acl
         request = self.request
+        if acl is None:
+            return
         acl.admit(request)
         if section is not None:
-            allowed = request.connection.allowed
-            known = allowed.get(section) == acl.generation and not self.app.config.xheaders
-            if not known and acl.check(section, request):
-                allowed[section] = acl.generation
+            connection = request.connection
+            if self.app.proxies is not None:
+                connection.client(request.fields.values)  # forgets what another client was allowed
+            if connection.allowed.get(section) != acl.generation and acl.check(section, request):
+                connection.allowed[section] = acl.generation
 
     def left(self) -> None:
         """The client went before it was answered."""
         self.gone = True
+        self._logged(CLIENT_LEFT, 0)
         for callback in self.on_gone or ():
             callback()
 
@@ -203,50 +212,53 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         if not isinstance(error, Error):
             log.failure(
                 "{method} {path} failed",
-                _failure(error),
+                Failure(error),
                 method=self.request.method,
                 path=self.request.raw_path.decode("ascii", "backslashreplace"),
             )
             error = Error("something went wrong inside RestMQ; its log says what")
         if self._streaming:
             self.request.connection.transport.abortConnection()
-            return
-        self.reply(Answer(error.render(), error.status, PROBLEM, error.headers))
+        elif not self.gone:
+            self._write(error.render(), error.status, PROBLEM, error.headers)
 
     def reply(self, said: bytes | Answer | None) -> None:
-        """The one place that writes."""
-        if said is None or self.gone:
+        """Write what the verb says; None is for a stream that took over."""
+        if self.gone or self._streaming:
             return
+        try:
+            if said.__class__ is bytes:
+                self._write(said, 200, b"text/plain; charset=utf-8", ())
+            elif isinstance(said, Answer):
+                self._write(*said)
+            else:
+                raise TypeError(f"a verb answered {said!a}, which is neither bytes nor an Answer")
+        except Exception as error:
+            self.failed(error)
+
+    def _write(self, body: Any, status: int, kind: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+        """The one place that writes. Raises ValueError for a header that would break the head apart."""
         request = self.request
-        if said.__class__ is bytes:
-            body, status, kind, headers = said, 200, b"text/plain; charset=utf-8", ()
-        else:
-            body, status, kind, headers = said  # type: ignore[misc]
+        connection = request.connection
         head = self.app.head(status, kind if status != 204 else b"")
         if headers:
             head += _lines(headers)
-        if request.fields.keep:
-            head += b"Connection: keep-alive\r\n"
-        elif request.fields.close or self.app.draining:
+        if connection.closes(request):
             head += b"Connection: close\r\n"
+        elif request.fields.keep:
+            head += b"Connection: keep-alive\r\n"
         if status == 204:
             data = head + b"\r\n"
         elif request.method == "HEAD":
             data = b"%bContent-Length: %d\r\n\r\n" % (head, len(body))
         else:
             data = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
-        request.connection.answer(request, data)
+        connection.answer(request, data)
         self._logged(status, len(body))
 
     def _logged(self, status: int, size: int) -> None:
         if self.app.access is not None:
             self.app.access(self.request, status, size)
-
-
-def _failure(error: BaseException) -> Any:
-    from twisted.python.failure import Failure
-
-    return Failure(error)
 
 
 def _text(word: str, value: bytes) -> str:
@@ -263,40 +275,114 @@ def _unknown(kind: str, word: str, known: Mapping[str, object]) -> BadOption:
 
 
 def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+    lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
     if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
         raise ValueError("a header's value has a line break in it")
     return lines
 
 
+class Access:
+    """The access log: a line a request, made and written at the wheel's tick, so that no request waits for it.
+
+    2026-11-23T14:00:00Z 127.0.0.1 POST /q/test?ttl=5m 200 8 0.42
+    is time, client, method, target, status, bytes of the body and milliseconds.
+    Nothing of a target can break a line: it has neither spaces nor control
+    characters. The values of parameters that look like a secret are not shown.
+    """
+
+    SECRETS = (b"password", b"passwd", b"auth", b"authorization", b"token", b"access_token", b"secret")
+
+    def __init__(self, wheel: Wheel, write: Callable[[str], object]) -> None:
+        self._waiting: list[tuple[float, str, str, bytes, int, int, float]] = []
+        self._write = write
+        wheel.each(self.flush)
+
+    def __call__(self, request: Request, status: int, size: int) -> None:
+        """Note a request that was answered."""
+        spent = request.request_time()
+        self._waiting.append((time.time(), request.remote_ip, request.method, request.target, status, size, spent))
+        if len(self._waiting) >= 10_000:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was noted."""
+        waiting, self._waiting = self._waiting, []
+        for when, client, method, target, status, size, spent in waiting:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
+            shown = self._masked(target).decode("ascii", "backslashreplace")
+            self._write(f"{stamp} {client or '-'} {method} {shown} {status} {size} {spent * 1000:.2f}")
+
+    def _masked(self, target: bytes) -> bytes:
+        path, mark, query = target.partition(b"?")
+        parts = query.split(b"&")
+        for place, part in enumerate(parts):
+            word = part.partition(b"=")[0]
+            if any(known.lower() in self.SECRETS for known, _ in pairs(word)):
+                parts[place] = word + b"=***"
+        return path + mark + b"&".join(parts)
+
+
 class Application(web.Application):  # type: ignore[misc]
-    """The routes and what handlers share: core, delivery, acl, settings, wheel."""
+    """The routes and what handlers share: core, delivery, acl, settings, wheel.
+
+    `routes` is cyclone's ordinary list of (pattern, handler[, keywords]) or URLSpec.
+    Lean handlers are found first, those that are hot without a regular expression;
+    all others are served by cyclone itself, `given` are its settings. `access`, when
+    set, is called with (request, status, bytes) for every answer.
+    """
 
     protocol = Connection
     log = log
 
     def __init__(
-        self, routes: list[tuple[str, Any]], settings: Any, core: Any, delivery: Any, acl: Any, wheel: Wheel
+        self,
+        routes: list[Any],
+        settings: Any,
+        core: Any,
+        delivery: Any,
+        acl: Any,
+        wheel: Wheel,
+        **given: Any,
     ) -> None:
-        ordinary = [route for route in routes if not issubclass(route[1], Handler)]
-        super().__init__(ordinary, transforms=[Chunked], log_function=lambda handler: None)
+        self._heads: dict[tuple[int, bytes], bytes] = {}
+        self._hot: dict[bytes, type[Handler]] = {}
+        self._cold: list[tuple[re.Pattern[bytes], type[Handler], dict[str, Any]]] = []
+        ordinary = [route for route in routes if not self._lean(route)]
+        super().__init__(ordinary, transforms=[Chunked], **given)
         self.config, self.core, self.delivery, self.acl, self.wheel = settings, core, delivery, acl, wheel
         self.limits = Limits(
             int(settings.head_timeout), int(settings.body_timeout), int(settings.idle_timeout), settings.max_body
         )
+        self.proxies = Proxies(settings.xheader, tuple(settings.trusted_proxies)) if settings.xheaders else None
         self.connections: set[Connection] = set()
         self.draining = False
         self.access: Callable[[Request, int, int], None] | None = None
-        self._heads: dict[tuple[int, bytes], bytes] = {}
-        self._hot: dict[bytes, type[Handler]] = {}
-        self._cold: list[tuple[re.Pattern[bytes], type[Handler]]] = []
-        for pattern, cls in routes:
-            if issubclass(cls, Handler):
-                simple = re.fullmatch(r"(/\w+)/\(\[\^/\]\+\)", pattern)
-                if simple and cls.hot:
-                    self._hot[simple[1].encode()] = cls
-                self._cold.append((re.compile(pattern.encode() + rb"\Z"), cls))
         wheel.each(self._tick)
+
+    def _lean(self, route: Any) -> bool:
+        spec = route if isinstance(route, web.URLSpec) else web.URLSpec(*route)
+        cls = spec.handler_class
+        if not (isinstance(cls, type) and issubclass(cls, Handler)):
+            return False
+        pattern = spec.regex.pattern
+        simple = re.fullmatch(r"(/\w+)/\(\[\^/\]\+\)\$", pattern)
+        if simple and cls.hot and not spec.kwargs:
+            self._hot[simple[1].encode()] = cls
+        self._cold.append((re.compile(pattern.encode()), cls, spec.kwargs))
+        return True
+
+    def add_handlers(self, host_pattern: str, host_handlers: Any) -> None:
+        """Add ordinary handlers for a host, as cyclone does."""
+        super().add_handlers(host_pattern, host_handlers)
+        for _, specs in self.handlers:
+            for spec in specs:
+                spec.handler_class = repaired(spec.handler_class)
+
+    def log_request(self, handler: Any) -> None:
+        """Called by cyclone for its ordinary handlers."""
+        if self.access is not None:
+            status = CLIENT_LEFT if handler.request.connection.ended else handler.get_status()
+            self.access(handler.request, status, int(handler._headers.get("Content-Length", 0)))
 
     def _tick(self) -> None:
         self._heads.clear()
@@ -330,23 +416,34 @@ class Application(web.Application):  # type: ignore[misc]
             self.cold(request)
 
     def cold(self, request: Request) -> None:
-        """Find the handler in the list, as cyclone does."""
-        for pattern, cls in self._cold:
-            found = pattern.match(request.raw_path)
+        """Find the handler in the list, as cyclone does. It holds the line: those before it are answered."""
+        for pattern, cls, given in self._cold:
+            found = pattern.fullmatch(request.raw_path)
             if found:
-                cls(self, request).run(found.groups())
+                cls(self, request, **given).run(found.groups())
                 return
-        if self.handlers and any(spec.regex.match(request.path) for _, specs in self.handlers for spec in specs):
-            super().__call__(request)
-        else:
+        specs = [spec for spec in self._get_host_handlers(request) or () if spec.regex.match(request.path)]
+        if not specs:
             Missing(self, request).run(())
+            return
+        guard = Handler(self, request)
+        try:
+            guard.allow(getattr(specs[0].handler_class, "sections", {}).get(request.method))
+            request.handler = None  # cyclone tells its own handlers that the client left
+            super().__call__(request)
+        except Exception as error:
+            guard.failed(error)
 
     def drain(self, seconds: float) -> Deferred[None]:
-        """Finish what is in flight, then close; fires when all connections are gone or time is up."""
+        """Finish what is in flight, then close; fires when all connections are gone.
+
+        Idle connections are closed at once, and a request that is under way or
+        arriving is answered with `Connection: close`. Streams are their owners' to
+        close. What is left after `seconds` is aborted.
+        """
         self.draining = True
         for connection in list(self.connections):
-            if not connection.line and connection.stream is None:
-                connection.transport.loseConnection()
+            connection.drain()
         return deferred(self._drained(seconds))
 
     async def _drained(self, seconds: float) -> None:
@@ -355,6 +452,8 @@ class Application(web.Application):  # type: ignore[misc]
             await deferLater(self.wheel.clock, 0.02)
         for connection in list(self.connections):
             connection.transport.abortConnection()
+        while self.connections:
+            await deferLater(self.wheel.clock, 0.02)
 
 
 class Missing(Handler):

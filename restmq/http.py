@@ -12,39 +12,56 @@ import re
 import socket
 from collections import deque
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from cyclone import httpserver, httputil
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ISSLTransport
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from restmq import errors
-from restmq.cork import cork, send, unsent
+from restmq.acl import Networks
+from restmq.cork import can_half_close, cork, send, unsent
 
 MAX_LINE = 8192
 MAX_HEAD = 16384
 MAX_HEADERS = 100
 MAX_FIELDS = 100
-MAX_AHEAD = 65536  # bytes of pipelined requests read before the first is answered
+MAX_AHEAD = 65536  # bytes read ahead of a request that is not answered yet, or past a stream that listens to none
+MIN_RATE = 1024  # bytes of a body a second, on average, once its time-out is over
 DEPTH = 128  # pipelined requests in flight
+LINGER = 2  # seconds for a client to stop sending what was refused
 NEVER = 1 << 60
 _USER_TIMEOUT = 18  # TCP_USER_TIMEOUT of Linux, which PyPy's socket module does not name
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_FIELD = _TOKEN + rb"+:[\t -~\x80-\xff]*"
 _HEAD = re.compile(
-    rb"(" + _TOKEN + rb"{1,32}) ([!-~\x80-\xff]+) HTTP/1\.([01])\r\n"
-    rb"((?:" + _TOKEN + rb"+:[\t -~\x80-\xff]*\r\n)*)\r\n"
+    rb"(" + _TOKEN + rb"{1,32}) ([!-~\x80-\xff]+) HTTP/1\.([01])\r\n((?:" + _FIELD + rb"\r\n)*)\r\n"
 )
+_HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*\Z")
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?\Z")
-_ABSOLUTE = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
+_TRAILER = re.compile(_FIELD + rb"\Z")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_ABSOLUTE = re.compile(rb"https?://([^/?]*)", re.IGNORECASE)
+_QUOTED = rb'"((?:[^"\\\r\n]|\\[^\r\n])*)"'
+_BOUNDARY = re.compile(rb";[ \t]*boundary=(?:" + _QUOTED + rb"|(" + _TOKEN + rb"+))[ \t]*(?:;|\Z)", re.IGNORECASE)
+_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb"+)=(?:" + _QUOTED + rb"|(" + _TOKEN + rb"+))")
+
+log = Logger()
 
 
 class Fields:
-    """One header block, checked; the same bytes give the same object, so it is never changed."""
+    """One header block, checked; the same bytes give the same object, so it is never changed.
+
+    `values` maps lower-case names to values; what a name has twice is joined with
+    a comma (RFC 9110 section 5.2). Raises errors for what makes a request's end
+    or its host doubtful.
+    """
 
     __slots__ = ("block", "chunked", "close", "expects", "form", "keep", "length", "special", "values")
 
@@ -60,8 +77,8 @@ class Fields:
             name, _, value = line.partition(b":")
             name, value = name.lower(), value.strip(b" \t")
             if name in values:
-                if name == b"host":
-                    raise errors.BadRequest("Host must stand exactly once")
+                if name in (b"host", b"content-type"):
+                    raise errors.BadRequest(f"{name.decode()} must stand exactly once")
                 if name == b"content-length":
                     if values[name] != value:
                         raise errors.BadRequest("two Content-Length that differ")
@@ -70,6 +87,8 @@ class Fields:
             values[name] = value
         if newer and b"host" not in values:
             raise errors.BadRequest("Host must stand exactly once")
+        if not _HOST.match(values.get(b"host", b"")):
+            raise errors.BadRequest("Host is no host")
         coding, length = values.get(b"transfer-encoding"), values.get(b"content-length")
         self.chunked = coding is not None
         self.length = 0
@@ -85,12 +104,13 @@ class Fields:
         wishes = [wish.strip() for wish in values.get(b"connection", b"").lower().split(b",")]
         self.close = b"close" in wishes or (not newer and b"keep-alive" not in wishes)
         self.keep = not newer and not self.close
-        self.expects = b"100-continue" in values.get(b"expect", b"").lower()
+        self.expects = newer and b"100-continue" in values.get(b"expect", b"").lower()
         kind = values.get(b"content-type", b"").partition(b";")[0].strip().lower()
         self.form = {b"application/x-www-form-urlencoded": 1, b"multipart/form-data": 2}.get(kind, 0)
         self.special = any(name.startswith(b"restmq-") or name in (b"sec-purpose", b"if-match") for name in values)
 
 
+_NOTHING = Fields(b"", False)
 _memo: dict[tuple[bytes, bool], Fields] = {}
 
 
@@ -106,45 +126,95 @@ def fields(block: bytes, newer: bool) -> Fields:
     return known
 
 
+def _plain(part: bytes) -> bytes:
+    return unquote_to_bytes(part.replace(b"+", b" "))
+
+
 def pairs(text: bytes) -> list[tuple[bytes, bytes]]:
-    """The fields of a query or form (application/x-www-form-urlencoded), blank ones too."""
+    """The fields of a query or form (application/x-www-form-urlencoded), doubles and blank ones too.
+
+    Raises BadRequest for more than 100 fields.
+    """
     if not text:
         return []
     found = text.split(b"&", MAX_FIELDS + 1)
     if len(found) > MAX_FIELDS:
         raise errors.BadRequest(f"more than {MAX_FIELDS} fields")
-    plain = lambda part: unquote_to_bytes(part.replace(b"+", b" "))  # noqa: E731
     halves = (part.partition(b"=") for part in found if part)
-    return [(plain(name), plain(value)) for name, _, value in halves]
+    return [(_plain(name), _plain(value)) for name, _, value in halves]
 
 
 def multipart(kind: bytes, body: bytes) -> list[tuple[bytes, bytes]]:
-    """The fields of multipart/form-data (RFC 7578), without files' names."""
-    found = re.search(rb'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', kind)
-    if not found:
-        raise errors.BadRequest("multipart/form-data without a boundary")
-    mark = b"--" + (found[1] or found[2])
-    parts = (b"\r\n" + body).split(b"\r\n" + mark)
-    if len(parts) < 2 or not parts[-1].startswith(b"--"):
-        raise errors.BadRequest("multipart/form-data whose last boundary is missing")
+    """The fields of multipart/form-data (RFC 7578), files by their field's name; values byte for byte.
+
+    Raises BadRequest for more than 100 parts, and for what another parser might read another way.
+    """
+    found = _BOUNDARY.search(kind)
+    boundary = (found[1] or found[2]) if found else b""
+    if not 1 <= len(boundary) <= 70:
+        raise errors.BadRequest("multipart/form-data without a boundary of 1 to 70 characters")
+    parts = (b"\r\n" + body).split(b"\r\n--" + boundary, MAX_FIELDS + 2)
     if len(parts) > MAX_FIELDS + 2:
         raise errors.BadRequest(f"more than {MAX_FIELDS} fields")
-    out = []
-    for part in parts[1:-1]:
-        head, gap, value = part.partition(b"\r\n\r\n")
-        named = re.search(rb'(?i)^content-disposition:[^\r\n]*;\s*name="([^"\r\n]*)"', head, re.MULTILINE)
-        if not gap or not named:
-            raise errors.BadRequest("a part of multipart/form-data has no name")
-        out.append((named[1], value))
-    return out
+    end = parts[-1].lstrip(b" \t")
+    if len(parts) < 2 or end[:2] != b"--" or end[2:].lstrip(b" \t")[:2] not in (b"", b"\r\n"):
+        raise errors.BadRequest("multipart/form-data whose last boundary is missing")
+    return [_part(part) for part in parts[1:-1]]
+
+
+def _part(part: bytes) -> tuple[bytes, bytes]:
+    """One part's name and value."""
+    head, gap, value = part.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    if not gap or lines[0].strip(b" \t"):
+        raise errors.BadRequest("a part of multipart/form-data is malformed")
+    name = None
+    for line in lines[1:]:
+        if not _TRAILER.match(line):
+            raise errors.BadRequest("a header line of multipart/form-data is malformed")
+        word, _, text = line.partition(b":")
+        word, text = word.lower(), text.strip(b" \t")
+        if word == b"content-disposition":
+            if name is not None:
+                raise errors.BadRequest("a part of multipart/form-data has two Content-Disposition")
+            name = _name(text)
+        elif word == b"content-transfer-encoding" and text.lower() not in (b"7bit", b"8bit", b"binary"):
+            raise errors.BadRequest("multipart/form-data is not decoded: send it as it is (RFC 7578 section 4.7)")
+    if name is None:
+        raise errors.BadRequest("a part of multipart/form-data has no name")
+    return name, value
+
+
+def _name(disposition: bytes) -> bytes | None:
+    """The name in a Content-Disposition, None when there is none. Raises BadRequest for two, or nonsense."""
+    kind, at = disposition.partition(b";")[0], len(disposition.partition(b";")[0])
+    if kind.strip(b" \t").lower() != b"form-data":
+        raise errors.BadRequest("a part of multipart/form-data is no form-data")
+    names = []
+    while at < len(disposition):
+        found = _PARAMETER.match(disposition, at)
+        if not found:
+            raise errors.BadRequest("a Content-Disposition of multipart/form-data is malformed")
+        if found[1].lower() == b"name":
+            names.append(found[3] if found[2] is None else re.sub(rb"\\(.)", rb"\1", found[2]))
+        at = found.end()
+    if len(names) > 1:
+        raise errors.BadRequest("a part of multipart/form-data has two names")
+    return names[0] if names else None
 
 
 class Request(httpserver.HTTPRequest):  # type: ignore[misc]
-    """cyclone's request; what a lean handler does not ask for is built on first use."""
+    """cyclone's request; what a lean handler does not ask for is built on first use.
+
+    `target`, `raw_path` and `raw_query` are as they came, `query` and `form` decoded
+    lists of pairs of bytes. `fields.values` has the header lines.
+    """
 
     files: dict[str, Any] = {}
-    protocol = "http"
     _finish_time = None
+    hold = False  # whether the connection waits until this one is answered
+    answer: bytes | None = None
+    handler: Any = None
 
     def __init__(
         self, connection: Connection, method: str, target: bytes, newer: bool, given: Fields, body: bytes
@@ -153,16 +223,33 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
         self.newer, self.fields, self.body = newer, given, body
         self.raw_path, _, self.raw_query = target.partition(b"?")
         self.peer_ip = connection.peer_ip
-        self.hold = False  # whether the connection waits until this one is answered
-        self.answer: bytes | None = None
-        self.after = b""
-        self.handler: Any = None
         self._start_time = connection.app.wheel.clock.seconds()
 
-    @cached_property
+    @property
     def remote_ip(self) -> str:
-        """The client's address; behind a trusted proxy, the one it names."""
+        """The client's address; behind a trusted proxy, the one it names. "" over a unix socket."""
         return self.connection.client(self.fields.values)
+
+    @cached_property
+    def query(self) -> list[tuple[bytes, bytes]]:
+        """The query's fields, percent-decoded. Raises BadRequest for more than 100."""
+        return pairs(self.raw_query)
+
+    @cached_property
+    def form(self) -> list[tuple[bytes, bytes]]:
+        """The body's fields; none when it is no form. Raises BadRequest."""
+        if self.fields.form == 1:
+            return pairs(self.body)
+        if self.fields.form == 2:
+            return multipart(self.fields.values[b"content-type"], self.body)
+        return []
+
+    def request_time(self) -> float:
+        """Seconds since the request was read."""
+        spent: float = self.connection.app.wheel.clock.seconds() - self._start_time
+        return spent
+
+    # What cyclone's ordinary handlers ask for.
 
     @property
     def version(self) -> str:
@@ -177,32 +264,20 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
         return self.raw_path.decode("utf-8", "surrogateescape")
 
     @property
-    def host(self) -> str:
-        return self.fields.values.get(b"host", b"127.0.0.1").decode("latin-1")
+    def protocol(self) -> str:
+        return "https" if ISSLTransport.providedBy(self.connection.transport) else "http"
 
     @property
-    def query_string(self) -> str:
-        return self.raw_query.decode("utf-8", "surrogateescape")
-
-    @cached_property
-    def query(self) -> list[tuple[bytes, bytes]]:
-        """The query's fields, percent-decoded."""
-        return pairs(self.raw_query)
-
-    @cached_property
-    def form(self) -> list[tuple[bytes, bytes]]:
-        """The body's fields; none when it is no form."""
-        if self.fields.form == 1:
-            return pairs(self.body)
-        if self.fields.form == 2:
-            return multipart(self.fields.values[b"content-type"], self.body)
-        return []
+    def host(self) -> str:
+        return self.fields.values.get(b"host", b"127.0.0.1").decode("latin-1")
 
     def supports_http_1_1(self) -> bool:
         return self.newer
 
     @cached_property
     def headers(self) -> Any:
+        if len(httputil.HTTPHeaders._normalized_headers) > 10_000:
+            httputil.HTTPHeaders._normalized_headers.clear()  # cyclone keeps every name it ever saw
         built = httputil.HTTPHeaders()
         for line in self.fields.block.split(b"\r\n"):
             if line:
@@ -213,7 +288,8 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
     @cached_property
     def arguments(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for name, value in parse_qsl(self.query_string, keep_blank_values=True, max_num_fields=MAX_FIELDS):
+        query = self.raw_query.decode("utf-8", "replace")
+        for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_FIELDS):
             found.setdefault(name, []).append(value)
         for raw, data in self.form:
             found.setdefault(raw.decode("utf-8", "replace"), []).append(data.decode("utf-8", "replace"))
@@ -221,20 +297,26 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
 
 
 class _Body:
-    """A body that is still coming."""
+    """A body that is still coming. `want` is how many bytes of it are next, or which line."""
 
-    __slots__ = ("began", "given", "head", "parts", "size", "want")
+    __slots__ = ("began", "data", "expects", "given", "head", "trailer", "want")
 
     def __init__(self, head: tuple[bytes, bytes, bool], given: Fields, began: int) -> None:
         self.head, self.given, self.began = head, given, began
-        self.parts: list[bytes] = []
-        self.size = 0
-        self.want: int | str = 0
+        self.data = bytearray()
+        self.trailer = 0
+        self.want: int | str = given.length or "size"
+        self.expects = given.expects
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
-    """One client. Reads heads, then bodies; answers leave in the order of requests."""
+    """One client. Reads heads, then bodies; answers leave in the order of requests.
+
+    A request whose handler is `hot` may be under way beside others; any other
+    holds the line: what follows it is read once it is answered. What the client
+    does not take is bounded too: past 64 KiB of answers nothing more is read.
+    """
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -242,36 +324,50 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         try:
             self.transport.setTcpNoDelay(True)
         except (AttributeError, OSError):
-            self.app.log.debug("no TCP_NODELAY on this transport")
-        peer = self.transport.getPeer()
-        self.peer_ip: str = getattr(peer, "host", "")
+            log.debug("no TCP_NODELAY on this transport")
+        self.peer_ip: str = getattr(self.transport.getPeer(), "host", "")
         self.allowed: dict[str, int] = {}  # section -> generation of the ACL that let this address in
-        self.line: deque[Request] = deque()
+        self.line: deque[Request] = deque()  # requests not answered yet, and answers that wait for others
         self.stream: Stream | None = None
+        self.ended = False  # the client is gone
+        self.closing = False  # no further request is read
+        self._losing = self._lingering = False  # all is said
+        self._client: tuple[bytes, str] = (b"", self.peer_ip)
         self._buffer = b""
-        self._scanned = 0
+        self._scanned = 0  # how far the buffer has no end of a head
+        self._partial = False  # whether the buffer is the beginning of a head that is to come
         self._body: _Body | None = None
-        self._resuming = self.ended = self.closing = False
+        self._refusal = b""  # the last words, when the answers before them have left
+        self._resuming = self._choked = self._paused = False
+        self._stuck = -1
         self.deadline = self.app.wheel.now + self.app.limits.head
         self.app.connections.add(self)
+        self.transport.registerProducer(self, True)
 
     def client(self, values: dict[bytes, bytes]) -> str:
         """The client's address, from the proxy's header only when the proxy is trusted."""
-        return client_address(self.peer_ip, values, self.app.config)
+        proxies = self.app.proxies
+        if proxies is None:
+            return self.peer_ip
+        given = values.get(proxies.header, b"")
+        if given != self._client[0]:
+            self._client = (given, proxies.client(self.peer_ip, given))
+            self.allowed.clear()
+        return self._client[1]
 
     # -- ends
 
     def connectionLost(self, reason: Failure) -> None:
         self.app.connections.discard(self)
         self._gone(reason.getErrorMessage())
-        super().connectionLost(reason)
 
     def readConnectionLost(self) -> None:
+        """The client closed its half: what is written leaves, who waits for an answer is gone."""
         self._gone("the client closed the connection")
-        self.transport.loseConnection()
+        self._lose()
 
     def writeConnectionLost(self) -> None:
-        self.transport.loseConnection()
+        """Our half is closed, which only _linger() asks for."""
 
     def _gone(self, why: str) -> None:
         if self.ended:
@@ -279,40 +375,79 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self.ended = True
         stream, self.stream = self.stream, None
         if stream is not None:
-            stream.lost()
+            _safely(stream.lost)
         line, self.line = self.line, deque()
         for request in line:
-            if request.handler is not None:
-                request.handler.left()
+            if request.handler is not None and request.answer is None:
+                _safely(request.handler.left)
         callback, self._finish_callback = self._finish_callback, None
         if callback:
             callback.callback(why)
 
     def late(self) -> None:
-        """The deadline is over: a half request is told so, an idle connection is closed."""
+        """The deadline is over: a half request is told so, an idle or stuck connection is closed."""
         self.deadline = NEVER
-        if self.line:
-            return
-        if self._buffer or self._body is not None:
+        waiting = unsent(self.transport)
+        if self._losing or (waiting and not self.line and self.stream is None):
+            if waiting and waiting != self._stuck:  # slow, but it moves
+                self._stuck = waiting
+                self.deadline = self.app.wheel.now + self.app.limits.idle
+            elif self._lingering and not waiting:
+                self.transport.loseConnection()
+            else:
+                self.transport.abortConnection()
+        elif self._partial or self._body is not None:
             self.refuse(errors.TooSlow("the request did not arrive in time"))
-        else:
-            self.transport.loseConnection()
+        elif not self.line and self.stream is None:
+            self._lose()
 
     def refuse(self, error: errors.Error) -> None:
         """An error that ends the connection, after the answers before it."""
-        self.closing, self._buffer, self._body = True, b"", None
+        self.closing, self._buffer, self._body, self._partial = True, b"", None, False
         body = error.render()
         head = self.app.head(error.status, b"application/problem+json")
-        data = b"%bConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
-        if self.line:
-            self.line[-1].after = data
-            return
-        send(self.transport, data)
-        self._lose()
+        self._refusal = b"%bConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+        if self.app.access is not None:
+            self.app.access(Request(self, "-", b"-", False, _NOTHING, b""), error.status, len(body))
+        if not self.line:
+            self._answered()
 
-    def _lose(self) -> None:
+    def drain(self) -> None:
+        """Read no new request; close when those under way are answered."""
+        if self.stream is not None:
+            return
+        if self.line:
+            self.closing = True
+        elif self._body is None and not self._partial:
+            self._lose()
+
+    def closes(self, request: Request) -> bool:
+        """Whether the connection ends with this request's answer, so that its head says so."""
+        if self.closing or self.app.draining:
+            return not self._refusal and self.line[-1] is request
+        return bool(self.no_keep_alive)
+
+    def lose(self) -> None:
+        """Close when all is sent, and if it cannot be sent, some time later."""
+        self.closing = self._losing = True
+        self.deadline = self.app.wheel.now + self.app.limits.idle
         cork.flush(self.transport)
+        self.transport.unregisterProducer()
         self.transport.loseConnection()
+
+    _lose = lose
+
+    def _linger(self) -> None:
+        """Close our half, and read on for a moment: a reset would take the answer away from a client that sends."""
+        if not can_half_close(self.transport):
+            self.lose()
+            return
+        self._losing = self._lingering = True
+        self.deadline = self.app.wheel.now + LINGER
+        cork.flush(self.transport)
+        self.transport.unregisterProducer()
+        self._read_on()
+        self.transport.loseWriteConnection()
 
     # -- reading
 
@@ -326,6 +461,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             if self._body is None and self._full():
                 self._buffer += data
                 if len(self._buffer) > MAX_AHEAD:
+                    self._paused = True
                     self.transport.pauseProducing()
                 return
             if self._buffer:
@@ -335,7 +471,32 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             self.refuse(error)
 
     def _full(self) -> bool:
-        return bool(self.line) and (self.line[-1].hold or len(self.line) >= DEPTH)
+        """Whether no request may be taken up now."""
+        if self._choked:
+            return True
+        line = self.line
+        return bool(line) and (line[-1].hold or len(line) >= DEPTH)
+
+    def _read_on(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
+
+    def _resume(self) -> None:
+        """An answer left: requests that were read ahead go on."""
+        if self._resuming or self.ended or self.closing or self._full():
+            return
+        self._read_on()
+        if not self._buffer:
+            return
+        self._resuming = True
+        try:
+            data, self._buffer, self._scanned = self._buffer, b"", 0
+            self._parse(data)
+        except errors.Error as error:
+            self.refuse(error)
+        finally:
+            self._resuming = False
 
     def _parse(self, data: bytes) -> None:
         at = 0
@@ -350,77 +511,87 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                     return
                 continue
             if self._full():
-                break
-            while data.startswith(b"\r\n", at):
+                self._buffer = data[at:]
+                return
+            while data.startswith(b"\r\n", at):  # RFC 9112 section 2.2
                 at += 2
             end = data.find(b"\r\n\r\n", max(at, self._scanned - 3))
             if end < 0:
-                break
+                self._buffer = data[at:]
+                if self._buffer:
+                    self._unfinished(self._buffer)
+                return
             self._scanned = 0
             at = self._head(data, at, end + 4)
-        self._buffer = data[at:] if at else data
-        if not self._buffer or self._full() or self.closing:
-            return
-        if len(self._buffer) > MAX_LINE and b"\r\n" not in self._buffer:
+
+    def _unfinished(self, head: bytes) -> None:
+        """The beginning of a head: is it still a good one, and how long may the rest take?"""
+        if len(head) > MAX_LINE and head.find(b"\r\n", 0, MAX_LINE + 2) < 0:
             raise errors.TargetTooLong(f"the request line is over {MAX_LINE} bytes")
-        if len(self._buffer) > MAX_HEAD:
+        if len(head) > MAX_HEAD:
             raise errors.HeadTooLarge(f"the head is over {MAX_HEAD} bytes")
-        if b"\n\n" in self._buffer[max(0, self._scanned - 1) :]:
-            raise errors.BadRequest("lines end in CRLF")
-        if not self._scanned:
+        if _BARE_LF.search(head, max(0, self._scanned - 1)):
+            raise errors.BadRequest("lines end in CRLF (RFC 9112 section 2.2)")
+        self._scanned = len(head)
+        if not self._partial:
+            self._partial = True
             self.deadline = self.app.wheel.now + self.app.limits.head
-        self._scanned = len(self._buffer)
 
     def _head(self, data: bytes, at: int, end: int) -> int:
+        """Take up the head in data[at:end], and its body if it is here; the position after it."""
+        if end - at > MAX_LINE and data.find(b"\r\n", at, at + MAX_LINE + 2) < 0:
+            raise errors.TargetTooLong(f"the request line is over {MAX_LINE} bytes")
         if end - at > MAX_HEAD:
-            line = data.find(b"\r\n", at) - at
-            if line > MAX_LINE:
-                raise errors.TargetTooLong(f"the request line is over {MAX_LINE} bytes")
             raise errors.HeadTooLarge(f"the head is over {MAX_HEAD} bytes")
         found = _HEAD.match(data, at, end)
         if found is None:
             raise errors.BadRequest("the request's head is malformed (RFC 9112)")
         method, target, minor, block = found.groups()
-        if len(target) > MAX_LINE:
-            raise errors.TargetTooLong(f"the request line is over {MAX_LINE} bytes")
-        given = fields(block, minor == b"1")
-        if not (given.length or given.chunked):
-            self._take(method, target, minor == b"1", given, b"")
+        newer = minor == b"1"
+        given = fields(block, newer)
+        length = given.length
+        if not (length or given.chunked):
+            self._take(method, target, newer, given, b"")
             return end
-        if given.length > self.app.limits.size:
+        if length > self.app.limits.size:
             raise errors.TooLarge(f"the body is over {self.app.limits.size} bytes")
-        if given.expects and len(data) == end and not self.line:
-            send(self.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
-        if given.length and len(data) - end >= given.length:
-            self._take(method, target, minor == b"1", given, data[end : end + given.length])
-            return end + given.length
-        body = self._body = _Body((method, target, minor == b"1"), given, self.app.wheel.now)
-        body.want = given.length if given.length else "size"
-        self.deadline = self.app.wheel.now + self.app.limits.body
+        if length and len(data) - end >= length:
+            self._take(method, target, newer, given, data[end : end + length])
+            return end + length
+        self._partial = False
+        body = self._body = _Body((method, target, newer), given, self.app.wheel.now)
+        self.deadline = body.began + self.app.limits.body
+        if len(data) > end:
+            body.expects = False
+        elif not self.line:
+            self._continue(body)
         return end
 
+    def _continue(self, body: _Body) -> None:
+        if body.expects:
+            body.expects = False
+            send(self.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def _more(self, data: bytes, at: int) -> int:
-        """Goes on with a body; the position after it, or -1 when more must come (the rest is kept)."""
-        body = self._body
+        """Go on with a body; the position after it, or -1 when more must come (the rest is kept)."""
+        body, limits = self._body, self.app.limits
         assert body is not None
-        trailers = 0
         while True:
             if isinstance(body.want, int):
                 part = data[at : at + body.want]
                 at += len(part)
-                body.parts.append(part)
+                body.data += part
                 body.want -= len(part)
-                body.size += len(part)
-                self.deadline = body.began + self.app.limits.body + body.size // 1024
+                self.deadline = body.began + limits.body + len(body.data) // MIN_RATE
                 if body.want:
                     return -1
                 if not body.given.chunked:
                     break
                 body.want = "end"
             end = data.find(b"\r\n", at)
+            if (len(data) if end < 0 else end) - at > MAX_LINE:
+                raise errors.BadRequest("a line of the chunked body is too long")
             if end < 0:
-                if len(data) - at > MAX_LINE:
-                    raise errors.BadRequest("a chunk's head is too long")
                 self._buffer = data[at:]
                 return -1
             line, at = data[at:end], end + 2
@@ -429,75 +600,75 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 if not found:
                     raise errors.BadRequest("a chunk's size is no number")
                 size = int(found[1], 16)
-                if body.size + size > self.app.limits.size:
-                    raise errors.TooLarge(f"the body is over {self.app.limits.size} bytes")
+                if len(body.data) + size > limits.size:
+                    raise errors.TooLarge(f"the body is over {limits.size} bytes")
                 body.want = size if size else "trailer"
             elif body.want == "end":
                 if line:
                     raise errors.BadRequest("a chunk is longer than it said")
                 body.want = "size"
             elif line:
-                trailers += len(line)
-                if trailers > MAX_HEAD:
+                body.trailer += len(line)
+                if body.trailer > MAX_HEAD:
                     raise errors.HeadTooLarge("the trailer is too large")
+                if not _TRAILER.match(line):
+                    raise errors.BadRequest("a trailer line is malformed")
             else:
                 break
         self._body = None
-        self._take(*body.head, body.given, b"".join(body.parts))
+        self._take(*body.head, body.given, bytes(body.data))
         return at
 
     def _take(self, method: bytes, target: bytes, newer: bool, given: Fields, body: bytes) -> None:
+        """A whole request is here."""
         if target[:1] != b"/":
             found = _ABSOLUTE.match(target)
-            if found:  # RFC 9112 section 3.2.2: a proxy's form of the same
-                target = target[found.end() :] or b"/"
+            if found:  # RFC 9112 section 3.2.2: the form for proxies; its host must not differ from Host
+                if found[1].lower() != given.values.get(b"host", found[1]).lower():
+                    raise errors.BadRequest("the URI names another host than Host")
+                rest = target[found.end() :]
+                target = rest if rest[:1] == b"/" else b"/" + rest
         request = Request(self, method.decode("ascii"), target, newer, given, body)
-        self.deadline = NEVER
-        self.line.append(request)
-        if given.close:
+        self.deadline, self._partial = NEVER, False
+        if given.close or self.app.draining:
             self.closing = True
+        self.line.append(request)
         self.app(request)
-
-    def _resume(self) -> None:
-        """An answer left: requests that were read ahead go on."""
-        if self._resuming or self.ended or self._full() or not self._buffer:
-            return
-        self._resuming = True
-        try:
-            self.transport.resumeProducing()
-            data, self._buffer, self._scanned = self._buffer, b"", 0
-            self._parse(data)
-        except errors.Error as error:
-            self.refuse(error)
-        finally:
-            self._resuming = False
 
     # -- answering
 
     def answer(self, request: Request, data: bytes) -> None:
         """The whole answer of one request; it leaves when those before it have left."""
         line = self.line
-        if self.ended:
+        if self.ended or request.answer is not None:
             return
-        request.answer = data
+        request.answer, request.handler = data, None
+        if line[0] is not request:
+            return
         while line and line[0].answer is not None:
-            first = line.popleft()
-            send(self.transport, first.answer + first.after)
-            if first.fields.close or first.after or (self.app.draining and not line):
-                line.clear()
-                self.closing = True
-                self._lose()
-                return
-        if not line:
-            self.deadline = self.app.wheel.now + self.app.limits.idle
-        if self._buffer:
-            self._resume()
-        if line and line[0].hold and not line[0].handler:
-            self._start_held()
+            send(self.transport, line.popleft().answer)
+        self._answered()
 
-    def _start_held(self) -> None:
-        """A cold request whose turn has come: those before it are answered."""
-        self.app.cold(self.line[0])
+    def _answered(self) -> None:
+        """What could leave has left: close, go on reading, or start the cold request whose turn it is."""
+        line = self.line
+        if not line:
+            if self._refusal:
+                send(self.transport, self._refusal)
+                self._linger()
+                return
+            if self.closing:
+                self.lose()
+                return
+            if self._body is not None:
+                self._continue(self._body)
+            elif not self._partial:
+                self.deadline = self.app.wheel.now + self.app.limits.idle
+        elif line[0].hold:
+            self.app.cold(line[0])
+            return
+        if self._buffer or self._paused:
+            self._resume()
 
     # cyclone's own way of answering, for its ordinary handlers: they hold the line, so they are first.
 
@@ -506,21 +677,34 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             send(self.transport, chunk)
 
     def finish(self) -> None:
-        if self.ended:
-            return
-        request = self.line.popleft() if self.line else None
         callback, self._finish_callback = self._finish_callback, None
         if callback:
             callback.callback(None)
-        if request is None or request.fields.close or request.after or self.app.draining:
-            if request is not None and request.after:
-                send(self.transport, request.after)
-            self.closing = True
-            self._lose()
+        if self.ended:
             return
-        self.deadline = self.app.wheel.now + self.app.limits.idle
-        if self._buffer:
-            self._resume()
+        self.line.popleft().answer = b""
+        self.closing = self.closing or self.no_keep_alive
+        self._answered()
+
+    # Twisted asks these when more is written than the client takes, and when it has taken it.
+
+    def pauseProducing(self) -> None:
+        self._choked = True
+
+    def resumeProducing(self) -> None:
+        self._choked = False
+        self._resume()
+
+    def stopProducing(self) -> None:
+        """The connection is closing; connectionLost follows."""
+
+
+def _safely(call: Callable[[], object]) -> None:
+    """Tell somebody that the client is gone; who fails at that must not keep it from the next."""
+    try:
+        call()
+    except Exception:
+        log.failure("the end of a connection was not taken well")
 
 
 def nothing(*_: object) -> None:
@@ -529,7 +713,14 @@ def nothing(*_: object) -> None:
 
 @implementer(IPushProducer)
 class Stream:
-    """A connection taken over for one long answer: chunked, to its close, or raw after an upgrade."""
+    """A connection taken over for one long answer: chunked, to its close, or raw after an upgrade.
+
+    `written` counts the bytes given to the transport, framing and all, and `unsent`
+    those of them that the kernel has not taken. `full` is true while Twisted's
+    buffer holds more than 64 KiB: on_full() was called, on_drained() will be.
+    on_lost() is called once, however it ends. on_data() gets what the client
+    sends after an upgrade; before one nobody asked for it, and it is thrown away.
+    """
 
     def __init__(self, request: Request, head: bytes, chunked: bool, raw: bool) -> None:
         self.connection, self.transport = request.connection, request.connection.transport
@@ -540,11 +731,13 @@ class Stream:
         self.on_full: Callable[[], None] = nothing
         self.on_drained: Callable[[], None] = nothing
         self.on_lost: Callable[[], None] = nothing
-        self._last: tuple[bytes, bytes] = (b"", b"")
+        self._ignored = 0
+        connection = self.connection
+        connection.line.clear()
+        connection.stream = self
+        connection.deadline = NEVER
         send(self.transport, head)
-        self.connection.line.clear()
-        self.connection.stream = self
-        self.connection.deadline = NEVER
+        self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
         self._watch()
 
@@ -572,6 +765,10 @@ class Stream:
         """Bytes of the client: an upgraded stream's owner gets them, others ignore them."""
         if self._raw:
             self.on_data(data)
+            return
+        self._ignored += len(data)
+        if self._ignored > MAX_AHEAD:
+            self.transport.pauseProducing()
 
     def pause(self) -> None:
         """Read no more for now."""
@@ -579,7 +776,8 @@ class Stream:
 
     def resume(self) -> None:
         """Read on, or begin to: what came before the stream was there is given to on_data first."""
-        early, self.connection._buffer = self.connection._buffer, b""
+        connection = self.connection
+        early, connection._buffer, connection._paused = connection._buffer, b"", False
         self.transport.resumeProducing()
         if early:
             self.received(early)
@@ -592,13 +790,12 @@ class Stream:
         self.closed = True
         if self._chunked:
             send(self.transport, b"0\r\n\r\n")
-        cork.flush(self.transport)
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        self.connection.lose()
 
     def abort(self) -> None:
-        """End it now."""
+        """End it now; what waits is thrown away."""
         self.closed = True
+        cork.drop(self.transport)
         self.transport.abortConnection()
 
     def lost(self) -> None:
@@ -610,8 +807,9 @@ class Stream:
     # Twisted asks these when its buffer is full, and when it is empty again.
 
     def pauseProducing(self) -> None:
-        self.full = True
-        self.on_full()
+        if not self.full:
+            self.full = True
+            self.on_full()
 
     def resumeProducing(self) -> None:
         if self.full:
@@ -633,41 +831,37 @@ def _chunk(data: bytes) -> bytes:
     return _chunked[1]
 
 
-@lru_cache(4096)
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text.strip().strip("[]"))
-    except ValueError:
-        return None
+class Proxies:
+    """Which proxies are trusted to name their client, and in which header (`header`, lower case)."""
 
+    def __init__(self, header: str, networks: tuple[str, ...]) -> None:
+        self.header = header.lower().encode("ascii")
+        self._networks = Networks(networks or ("127.0.0.0/8", "::1/128"))
 
-@lru_cache(64)
-def _networks(words: tuple[str, ...]) -> tuple[Any, ...]:
-    return tuple(ipaddress.ip_network(word, strict=False) for word in words)
+    def client(self, peer: str, given: bytes) -> str:
+        """The client's address: the peer's, or the one that a trusted proxy named in the header's value.
 
-
-def client_address(peer: str, values: dict[bytes, bytes], settings: Any) -> str:
-    """The client's address: the peer's, or the one that a trusted proxy names in the header set for it."""
-    if not settings.xheaders:
-        return peer
-    proxies = _networks(tuple(settings.trusted_proxies) or ("127.0.0.0/8", "::1/128"))
-
-    def trusted(text: str) -> bool:
-        if not text:
-            return True  # a unix socket: whoever may open it is the proxy
-        address = _address(text)
-        return address is not None and any(address in network for network in proxies)
-
-    if not trusted(peer):
-        return peer
-    given = values.get(settings.xheader.lower().encode("ascii"), b"").decode("latin-1")
-    hops = [hop.strip() for hop in given.split(",") if hop.strip()]
-    if settings.xheader.lower() == "x-real-ip":
-        hops = hops[-1:]
-    for hop in reversed(hops):
-        address = _address(hop)
-        if address is None:
+        Of X-Forwarded-For it is the right-most that is no trusted proxy: whatever
+        stands before that one the client may have invented. "" is a unix socket's
+        peer: whoever may open it is the proxy.
+        """
+        hops = [hop.strip() for hop in given.decode("latin-1").split(",")]
+        if peer and peer not in self._networks:
             return peer
-        if not trusted(str(address)) or settings.xheader.lower() == "x-real-ip":
-            return str(address)
-    return peer
+        client = peer
+        for hop in reversed(hops):
+            address = _address(hop)
+            if not address:
+                break
+            client = address
+            if self.header == b"x-real-ip" or address not in self._networks:
+                break
+        return client
+
+
+def _address(text: str) -> str:
+    """An IP address as Python writes it, without the brackets of IPv6; "" when it is none."""
+    try:
+        return str(ipaddress.ip_address(text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text))
+    except ValueError:
+        return ""

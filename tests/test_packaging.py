@@ -1,44 +1,279 @@
-"""What pip installs works from any directory, pages included, and nothing in the environment contradicts it."""
+"""How RestMQ gets onto a machine: start.sh's environment, what pip installs, and the locks that both rest on."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, free_port, http_call
+import pytest
+from conftest import ROOT, free_port
+
+#: Packages of the lock by what Python imports; the others have the same name.
+IMPORTED = {"zope": "zope-interface", "OpenSSL": "pyopenssl", "service_identity": "service-identity"}
+#: Making an environment fetches packages.
+LONG = pytest.mark.timeout(300)
 
 
-def test_pip_install_gives_a_twistd_restmq_with_its_pages(redis_server: Any, tmp_path: Path) -> None:
-    source, place = tmp_path / "source", tmp_path / "env"
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    for name in files:
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-    python = str(place / "bin" / "python")
-    quiet = [python, "-m", "pip", "-q", "--disable-pip-version-check"]
-    subprocess.run([*quiet, "install", str(source)], check=True)
-    checked = subprocess.run([*quiet, "check"], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout
+def environment(**more: str) -> dict[str, str]:
+    """What a stranger's shell has: nothing of ours."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "RESTMQ_"))}
+    return {**clean, "PYTHON": sys.executable, **more}
+
+
+def pinned(lock: str) -> dict[str, set[str]]:
+    """The packages of a lock, each with its versions (one for each kind of Python)."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9-]+)==([^ ]+)", (ROOT / lock).read_text(), re.M):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+@contextmanager
+def served(command: list[str], folder: Path, redis: str) -> Iterator[int]:
+    """RestMQ started by a command, from another folder, until it answers; its output is in folder/log."""
     port = free_port()
-    words = ["-n", "--pidfile=", "restmq", "--port", str(port), "--redis", redis_server.address]
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    process = subprocess.Popen(
-        [str(place / "bin" / "twistd"), *words, "--data", str(tmp_path / "data")], cwd=tmp_path, env=clean
-    )
+    words = ["--port", str(port), "--redis", redis, "--data", str(folder / "data")]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*command, *words], cwd=folder, env=environment(), stdout=log, stderr=log)
     try:
         for _ in range(200):
+            assert process.poll() is None, (folder / "log").read_text()
             try:
-                if http_call(port, "GET", "/readyz")[0] == 200:
-                    break
-            except OSError:
+                fetch(port, "/readyz")
+                break
+            except urllib.error.URLError:
                 time.sleep(0.05)
-        assert b"<form" in http_call(port, "GET", "/queue")[2]
-        assert http_call(port, "GET", "/static/restmq.css")[1]["content-type"].startswith("text/css")
+        yield port
     finally:
         process.terminate()
         process.wait(20)
+    assert "Traceback" not in (folder / "log").read_text()
+    assert "Warning" not in (folder / "log").read_text()
+
+
+def fetch(port: int, path: str) -> bytes:
+    """The body of a page that is there."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree as somebody gets it, without what tools made in this one."""
+    made = shutil.ignore_patterns(
+        ".git", ".*env*", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "dropin.cache"
+    )
+    copy = tmp_path_factory.mktemp("checkout") / "restmq"
+    shutil.copytree(ROOT, copy, ignore=made)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def started(checkout: Path) -> Path:
+    """A checkout whose environment start.sh made, when it was started twice at once for the first time."""
+    twice = [
+        subprocess.Popen(
+            [checkout / "start.sh", "--help"], env=environment(), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    said = [start.communicate(timeout=280) for start in twice]
+    assert [start.returncode for start in twice] == [0, 0], said
+    assert all("--listen" in output for output, _ in said)
+    assert sum("making an environment" in notes for _, notes in said) == 1, said
+    assert sum("another start is making the environment" in notes for _, notes in said) == 1, said
+    return checkout
+
+
+def made(checkout: Path) -> Path:
+    """The environment in a checkout."""
+    kind = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
+    return checkout / ".venv" / kind
+
+
+@LONG
+def test_two_first_starts_at_once_make_one_environment_that_pip_finds_consistent(started: Path) -> None:
+    checked = subprocess.run(
+        [made(started) / "bin" / "python", "-m", "pip", "check"], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout
+
+
+@LONG
+def test_a_second_start_makes_nothing_and_takes_under_two_seconds(started: Path, redis_server: Any) -> None:
+    took = []
+    for number in range(3):  # the best of three: other tests' servers may still be ending
+        folder = started.parent / f"start{number}"
+        folder.mkdir()
+        began = time.monotonic()
+        with served([str(started / "start.sh")], folder, redis_server.address) as port:
+            took.append(time.monotonic() - began)
+            assert b"<form" in fetch(port, "/queue")
+        assert "environment" not in (folder / "log").read_text()
+    assert min(took) < 2, took
+
+
+@LONG
+def test_the_folder_may_move_after_the_first_start(started: Path, tmp_path: Path, redis_server: Any) -> None:
+    moved = started.rename(started.with_name("moved"))
+    try:
+        with served([str(moved / "start.sh")], tmp_path, redis_server.address) as port:
+            assert fetch(port, "/static/restmq.css")
+        assert "environment" not in (tmp_path / "log").read_text()
+    finally:
+        moved.rename(started)
+
+
+@LONG
+def test_an_environment_that_was_left_half_made_is_made_anew(started: Path, tmp_path: Path) -> None:
+    start = subprocess.Popen(
+        [started / "start.sh", "--help"], env=environment(RESTMQ_ENV=str(tmp_path)), text=True, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert start.stderr is not None
+    assert "making an environment" in start.stderr.readline()
+    time.sleep(0.5)
+    os.killpg(start.pid, signal.SIGKILL)
+    start.wait(10)
+    start.stderr.close()
+    assert list(tmp_path.iterdir())
+    again = subprocess.run(
+        [started / "start.sh", "--help"], env=environment(RESTMQ_ENV=str(tmp_path)), text=True, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "making an environment" in again.stderr
+
+
+def test_a_python_that_is_too_old_or_missing_is_one_line(checkout: Path, tmp_path: Path) -> None:
+    old = tmp_path / "python2"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    for python, reason in ((str(old), "is too old"), ("python0", "there is no python0")):
+        start = subprocess.run(
+            [checkout / "start.sh"], env=environment(PYTHON=python), text=True, capture_output=True, check=False
+        )
+        assert start.returncode == 1
+        assert reason in start.stderr
+        assert start.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def installed(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty environment after `pip install .`, its packages held to the lock's versions, so that no
+    release of tomorrow changes what is tested today."""
+    place = tmp_path_factory.mktemp("installed")
+    lock = (ROOT / "requirements.lock").read_text()
+    pins = re.sub(r" \\$", "", re.sub(r"^ +--hash.*\n?", "", lock, flags=re.M), flags=re.M)
+    (place / "pins.txt").write_text(pins)
+    subprocess.run([sys.executable, "-m", "venv", place / "env"], check=True)
+    pip = [place / "env" / "bin" / "python", "-m", "pip", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "-c", place / "pins.txt", checkout], check=True, env=environment())
+    return place / "env"
+
+
+@LONG
+def test_pip_install_gives_a_twistd_restmq_with_its_pages_from_any_directory(
+    installed: Path, tmp_path: Path, redis_server: Any
+) -> None:
+    with served([str(installed / "bin/twistd"), "-n", "--pidfile=", "restmq"], tmp_path, redis_server.address) as port:
+        assert b"<form" in fetch(port, "/queue")
+        assert b"{" in fetch(port, "/static/restmq.css")
+        assert fetch(port, "/q/")
+
+
+@LONG
+def test_pip_check_finds_nothing_after_pip_install(installed: Path) -> None:
+    pip = [str(installed / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+    checked = subprocess.run([*pip, "check"], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout) == (0, "No broken requirements found.\n")
+
+
+@LONG
+def test_every_file_of_the_package_is_installed_and_nothing_that_breaks_twistd(installed: Path) -> None:
+    site = next(installed.glob("lib/*/site-packages"))
+    for folder in ("restmq", "frontend"):
+        for file in (ROOT / folder).rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                package = site if folder == "restmq" else site / "restmq"
+                assert (package / file.relative_to(ROOT)).read_bytes() == file.read_bytes()
+    assert (site / "cyclone" / "web.py").is_file()
+    assert not (site / "cyclone" / "tests").exists()
+    assert [file.name for file in (site / "twisted" / "plugins").glob("[cr]*_plugin.py")] == ["restmq_plugin.py"]
+    assert [file.parent.name for file in site.glob("restmq-*.dist-info/**/NOTICE")] == ["licenses"]
+
+
+@LONG
+def test_a_wheel_holds_nothing_of_an_earlier_build(checkout: Path, tmp_path: Path) -> None:
+    left = checkout / "build" / "lib" / "restmq" / "gone.py"
+    left.parent.mkdir(parents=True)
+    left.write_text("")
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    wheel = ["wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, checkout]
+    subprocess.run([*pip, *wheel], check=True, env=environment())
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
+        names = archive.namelist()
+        assert "restmq/web.py" in names
+        assert "restmq/gone.py" not in names
+        record = archive.read(next(name for name in names if name.endswith("/RECORD"))).decode()
+        assert sorted(line.split(",")[0] for line in record.splitlines()) == sorted(names)
+
+
+def is_standard(name: str) -> bool:
+    """Whether a module comes with Python."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and "site-packages" not in str(spec.submodule_search_locations or spec.origin)
+
+
+def test_the_lock_covers_every_import() -> None:
+    names = set()
+    for file in [*(ROOT / "restmq").rglob("*.py"), *(ROOT / "twisted").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+    others = {name for name in names if not is_standard(name)} - {"restmq", "cyclone"}
+    assert "twisted" in others
+    assert {IMPORTED.get(name, name) for name in others} <= set(pinned("requirements.lock"))
+    assert {"twisted", "txredisapi", "hiredis"} <= set(pinned("requirements.lock"))
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-test.lock", "_build/requirements.lock"])
+def test_a_lock_has_a_hash_for_each_package_and_names_no_place_to_fetch_it(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert "://" not in text
+    packages = [entry for entry in re.split(r"^(?! )", text, flags=re.M) if entry]
+    assert packages
+    for entry in packages:
+        assert re.match(r"[a-z0-9-]+==\S+ ", entry), entry
+        assert "--hash=sha256:" in entry, entry
+
+
+def test_the_tests_run_with_what_users_get() -> None:
+    tests = pinned("requirements-test.lock")
+    for name, versions in pinned("requirements.lock").items():
+        assert versions <= tests[name], name
+
+
+def test_a_build_uses_the_versions_of_the_build_s_lock() -> None:
+    requires = re.search(r"^requires = (.*)$", (ROOT / "pyproject.toml").read_text(), re.M)
+    assert requires
+    named = dict(word.split("==") for word in ast.literal_eval(requires[1]))
+    assert {name: {version} for name, version in named.items()} == pinned("_build/requirements.lock")

@@ -36,12 +36,12 @@ if listening > 0 then
   end
   call('HSET', P..'live', inst, ARGV[3]..' '..ARGV[4]..' '..ARGV[5])
   live = true
-else
-  call('LREM', P..'ring', 0, inst)
-  call('HDEL', P..'live', inst)
 end
 confirm(inst, tonumber(ARGV[6]))
 if listening == 0 then
+  settle()   -- while it still counts
+  call('LREM', P..'ring', 0, inst)
+  call('HDEL', P..'live', inst)
   call('HDEL', P..'from', inst)
   if call('EXISTS', P..'ring') == 0 then live = false end
 end

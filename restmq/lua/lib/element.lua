@@ -40,8 +40,8 @@ local function ended(N)   -- its ttl is over, though nobody swept yet; then it i
   return true
 end
 local function heads(most)   -- up to `most` waiting elements, oldest first: {N, T, value, was in r}
-  local fresh = call('XRANGE', P..'q', digits(c + 1), '+', 'COUNT', most)
-  local back = slow and call('ZRANGE', P..'r', 0, most - 1) or {}
+  local back = slow and call('ZRANGE', P..'r', 0, most - 1) or {}   -- all of r is older than what is fresh
+  local fresh = #back < most and call('XRANGE', P..'q', digits(c + 1), '+', 'COUNT', most) or {}
   local out, i, j = {}, 1, 1
   while #out < most and (fresh[i] or back[j]) do
     local N, T

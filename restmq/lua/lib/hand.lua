@@ -33,6 +33,7 @@ local function trim()   -- history keeps its bounds; what is not confirmed is ne
     cut, floor = tonumber(first[2][6]) - #first[2][2], at - 1
     if sum - cut <= size or at > sure then return end
     call('XDEL', P..'h', first[1])
+    cut, floor = tonumber(first[2][6]), at
   end
 end
 local function broadcast(db)   -- one message a chunk, P by P
