@@ -46,7 +46,8 @@ def http_call(
 class RedisServer:
     """A redis-server (or RESTMQ_TEST_REDIS) on a unix socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: str = "") -> None:
+        self.options = options
         binary = shutil.which(os.environ.get("RESTMQ_TEST_REDIS", "redis-server"))
         assert binary, "no redis-server: apt-get install redis-server, or set RESTMQ_TEST_REDIS"
         self.folder, self.socket, self.binary = folder, folder / "redis.sock", binary
@@ -55,7 +56,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        options = f"--port 0 --unixsocket {self.socket} --appendonly yes --dir {self.folder}".split()
+        options = f"--port 0 --unixsocket {self.socket} --appendonly yes --dir {self.folder} {self.options}".split()
         log = str(self.folder / "redis.log")
         self.process = subprocess.Popen([self.binary, *options, "--save", "", "--logfile", log])
         for _ in range(200):
