@@ -28,6 +28,7 @@ from restmq.slot import Slot
 
 #: The oldest versions that RestMQ's scripts run on: they need `flags=allow-oom`.
 NEEDED = {"Redis": (7, 0), "Valkey": (8, 0)}
+_LOOK, _GRACE = 0.1, 0.4  # seconds: how a late link is looked at again before it is given up
 # Error replies that say "not now" or "not you": the words are Redis' own.
 _REFUSALS = frozenset(
     "LOADING BUSY READONLY MASTERDOWN MISCONF NOREPLICAS TRYAGAIN CLUSTERDOWN NOAUTH NOPERM".split()
@@ -302,20 +303,20 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
         link = self._newest
         if link is not None and self._late(link):
             link.quiet = True
-            self.clock.callLater(0, self._give_up, link)
+            self.clock.callLater(_LOOK, self._give_up, link, self.now() + _GRACE)
 
     def _late(self, link: Link) -> bool:
         if link.usable:
             return bool(link.asked) and link.asked[0][1] < self.now()
         return bool(link.transport.connected) and self._ready_by < self.now()
 
-    def _give_up(self, link: Link) -> None:
-        """A turn later: if this process was stopped, the replies lay in the socket and have been read by now."""
+    def _give_up(self, link: Link, most: float) -> None:
+        """If this process was stopped meanwhile, the replies lie in the socket: as long as they come it reads on."""
         if link is not self._newest or not self._late(link):
             return
-        if not link.quiet:  # some have, and there may be more
+        if not link.quiet and self.now() < most:
             link.quiet = True
-            self.clock.callLater(0, self._give_up, link)
+            self.clock.callLater(_LOOK, self._give_up, link, most)
             return
         self.cut(f"Redis did not answer within {self.deadline:g} s")
 

@@ -124,7 +124,7 @@ class Broker(Service):
 
     def hurry(self) -> None:
         """End now: cut every connection, and give Redis a second for what they held."""
-        log.warn("told to end again: cutting {count} connections", count=len(self.app.connections))
+        log.warn("told to end again; connections cut: {count}", count=len(self.app.connections))
         for connection in list(self.app.connections):
             connection.transport.abortConnection()
         self._reactor.callLater(1.0, self.redis.cut, "this instance is ending")

@@ -53,13 +53,17 @@ class Consumer:
     """Somebody at /c, with a thread that reads."""
 
     def __init__(self, one: Instance, queue: str) -> None:
-        self.link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)
-        self.link.request("GET", f"/c/{queue}")
-        self.answer = self.link.getresponse()
-        assert self.answer.status == 200
+        until(lambda: self._connected(one, queue))
         self.lines: list[bytes] = []
         threading.Thread(target=self._read, daemon=True).start()
         until(lambda: b'"consumers": 1' in one.http("GET", f"/stats/{queue}")[2])
+
+    def _connected(self, one: Instance, queue: str) -> bool:
+        """503 as long as the link for messages is not there."""
+        self.link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)
+        self.link.request("GET", f"/c/{queue}")
+        self.answer = self.link.getresponse()
+        return self.answer.status == 200
 
     def _read(self) -> None:
         while line := self.answer.readline():
@@ -199,6 +203,38 @@ def test_what_this_process_slept_over_is_read_before_a_deadline_counts(redis_ser
         assert core.redis.link is link
 
 
+def test_a_process_that_was_stopped_finds_its_replies_and_trips_no_deadline(own: Any, start: Any) -> None:
+    one = start("[redis]\ndeadline = 3s\n", own.address)
+    consumer = Consumer(one, "live")
+    answers: list[Any] = []
+    own.process.send_signal(signal.SIGSTOP)
+    posting = threading.Thread(target=lambda: answers.append(one.form("/q/live", "value=x")), daemon=True)
+    posting.start()
+    time.sleep(1)  # the command has left for Redis, which does not read it
+    one.process.send_signal(signal.SIGSTOP)
+    own.process.send_signal(signal.SIGCONT)
+    time.sleep(4)
+    one.process.send_signal(signal.SIGCONT)
+    posting.join(20)
+    assert answers == [(200, b"live:1\r\n")]
+    until(lambda: consumer.lines == [b'{"key": "live:1", "value": "x"}\r\n'])
+    assert "cannot be used" not in one.stop()
+
+
+def test_a_redis_that_loads_its_data_is_asked_again_over_the_same_connection(silent: Any) -> None:
+    loading = b"-LOADING Redis is loading the dataset in memory\r\n"
+    text = b"redis_version:7.0.0\r\n"
+    version = b"$%d\r\n%b\r\n" % (len(text), text)
+    server = silent(select=b"+OK\r\n", info=version, load=b"+OK\r\n", set=loading, get=loading)
+    with reactor.core(server.address) as core:
+        until(lambda: "LOADING" in core.redis.why)
+        with pytest.raises(Unavailable, match="LOADING"):
+            reactor.wait(core.add, b"q", b"x")
+        server.answers.update({b"set": b"$-1\r\n", b"get": b"$5\r\n1 abc\r\n"})
+        until(lambda: core.redis.link is not None)
+        assert server.links == 1
+
+
 def test_the_watch_counts_its_own_seconds_and_not_those_of_the_wall_clock(redis_server: Any) -> None:
     with reactor.core(redis_server.address, 12) as core:
         until(lambda: core.redis.link is not None)
@@ -259,7 +295,7 @@ def test_a_full_redis_refuses_adds_and_does_everything_else(own: Any, start: Any
     assert b'"take:2"' in one.http("POST", "/q/take/take")[2]
     assert b'"plain:1"' in one.http("GET", "/q/plain")[2]
     assert one.http("DELETE", "/q/deleted/1")[0] in (200, 204)
-    assert b"OK" in one.http("POST", "/queue", '{"cmd": "del", "queue": "deleted", "key": "deleted:2"}')[2]
+    assert b'"deleted": true' in one.http("POST", "/queue", '{"cmd": "del", "queue": "deleted", "key": "deleted:2"}')[2]
     assert one.http("DELETE", "/q/purged")[0] in (200, 204)
     assert one.http("DELETE", "/q/forgotten?forget=1")[0] in (200, 204)
     for queue, left in (("take", 2), ("deleted", 2), ("purged", 0), ("live", 4)):
@@ -408,7 +444,7 @@ def test_readyz_tells_what_is_not_well_with_redis(own: Any, start: Any) -> None:
     assert status == 503 and b"READONLY" in answer and b'"stored": "no"' in answer
     other.execute_command("REPLICAOF", "NO", "ONE")
     assert one.form("/q/x", "value=x")[0] == 200
-    own.stop()
+    own.process.kill()  # a SIGTERM waits until the append-only file that was switched on again is whole
     until(lambda: one.http("GET", "/readyz")[0] == 503)
     status, headers, body = one.http("GET", "/readyz")
     assert headers["retry-after"] == "1"
@@ -484,7 +520,7 @@ def test_a_missing_password_is_told_and_tried_again(own: Any, tmp_path: Path) ->
 
 
 def test_a_database_that_is_not_there_is_told(own: Any, tmp_path: Path) -> None:
-    one = unready(tmp_path / "one", own.address, "[redis]\ndb = 99\n")
+    one = unready(tmp_path / "one", own.address, "[redis]\ndbid = 99\n")
     try:
         until(lambda: b"could not set dbid=99" in one.form("/q/x", "value=x")[1])
         assert b"DB index is out of range" in one.http("GET", "/readyz")[2]
@@ -514,6 +550,7 @@ def half_a_request(one: Instance) -> socket.socket:
     """A request whose body does not come."""
     link = socket.create_connection(("127.0.0.1", one.port))
     link.sendall(b"POST /q/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nhalf")
+    assert one.http("GET", "/healthz")[0] == 200  # accepted after it, so that one is being read
     return link
 
 
@@ -530,22 +567,34 @@ def never_reads(one: Instance) -> socket.socket:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("busy", [half_a_request, never_reads])
-def test_who_is_told_twice_to_end_ends_at_once_and_without_a_traceback(start: Any, busy: Any, number: Any) -> None:
-    one = start("[server]\ndrain = 60s\n")
-    link = busy(one)
+def test_who_is_told_twice_to_end_ends_at_once_and_without_a_traceback(own: Any, start: Any, number: Any) -> None:
+    one = start("[server]\ndrain = 60s\n[live]\nmax_waiting = 64MiB\n", own.address)
+    deaf, half = never_reads(one), half_a_request(one)
     one.process.send_signal(number)
     until(lambda: "ending: finishing requests" in one.log.read_text())
     time.sleep(0.5)
-    assert one.process.poll() is None  # it waits for the client
+    assert one.process.poll() is None  # it waits for the rest of the request
     began = time.monotonic()
     one.process.send_signal(number)
     one.process.wait(20)
     print(f"ended {time.monotonic() - began:.2f} s after the second signal")
     log = one.stop()
-    assert not troubles(log) and "told to end again" in log, log
-    assert one.process.returncode in (0, -number, 1 if number == signal.SIGINT else 0)
-    link.close()
+    assert not troubles(log) and "told to end again; connections cut: 1" in log, log
+    assert one.process.returncode in (0, -number)
+    half.close()
+    deaf.close()
+
+
+def test_a_consumer_that_does_not_read_holds_up_no_end(own: Any, start: Any) -> None:
+    one = start("[server]\ndrain = 60s\n[live]\nmax_waiting = 64MiB\n", own.address)
+    deaf = never_reads(one)
+    one.process.terminate()
+    one.process.wait(20)
+    log = one.stop()
+    assert "told to end again" not in log
+    books = start("", own.address).http("GET", "/stats/x")[2]  # what no socket took waits again, the rest is counted
+    assert b'"leased": 0' in books and b'"len": 0' not in books, books
+    deaf.close()
 
 
 def test_two_signals_at_once_leave_no_traceback(start: Any) -> None:
@@ -571,7 +620,7 @@ def test_one_signal_ends_also_while_redis_is_stopped(own: Any, start: Any) -> No
 
 def test_an_ipv4_client_of_an_ipv6_socket_is_its_ipv4_address_everywhere(start: Any, queue: str) -> None:
     one = start(
-        "[server]\nlisten = ::\naccess_log = yes\ntrusted_proxies = 127.0.0.1\n"
+        "[server]\nlisten = ::\naccess_log = yes\nxheaders = true\nxheader = X-Forwarded-For\ntrusted_proxies = 127.0.0.1\n"
         "[rest:producer]\nhosts_allow = 127.0.0.1\nhosts_deny = all\n"
     )
     text = {"Content-Type": "text/plain"}
