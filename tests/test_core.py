@@ -620,7 +620,8 @@ def test_one_signal_ends_also_while_redis_is_stopped(own: Any, start: Any) -> No
 
 def test_an_ipv4_client_of_an_ipv6_socket_is_its_ipv4_address_everywhere(start: Any, queue: str) -> None:
     one = start(
-        "[server]\nlisten = ::\naccess_log = yes\nxheaders = true\nxheader = X-Forwarded-For\ntrusted_proxies = 127.0.0.1\n"
+        "[server]\nlisten = ::\naccess_log = yes\n"
+        "xheaders = true\nxheader = X-Forwarded-For\ntrusted_proxies = 127.0.0.1\n"
         "[rest:producer]\nhosts_allow = 127.0.0.1\nhosts_deny = all\n"
     )
     text = {"Content-Type": "text/plain"}
