@@ -285,11 +285,10 @@ class Core:
 
     async def purge(self, queue: bytes, forget: bool = False) -> bool:
         """Empty the queue, or forget it; True when there was something."""
-        had = bool(await self.script("purge", queue, b"1" if forget else b"0", _word()))
-        if forget:
+        if forget:  # before the script: whoever adds after it is told of the birth, and enters the name again
             self._known.discard(queue)
-            await self.redis.call(b"ZREM", _NAMES, queue)
-        return had
+            self._hint(encode([b"ZREM", _NAMES, queue]))
+        return bool(await self.script("purge", queue, b"1" if forget else b"0", _word()))
 
     async def policy(self, queue: bytes) -> str:
         """How the queue's elements are dealt to live consumers: broadcast or roundrobin."""

@@ -363,6 +363,26 @@ def test_a_script_flush_between_concurrent_adds_loses_and_doubles_none(own: Any)
         assert (books["added"], books["waiting"], books["imbalance"]) == (1000, 1000, 0)
 
 
+# -- the registry of names
+
+
+def test_a_queue_forgotten_by_one_and_born_again_by_another_is_listed(own: Any) -> None:
+    with reactor.core(own.address) as one, reactor.core(own.address) as other:
+        until(lambda: one.redis.link is not None and other.redis.link is not None)
+        for turn in range(200):
+            reactor.wait(one.add, b"q", b"x")
+
+            async def both() -> None:
+                adding = other.add(b"q", b"y")
+                await one.purge(b"q", forget=True)
+                await adding
+
+            reactor.wait(both)
+            waiting = reactor.wait(one.lengths, b"q")[0]
+            reactor.wait(other.redis.call, b"PING")  # what it hinted has arrived
+            assert waiting == 0 or reactor.wait(one.queues) == [b"q"], turn
+
+
 # -- which Redis
 
 
@@ -517,6 +537,27 @@ def test_a_missing_password_is_told_and_tried_again(own: Any, tmp_path: Path) ->
         log = one.stop()
     assert len([line for line in log.splitlines() if "NOAUTH" in line]) == 1, log
     assert not troubles(log)
+
+
+def test_a_user_of_redis_who_may_touch_only_restmq_s_keys_is_enough(own: Any, tmp_path: Path) -> None:
+    other = client(own)
+    rights = ["~restmq:*", "&restmq:*", "+@all", "-info"]
+    other.execute_command("ACL", "SETUSER", "broker", "on", ">0urs-secret", *rights)
+    one = unready(tmp_path / "one", own.address, "[redis]\nusername = broker\npassword = 0urs-secret\n")
+    try:
+        until(lambda: b"NOPERM" in one.form("/q/x", "value=x")[1])
+        other.execute_command("ACL", "SETUSER", "broker", "+info")
+        until(lambda: one.form("/q/x", "value=x")[0] == 200)
+        consumer = Consumer(one, "x")
+        until(lambda: len(consumer.lines) == 1)
+        assert one.form("/q/y", "value=y&ttl=1h")[0] == 200
+        assert b'"y"' in one.http("GET", "/q/y")[2]
+        other.execute_command("ACL", "SETUSER", "broker", "-evalsha", "-eval")
+        status, body = one.form("/q/y", "value=y")
+        assert status == 503 and b"Redis refuses for now (NOPERM)" in body and b'"stored": "no"' in body
+    finally:
+        log = one.stop()
+    assert "0urs-secret" not in log and not troubles(log), log
 
 
 def test_a_database_that_is_not_there_is_told(own: Any, tmp_path: Path) -> None:
