@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from restmq import scripts
 from restmq.element import Element
 from restmq.errors import Full, Unavailable
-from restmq.redis import Redis, Reply, encode
+from restmq.redis import Link, Redis, Reply, encode, info, named, too_old
 from restmq.slot import Slot
 
 LAYOUT = b"1"
@@ -61,31 +61,12 @@ class _Call:
             if text.startswith("NOSCRIPT"):  # Redis forgot its scripts: EVAL teaches this one again
                 self.core.redis.ask(self.encoded(b"EVAL"), self.replied)
                 return
-            error = _named(text)
+            error = named(text)
         if error is not None:
             for slot in self.waiters:  # an exception each: a shared one gathers every traceback
                 slot.fail(error if len(self.waiters) == 1 else _again(error))
             return
         self.done(reply)
-
-
-def _named(text: str) -> BaseException:
-    """Redis' error reply as one of ours (the first word is Redis' own name for it)."""
-    word = text.partition(" ")[0]
-    if word == "OOM":
-        return Full("Redis has no memory left (maxmemory): nothing was stored; taking and deleting go on")
-    if word in (
-        "LOADING",
-        "BUSY",
-        "READONLY",
-        "MASTERDOWN",
-        "MISCONF",
-        "NOREPLICAS",
-        "TRYAGAIN",
-        "CLUSTERDOWN",
-    ):
-        return Unavailable(f"Redis refuses for now ({word}); nothing was stored or taken")
-    return RuntimeError(f"Redis answered a script with an error: {text}")
 
 
 def _again(error: BaseException) -> BaseException:
@@ -114,36 +95,68 @@ class Core:
         self.redis_name = redis.name
         self.db = b"%d" % (redis.dbid or 0)
         self.scripts = scripts.load(history, history_bytes)
-        self.unknown_layout: Callable[[str], None] = lambda text: None
+        self.refused: Callable[[str], None] = lambda why: None  # this Redis will never do
         self.joined: Callable[[], None] = lambda: None
         self.birthword = b""
+        self._refusal: Reply = None
         self._turn: list[_Call] = []
         self._last: dict[bytes, _Call] = {}
         self._keys: dict[bytes, bytes] = {}
         self._known: set[bytes] = set()
-        redis.up = self._up
+        redis.greet, redis.up = self._greet, self._up
 
     # -- the link
 
-    def _up(self) -> None:
-        """A new connection: the scripts and the layout first, then whoever waits for it."""
-        for script in self.scripts.values():
-            self.redis.ask(encode([b"SCRIPT", b"LOAD", script.text]), lambda reply, error: None)
-        self.redis.ask(encode([b"SET", b"restmq:layout", LAYOUT + b" " + _word(), b"NX"]), lambda reply, error: None)
-        self.redis.ask(encode([b"GET", b"restmq:layout"]), self._layout)
-        self._known.clear()
+    def _greet(self, link: Link) -> None:
+        """A new connection: is this a Redis for us? Nothing else is asked of it before that is known."""
+        if link.usable:
+            self._first(link, [b"INFO", b"server"], self._told)
 
-    def _layout(self, reply: Reply, error: BaseException | None) -> None:
+    def _first(self, link: Link, command: list[bytes], done: Callable[[Link, Reply], None] | None = None) -> None:
+        def answered(reply: Reply, error: BaseException | None) -> None:
+            if done is not None and error is None:  # with an error it is lost, and the next one is greeted
+                done(link, reply)
+
+        link.ask(encode(command), answered, self.redis.until())
+
+    def _told(self, link: Link, reply: Reply) -> None:
         if not isinstance(reply, bytes):
-            return  # lost again, or loading: the next connection or the next beat tells
+            self._not_yet(link, reply)
+            return
+        why = too_old(info(reply))
+        if why:
+            self.refused(f"Redis at {self.redis_name}: {why}")
+            return
+        for script in self.scripts.values():
+            self._first(link, [b"SCRIPT", b"LOAD", script.text])
+        self._refusal = None
+        self._first(link, [b"SET", b"restmq:layout", LAYOUT + b" " + _word(), b"NX"], self._noted)
+        self._first(link, [b"GET", b"restmq:layout"], self._layout)
+
+    def _noted(self, link: Link, reply: Reply) -> None:
+        self._refusal = reply
+
+    def _layout(self, link: Link, reply: Reply) -> None:
+        if not isinstance(reply, bytes):  # loading, or new and not to be written to: full, or a replica
+            self._not_yet(link, reply or self._refusal)
+            return
         version, _, self.birthword = reply.partition(b" ")
         if version != LAYOUT:
-            self.unknown_layout(
-                f"this Redis holds layout {version.decode('utf-8', 'replace')} of restmq: keys, "
+            self.refused(
+                f"Redis at {self.redis_name} holds layout {version.decode('utf-8', 'replace')} of restmq: keys, "
                 f"this RestMQ knows {LAYOUT.decode()}: nothing was touched"
             )
         else:
-            self.joined()
+            self.redis.admit(link)
+
+    def _not_yet(self, link: Link, why: Reply) -> None:
+        """It is up but does not serve: ask it again soon, over the same connection."""
+        self.redis.unusable(str(why).rstrip("."))
+        self.clock.callLater(0.5, self._greet, link)
+
+    def _up(self) -> None:
+        self._known.clear()
+        self.joined()
 
     # -- the turn
 
@@ -272,11 +285,10 @@ class Core:
 
     async def purge(self, queue: bytes, forget: bool = False) -> bool:
         """Empty the queue, or forget it; True when there was something."""
-        had = bool(await self.script("purge", queue, b"1" if forget else b"0", _word()))
-        if forget:
+        if forget:  # before the script: whoever adds after it is told of the birth, and enters the name again
             self._known.discard(queue)
-            await self.redis.call(b"ZREM", _NAMES, queue)
-        return had
+            self._hint(encode([b"ZREM", _NAMES, queue]))
+        return bool(await self.script("purge", queue, b"1" if forget else b"0", _word()))
 
     async def policy(self, queue: bytes) -> str:
         """How the queue's elements are dealt to live consumers: broadcast or roundrobin."""
@@ -337,15 +349,15 @@ class Core:
 
     async def ready(self) -> list[str]:
         """What keeps Redis from serving well, in sentences; raises Unavailable when it does not answer."""
-        info = _info(await self.redis.call(b"INFO"))
+        said = info(await self.redis.call(b"INFO"))
         reasons = []
-        if info.get("role", "master") not in ("master", "primary"):
+        if said.get("role", "master") not in ("master", "primary"):
             reasons.append("Redis is a replica: it takes no writes")
-        if info.get("maxmemory", "0") != "0" and info.get("maxmemory_policy", "noeviction") != "noeviction":
-            reasons.append(f"Redis evicts keys ({info['maxmemory_policy']}): set maxmemory-policy noeviction")
-        if info.get("aof_enabled") == "0":
+        if said.get("maxmemory", "0") != "0" and said.get("maxmemory_policy", "noeviction") != "noeviction":
+            reasons.append(f"Redis evicts keys ({said['maxmemory_policy']}): set maxmemory-policy noeviction")
+        if said.get("aof_enabled") == "0":
             reasons.append("Redis has no append-only file: what was acknowledged since its last snapshot can be lost")
-        if info.get("loading") == "1":
+        if said.get("loading") == "1":
             raise Unavailable("Redis is loading its data")
         return reasons
 
@@ -370,7 +382,7 @@ class Core:
 
     def note(self, instance: bytes, queue: bytes) -> Slot[Reply]:
         """Enter a queue in the set of those an instance listens to, so that it can be reaped."""
-        return self.redis.call(b"SADD", b"restmq:{inst}:q:" + instance, queue)
+        return self._global("note", [b"restmq:{inst}:q:" + instance], queue)
 
     async def reap(self, dead: bytes) -> None:
         """Take a dead instance out of all its queues; what it held goes to others."""
@@ -415,8 +427,3 @@ def _books(reply: Reply) -> dict[str, int]:
     books = dict(zip(words, reply))
     books["imbalance"] = 2 * books["added"] - sum(books[word] for word in words[:-1])
     return books
-
-
-def _info(text: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
-    return {name: value for name, colon, value in lines if colon}

@@ -31,6 +31,7 @@ from twisted.runner.procmon import ProcessMonitor
 
 from restmq.config import Settings
 from restmq.ini import ConfigError
+from restmq.redis import NEEDED
 
 #: Where `redis = auto` looks for a Redis, and how long (seconds).
 USUAL = ("127.0.0.1", 6379)
@@ -42,7 +43,6 @@ WARM_UP = 3.0
 #: Bytes of a unix socket's path: sun_path holds 108 on Linux and 104 on BSD, with a zero at its end.
 PATH_LIMIT = 103
 
-_NEEDED = {"Redis": (7, 0), "Valkey": (8, 0)}
 #: A session of its own: Ctrl-C at the terminal must reach RestMQ only, which then ends Redis last.
 _OWN_SESSION = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
 
@@ -212,7 +212,7 @@ def find_server() -> str:
     too_old = []
     for path in found:
         product, version = _version(path)
-        if version >= _NEEDED.get(product, (sys.maxsize,)):
+        if version >= NEEDED.get(product, (sys.maxsize,)):
             return path
         too_old.append(f"{path} is {product} {'.'.join(map(str, version))}")
     raise ConfigError(

@@ -326,6 +326,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         except (AttributeError, OSError):
             log.debug("no TCP_NODELAY on this transport")
         self.peer_ip: str = getattr(self.transport.getPeer(), "host", "")
+        if self.peer_ip.startswith("::ffff:"):
+            self.peer_ip = _address(self.peer_ip)
         self.allowed: dict[str, int] = {}  # section -> generation of the ACL that let this address in
         self.line: deque[Request] = deque()  # requests not answered yet, and answers that wait for others
         self.stream: Stream | None = None
@@ -860,8 +862,13 @@ class Proxies:
 
 
 def _address(text: str) -> str:
-    """An IP address as Python writes it, without the brackets of IPv6; "" when it is none."""
+    """An IP address as Python writes it, without the brackets of IPv6; "" when it is none.
+
+    An IPv4 client of a socket that listens on both is ::ffff:10.0.0.7 there (RFC 4291
+    section 2.5.5.2): it is 10.0.0.7 everywhere else, and so it is here.
+    """
     try:
-        return str(ipaddress.ip_address(text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text))
+        found = ipaddress.ip_address(text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text)
     except ValueError:
         return ""
+    return str(getattr(found, "ipv4_mapped", None) or found)

@@ -39,7 +39,7 @@ class Presence:
         self.doomed: Callable[[], None] = lambda: None
         self.renew()
         self._answered = 0.0
-        self._asking = False
+        self._asking = self._keeping = False
         self._loop = LoopingCall(self.beat)
         self._loop.clock = clock
 
@@ -72,8 +72,7 @@ class Presence:
 
     def _missed(self, error: BaseException) -> None:
         self._asking = False
-        if not isinstance(error, Error):
-            log.warn("the beat of this instance failed: {error}", error=error)
+        _tell("the beat of this instance", error)
 
     async def _beat(self) -> None:
         sent = self.now()
@@ -84,8 +83,29 @@ class Presence:
             return
         self.newborn, self._answered = False, sent
         self.alive()
-        for dead in reply[1:]:
-            log.info("instance {dead} is gone: giving back what it held", dead=dead.decode("ascii"))
-            await self.core.reap(dead)
+        if not self._keeping:  # beside the beat: however much there is to reap, this instance lives
+            self._keeping = True
+            drive(self._keep(reply[1:]), self._kept, self._unkept)
+
+    # -- what every instance does for all
+
+    async def _keep(self, dead: list[bytes]) -> None:
+        """Reap the dead that this beat was given, end what is due. What is not done is claimed again by another."""
+        for instance in dead:
+            log.info("instance {dead} is gone: giving back what it held", dead=instance.decode("ascii"))
+            await self.core.reap(instance)
         while await self.core.sweep() == 20:
             pass
+
+    def _kept(self, _: None) -> None:
+        self._keeping = False
+
+    def _unkept(self, error: BaseException) -> None:
+        self._keeping = False
+        _tell("reaping the dead, or ending what is due,", error)
+
+
+def _tell(what: str, error: BaseException) -> None:
+    """Redis being away is told elsewhere; anything else is a fault."""
+    if not isinstance(error, Error):
+        log.error("{what} failed: {error!r}", what=what, error=error)

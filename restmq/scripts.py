@@ -12,6 +12,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "lua"
 _INCLUDE = re.compile(r"^--@include (\w+)\n", re.MULTILINE)
+# All but an add go on when Redis is full: they free memory, or note a little so that somebody else can.
+_GROWING = frozenset({"add"})
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 
 
@@ -34,7 +36,11 @@ def load(history: int = 1000, history_bytes: int = 1 << 20) -> dict[str, Script]
         text = _INCLUDE.sub(lambda found: expand(parts[found[1]]), text)
         return text.replace("@history@", str(history)).replace("@history_bytes@", str(history_bytes))
 
+    def text(path: Path) -> str:
+        allowed = "" if path.stem in _GROWING else "#!lua flags=allow-oom\n"
+        return allowed + _COMMENT.sub("", expand(path.read_text("utf-8")))
+
     return {
-        path.stem: Script(path.stem, _COMMENT.sub("", expand(path.read_text("utf-8"))))
+        path.stem: Script(path.stem, text(path))
         for path in sorted(FOLDER.glob("*.lua"))
     }

@@ -6,6 +6,9 @@ in it stands in a module of its own.
 
 from __future__ import annotations
 
+import signal
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +84,9 @@ class Broker(Service):
             self.app.access = self._access
         for each in (self.redis.watch, self.messages.watch, self.delivery.watch, self.acl.reload_if_changed):
             self.wheel.each(each)
-        self.core.unknown_layout = self._refuse
+        self.core.refused = self._refuse
         self._reactor = reactor
+        self._ending = False
 
     def _access(self, request: Request, status: int, size: int) -> None:
         """One line a request. Queries are left out: they may hold what nobody should read."""
@@ -97,11 +101,38 @@ class Broker(Service):
 
     def _refuse(self, why: str) -> None:
         log.critical("{why}", why=why)
-        self._reactor.stop()
+        if not self._ending:
+            self._ending = True
+            self._reactor.stop()
+
+    # -- being told to end twice
+
+    def _listen(self) -> None:
+        """Put ourselves before the reactor's handlers: of a second signal it makes an error in the log."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                before = signal.getsignal(number)
+                if callable(before):
+                    signal.signal(number, partial(self._signalled, before))
+
+    def _signalled(self, before: Any, number: int, frame: Any) -> None:
+        if self._ending:
+            self._reactor.callFromThread(self.hurry)
+        else:
+            self._ending = True
+            before(number, frame)
+
+    def hurry(self) -> None:
+        """End now: cut every connection, and give Redis a second for what they held."""
+        log.warn("told to end again; connections cut: {count}", count=len(self.app.connections))
+        for connection in list(self.app.connections):
+            connection.transport.abortConnection()
+        self._reactor.callLater(1.0, self.redis.cut, "this instance is ending")
 
     def startService(self) -> None:
         """The wheel turns, the links are made, the beat begins."""
         super().startService()
+        self._reactor.callWhenRunning(self._listen)
         self.wheel.start()
         self.redis.start()
         self.messages.start()

@@ -1,0 +1,199 @@
+"""An instance among others: the beat on a real Redis, by a clock that the tests turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import reactor
+import redis
+from twisted.internet.task import Clock
+
+from restmq.core import Core
+from restmq.presence import Presence
+
+pytestmark = pytest.mark.store
+DB = 11
+ALIVE, DOOMED, LAST = (f"restmq:{{inst}}:{word}" for word in ("alive", "doomed", "last"))
+LASTS = 3000
+
+
+def until(done: Any, seconds: float = 20) -> None:
+    """Wait until done() is true."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def link(redis_server: Any) -> Iterator[Any]:
+    """Another client of the same Redis, to see and to set what is there."""
+    one = redis.Redis(unix_socket_path=str(redis_server.socket), db=DB)
+    one.flushdb()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def core(redis_server: Any, link: Any) -> Iterator[Core]:
+    with reactor.core(redis_server.address, DB) as one:
+        until(lambda: one.redis.link is not None)
+        yield one
+
+
+class One:
+    """A Presence whose seconds the test counts, and what it was told."""
+
+    def __init__(self, core: Core) -> None:
+        self.clock, self.seconds, self.told = Clock(), 100.0, []
+        self.presence = Presence(core, self.clock, lambda: self.seconds)
+        self.presence.alive = lambda: self.told.append("alive")
+        self.presence.doomed = lambda: self.told.append("doomed")
+
+    def beat(self) -> None:
+        """Beat, and wait for what comes of it."""
+        before = len(self.told)
+        reactor.call(self.presence.beat)
+        until(lambda: len(self.told) > before and not self.presence._asking and not self.presence._keeping)
+
+
+def now(link: Any) -> int:
+    """Redis' time in ms."""
+    seconds, micro = link.time()
+    return int(seconds * 1000 + micro // 1000)
+
+
+def test_the_fence_is_up_when_the_last_answered_beat_is_older_than_two_and_a_half_seconds(core: Core) -> None:
+    one = One(core)
+    assert not one.presence.fenced()  # it never beat: it holds nothing
+    one.beat()
+    one.seconds = 102.5
+    assert not one.presence.fenced()
+    one.seconds = 102.6
+    assert one.presence.fenced()
+    one.beat()
+    assert not one.presence.fenced()
+
+
+def test_a_beat_counts_from_when_it_was_sent(core: Core) -> None:
+    one = One(core)
+
+    def beat_and_sleep() -> None:  # in the reactor's thread: the answer cannot come between these two
+        one.presence.beat()
+        one.seconds = 103.0
+
+    reactor.call(beat_and_sleep)
+    until(lambda: one.told == ["alive"])
+    assert one.presence.fenced()
+
+
+def test_it_beats_once_a_second_and_not_after_the_stop(core: Core, link: Any) -> None:
+    one = One(core)
+    reactor.call(one.presence.start)
+    until(lambda: one.told == ["alive"])
+    reactor.call(one.clock.advance, 1)
+    until(lambda: one.told == ["alive"] * 2)
+    reactor.call(one.presence.stop)
+    reactor.call(one.clock.advance, 5)
+    assert reactor.wait(core.ready) == []  # asked after any beat there could have been
+    assert one.told == ["alive"] * 2
+
+
+def test_a_beat_keeps_its_instance_alive_for_three_seconds_more(core: Core, link: Any) -> None:
+    one = One(core)
+    before = now(link)
+    one.beat()
+    assert before + LASTS <= link.zscore(ALIVE, one.presence.instance) <= now(link) + LASTS
+
+
+def test_an_expired_instance_is_doomed_and_reaped(core: Core, link: Any) -> None:
+    link.set(LAST, now(link))
+    link.zadd(ALIVE, {"dead": now(link) - 1, "well": now(link) + 60_000})
+    link.sadd("restmq:{inst}:q:dead", "lost")
+    live = (b"11", b"dead", b"1", b"0", b"1", b"0", b"", b"0", b"0", b"roundrobin", b"", b"e")
+    reactor.wait(core.set_policy, b"lost", "roundrobin")
+    reactor.wait(core.script, "live", b"lost", *live)
+    assert reactor.wait(core.stats, b"lost")["consumers"] == 1
+    One(core).beat()
+    assert reactor.wait(core.stats, b"lost")["consumers"] == 0
+    assert link.zrange(ALIVE, 0, -1)[-1] == b"well"
+    assert link.zscore(ALIVE, "dead") is None
+    assert link.zcard(DOOMED) == 0
+    assert not link.exists("restmq:{inst}:q:dead")
+
+
+def test_who_reaps_has_a_claim_on_it_that_ends(core: Core, link: Any) -> None:
+    link.zadd(DOOMED, {"dead": 0})
+    link.set(LAST, now(link))
+    assert reactor.wait(core.beat, b"one", True, LASTS) == [b"ok", b"dead"]
+    assert reactor.wait(core.beat, b"two", True, LASTS) == [b"ok"]
+    assert now(link) < link.zscore(DOOMED, "dead") <= now(link) + LASTS
+    link.zadd(DOOMED, {"dead": now(link) - 1})  # three seconds later the first one has died, too
+    assert reactor.wait(core.beat, b"two", True, LASTS) == [b"ok", b"dead"]
+
+
+def test_nobody_is_suspected_when_nobody_beat_for_two_seconds(core: Core, link: Any) -> None:
+    for silent, dead in ((1500, [b"other"]), (2500, [])):
+        link.delete(ALIVE, DOOMED)
+        link.set(LAST, now(link) - silent)
+        link.zadd(ALIVE, {"other": now(link) - 100})
+        before = now(link)
+        assert reactor.wait(core.beat, b"one", True, LASTS) == [b"ok", *dead]
+        if not dead:
+            assert before + LASTS <= link.zscore(ALIVE, "other") <= now(link) + LASTS
+
+
+def test_who_was_given_up_is_told_once_and_lives_on_under_a_new_id(core: Core, link: Any) -> None:
+    one = One(core)
+    one.beat()
+    first = one.presence.instance
+    one.presence.doomed = lambda: (one.told.append("doomed"), one.presence.renew())
+    link.zrem(ALIVE, first)
+    link.zadd(DOOMED, {first: now(link) + 60_000})
+    one.beat()
+    one.beat()
+    assert one.told == ["alive", "doomed", "alive"]
+    assert one.presence.instance != first
+    assert link.zscore(ALIVE, one.presence.instance) is not None
+    assert link.zscore(ALIVE, first) is None
+
+
+def test_the_fence_stays_up_until_the_new_id_has_been_answered(core: Core, link: Any) -> None:
+    one = One(core)
+    one.beat()
+    one.presence.doomed = lambda: (one.told.append("doomed"), one.presence.renew())
+    one.seconds += 10
+    link.zrem(ALIVE, one.presence.instance)
+    one.beat()
+    assert one.presence.fenced()
+    one.beat()
+    assert not one.presence.fenced()
+
+
+def test_reaping_that_takes_long_keeps_no_beat_back(core: Core, link: Any) -> None:
+    one = One(core)
+    link.set(LAST, now(link))
+    link.zadd(DOOMED, {"dead": 0})
+    link.sadd("restmq:{inst}:q:dead", *range(5000))  # a round trip each
+    for _ in range(3):
+        before = len(one.told)
+        reactor.call(one.presence.beat)
+        until(lambda before=before: len(one.told) > before and not one.presence._asking)
+    assert one.presence._keeping
+    assert link.exists("restmq:{inst}:q:dead")
+    until(lambda: not one.presence._keeping, 60)
+    assert not link.exists("restmq:{inst}:q:dead")
+
+
+def test_a_beat_that_fails_is_followed_by_the_next(core: Core, link: Any) -> None:
+    one = One(core)
+    link.set(ALIVE, "no zset")
+    reactor.call(one.presence.beat)
+    until(lambda: not one.presence._asking)
+    assert one.told == []
+    link.delete(ALIVE)
+    one.beat()
+    assert one.told == ["alive"]
