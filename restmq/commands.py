@@ -114,7 +114,8 @@ async def add(app: Any, command: Command) -> Said:
     if isinstance(ttl, bool) or not isinstance(ttl, (str, int, float)):
         raise Wrong("the field 'ttl' must be a number of seconds or a text such as \"5m\"")
     ttl_ms = options.ttl(str(ttl)) if ttl != "" else 0
-    number = await app.core.add(queue, checked(_bytes("value", text), app.config.max_value), ttl_ms)
+    stored = checked(_bytes("value", text), app.config.max_value)
+    number = (await app.core.add_all(queue, [stored], ttl_ms)).first if ttl_ms else await app.core.add(queue, stored)
     name = queue.decode("utf-8")
     return {"queue": name, "value": text, "key": f"{name}:{number}"}
 

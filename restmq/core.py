@@ -1,108 +1,94 @@
 """Core: one method a verb, one script each, one Redis round trip for all of a turn.
 
-Owns the turn's batch, the deadlines of answers, and the registry of names;
-knows nothing of HTTP, nor that anybody listens. What happens in one turn of
-the reactor is sent in one write: neighbouring adds (and takes) of a queue are
-one script call. Read lua/lib/keys.lua for the keyspace, presence.py next.
+Owns what a verb asks of the scripts and what their replies mean, the registry of
+names, and what this instance knows of the queues it used; knows nothing of HTTP,
+nor that anybody listens. Read lua/lib/keys.lua for the keyspace, presence.py next.
 """
 
 from __future__ import annotations
 
-import itertools
-import random
+import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import hiredis
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from restmq import scripts
-from restmq.element import Element
-from restmq.errors import Full, Unavailable
-from restmq.redis import Link, Redis, Reply, encode, info, named, too_old
+from restmq import books, scripts
+from restmq.due import Due
+from restmq.element import Element, Lease
+from restmq.errors import LeaseLost
+from restmq.redis import Link, Redis, Reply, encode, info, too_old
 from restmq.slot import Slot
+from restmq.turn import MERGED, REMEMBERED, Call, Turn, refusal, word
 
 LAYOUT = b"1"
-MERGED = 500  # values in one script call; Lua's unpack ends at 8,000
-_REMEMBERED = 10_000
+LIMIT = 1 << 20  # bytes of values in one answer
 _NAMES = b"restmq:names"
-_DUE = (b"restmq:{due}:at", b"restmq:{due}:claimed")
 
 log = Logger()
-Done = Callable[[Reply], None]
 
 
-class _Call:
-    """One script call on its way, or one verb's merged requests waiting for the turn to end."""
+class Added(NamedTuple):
+    """What an add with options answers: the first number, how many, and whether an earlier add is answered again."""
 
-    __slots__ = ("args", "before", "core", "done", "failed", "head", "key", "script", "waiters")
-
-    def __init__(
-        self, core: Core, script: scripts.Script, key: bytes, head: tuple[bytes, ...], args: list[bytes]
-    ) -> None:
-        self.core, self.script, self.key, self.head, self.args = core, script, key, head, args
-        self.before = b""
-        self.waiters: list[Slot[Any]] = []
-        self.done: Done = self._single
-
-    def encoded(self, by: bytes = b"EVALSHA") -> bytes:
-        name = self.script.sha if by == b"EVALSHA" else self.script.text
-        return encode([by, name, b"1", self.key, *self.head, *self.args])
-
-    def _single(self, reply: Reply) -> None:
-        self.waiters[0].resolve(reply)
-
-    def replied(self, reply: Reply, error: BaseException | None) -> None:
-        if isinstance(reply, hiredis.ReplyError):
-            text = str(reply)
-            if text.startswith("NOSCRIPT"):  # Redis forgot its scripts: EVAL teaches this one again
-                self.core.redis.ask(self.encoded(b"EVAL"), self.replied)
-                return
-            error = named(text)
-        if error is not None:
-            for slot in self.waiters:  # an exception each: a shared one gathers every traceback
-                slot.fail(error if len(self.waiters) == 1 else _again(error))
-            return
-        self.done(reply)
+    first: int
+    many: int
+    replayed: bool
 
 
-def _again(error: BaseException) -> BaseException:
-    if isinstance(error, Unavailable):
-        return Unavailable(error.text, error.maybe)
-    if isinstance(error, Full):
-        return Full(error.text)
-    return RuntimeError(str(error))
+class Waiter(NamedTuple):
+    """A GET that would wait: its instance, and whether it was woken in vain, and so keeps its place."""
+
+    instance: bytes
+    first: bool = False
+
+
+class Nack(NamedTuple):
+    """A lease that is given back: after `delay_ms` or what the rules say, after a try that failed for a reason."""
+
+    lease: Lease
+    delay_ms: int | None = None
+    failed: bool = False
+    reason: bytes = b""
+
+
+class _Known:
+    """What this instance has seen of a queue, so that a Redis that came back with less is noticed."""
+
+    __slots__ = ("birthword", "epoch", "number", "settings")
+
+    def __init__(self, birthword: bytes) -> None:
+        self.birthword, self.epoch, self.number = birthword, b"", 0
+        self.settings: dict[str, str] = {}
 
 
 class Core:
     """The queues. Every method answers a Slot or a coroutine; names and values are bytes.
 
     Any of them raises errors.Unavailable while Redis is away or slower than the
-    deadline, add also errors.Full.
+    deadline, add also errors.Full and QueueFull, add and what hands out Stopped.
     """
 
-    def __init__(
-        self,
-        redis: Redis,
-        clock: IReactorTime,
-        history: int = 1000,
-        history_bytes: int = 1 << 20,
-    ) -> None:
+    def __init__(self, redis: Redis, clock: IReactorTime, rules: Mapping[str, object] | None = None) -> None:
         self.redis, self.clock = redis, clock
         self.redis_name = redis.name
         self.db = b"%d" % (redis.dbid or 0)
-        self.scripts = scripts.load(history, history_bytes)
+        self.scripts = scripts.load(rules)
+        self.turn = Turn(redis, clock, self.scripts)
+        self.turn.first = self._first_use
+        self.script = self.turn.script
+        self.due = Due(self.turn, self.db, clock)
+        self.due.forgotten = self._forgotten
         self.refused: Callable[[str], None] = lambda why: None  # this Redis will never do
         self.joined: Callable[[], None] = lambda: None
         self.birthword = b""
+        self.known: dict[bytes, _Known] = {}
         self._refusal: Reply = None
-        self._turn: list[_Call] = []
-        self._last: dict[bytes, _Call] = {}
-        self._keys: dict[bytes, bytes] = {}
-        self._known: set[bytes] = set()
+        self._times_up = 0
         redis.greet, redis.up = self._greet, self._up
 
     # -- the link
@@ -130,7 +116,7 @@ class Core:
         for script in self.scripts.values():
             self._first(link, [b"SCRIPT", b"LOAD", script.text])
         self._refusal = None
-        self._first(link, [b"SET", b"restmq:layout", LAYOUT + b" " + _word(), b"NX"], self._noted)
+        self._first(link, [b"SET", b"restmq:layout", LAYOUT + b" " + word(), b"NX"], self._noted)
         self._first(link, [b"GET", b"restmq:layout"], self._layout)
 
     def _noted(self, link: Link, reply: Reply) -> None:
@@ -155,185 +141,383 @@ class Core:
         self.clock.callLater(0.5, self._greet, link)
 
     def _up(self) -> None:
-        self._known.clear()
+        self.turn.touched.clear()
+        self._times_up += 1
+        if self._times_up > 1:
+            self.due.quiet()
         self.joined()
 
-    # -- the turn
+    # -- the registry, and what was seen
 
-    def _key(self, queue: bytes) -> bytes:
-        key = self._keys.get(queue)
-        if key is None:
-            if len(self._keys) >= _REMEMBERED:
-                self._keys.clear()
-            key = self._keys[queue] = b"restmq:{%b}:m" % queue
-        return key
+    def _first_use(self, queue: bytes) -> None:
+        """The first call for a queue over this connection: tell what was known of it, learn its epoch."""
+        known = self.known.get(queue)
+        if known is None:
+            if len(self.known) >= REMEMBERED:
+                self.known.clear()
+            known = self.known[queue] = _Known(self.birthword)
+        reborn = b"1" if known.birthword != self.birthword else b"0"
+        settings = json.dumps(known.settings).encode()
+        self.turn.script("seen", queue, self.db, known.epoch, b"%d" % known.number, settings, word(), reborn).then(
+            lambda epoch, error: self._seen(queue, epoch, error)
+        )
 
-    def _post(self, call: _Call) -> None:
-        if not self._turn:
-            self.clock.callLater(0, self._flush)
-        self._turn.append(call)
+    def _seen(self, queue: bytes, epoch: bytes | None, error: BaseException | None) -> None:
+        known = self.known.get(queue)
+        if error is not None:
+            self.turn.touched.discard(queue)
+        elif known is not None:
+            known.birthword = self.birthword
+            if epoch != known.epoch:
+                if known.epoch:
+                    log.warn("queue {queue} has another epoch now", queue=queue.decode("utf-8"))
+                    known.number = 0
+                known.epoch = epoch or b""
 
-    def script(self, name: str, queue: bytes, *args: bytes) -> Slot[Reply]:
-        """Call a script for a queue, with this turn's others, in order."""
-        call = _Call(self, self.scripts[name], self._key(queue), args, [])
-        slot: Slot[Reply] = Slot()
-        call.waiters.append(slot)
-        self._last.pop(queue, None)
-        self._post(call)
-        return slot
+    def _register(self, queue: bytes) -> None:
+        """The registry is a hint: entered before the script that needs it, in the same write."""
+        self.turn.hint(b"ZADD", _NAMES, b"0", queue)
 
-    def _flush(self) -> None:
-        turn, self._turn = self._turn, []
-        self._last.clear()
-        for call in turn:
-            self.redis.ask(call.before + call.encoded(), call.replied)
+    def _forgotten(self, queue: bytes) -> None:
+        self.known.pop(queue, None)
+        self.turn.touched.discard(queue)
+        self.turn.hint(b"ZREM", _NAMES, queue)
 
-    def _register(self, queue: bytes) -> bytes:
-        """The command that enters a name in the registry; empty when this instance knows it is there."""
-        if queue in self._known:
-            return b""
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known.add(queue)
-        return encode([b"ZADD", _NAMES, b"0", queue])
+    # -- producing
 
-    def _hint(self, command: bytes) -> None:
-        """A hint goes out before the script it is for, in the same write; its reply tells nothing."""
-        if command:
-            self.redis.ask(command, lambda reply, error: None)
-
-    # -- verbs
-
-    def add(self, queue: bytes, value: bytes, ttl_ms: int = 0) -> Slot[int]:
-        """Store a value; answers its number. `ttl_ms` 0 means for ever."""
+    def add(self, queue: bytes, value: bytes) -> Slot[int]:
+        """Store a value; answers its number."""
         slot: Slot[int] = Slot()
-        call = self._last.get(queue)
-        if call is not None and call.script.name == "add" and not ttl_ms and len(call.args) < MERGED:
+        call = self.turn.last(queue, "add")
+        if call is not None and len(call.args) < MERGED:
             call.args.append(value)
             call.waiters.append(slot)
             return slot
-        now = int(time.time() * 1000)
-        head = (self.db, b"%d" % now, b"%d" % ttl_ms if ttl_ms else b"", _word())
-        call = _Call(self, self.scripts["add"], self._key(queue), head, [value])
+        if queue not in self.turn.touched:
+            self._register(queue)
+        adding = call = self.turn.open("add", queue, self._head(b""), merging=True)
+        call.args.append(value)
         call.waiters.append(slot)
-        added = call
-
-        def done(reply: Reply) -> None:
-            first, newborn = reply
-            if newborn:
-                self._hint(encode([b"ZADD", _NAMES, b"0", queue]))
-            for number, waiter in enumerate(added.waiters, first):
-                waiter.resolve(number)
-
-        call.done = done
-        hints = self._register(queue)
-        if hints:
-            self._hint(hints)
-        if ttl_ms:
-            self._hint(encode([b"ZADD", _DUE[0], b"LT", b"%d" % (now + ttl_ms), queue]))
-            self._last.pop(queue, None)
-        else:
-            self._last[queue] = call
-        self._post(call)
+        call.done = lambda reply: self._added(queue, adding, reply)
         return slot
+
+    def _head(self, options: bytes) -> tuple[bytes, ...]:
+        return (self.db, b"%d" % int(time.time() * 1000), options, word())
+
+    def _added(self, queue: bytes, call: Call, reply: Reply) -> None:
+        number, newborn = reply[:2]
+        refused = dict(zip(reply[4::2], reply[5::2]))
+        if newborn:
+            self._register(queue)
+        for place, waiter in enumerate(call.waiters, 1):
+            if place in refused:
+                waiter.fail(refusal(refused[place].decode()))
+            else:
+                waiter.resolve(number)
+                number += 1
+        known = self.known.get(queue)
+        if known is not None and number - 1 > known.number:
+            known.number = number - 1
+
+    async def add_all(
+        self,
+        queue: bytes,
+        values: Sequence[bytes],
+        ttl_ms: int = 0,
+        delay_ms: int = 0,
+        key: bytes = b"",
+        window_ms: int = 600_000,
+    ) -> Added:
+        """Store values, all or none. With an idempotency `key`, the same key within `window_ms` stores nothing more.
+
+        Raises Conflict when the key came with other values before, TooLarge when they are over a bound by themselves.
+        """
+        options: dict[str, object] = {"all": 1}
+        if ttl_ms:
+            options["ttl"] = ttl_ms
+        if delay_ms:
+            options["delay"] = delay_ms
+        if key:
+            digest = hashlib.sha256(b"".join(b"%d:%b" % (len(value), value) for value in values)).hexdigest()[:32]
+            options.update(key=key.decode("latin-1"), digest=digest, window=window_ms)
+        if ttl_ms or delay_ms:
+            self.due.soon(queue, min(ms for ms in (ttl_ms, delay_ms) if ms))
+        self._register(queue)
+        head = self._head(json.dumps(options).encode())
+        first, newborn, replayed, many = await self.script("add", queue, *head, *values)
+        if newborn:
+            self._register(queue)
+        known = self.known.get(queue)
+        if known is not None:
+            known.number = max(known.number, first + many - 1)
+        return Added(first, many, bool(replayed))
+
+    # -- consuming
 
     def take(self, queue: bytes) -> Slot[Element | None]:
         """Remove the oldest waiting element and answer it; None when nothing waits."""
         slot: Slot[Element | None] = Slot()
-        call = self._last.get(queue)
-        if call is not None and call.script.name == "take" and len(call.waiters) < MERGED:
+        call = self.turn.last(queue, "take")
+        if call is not None and len(call.waiters) < MERGED:
             call.waiters.append(slot)
-            call.head = (b"%d" % len(call.waiters),)
+            call.head = (self.db, b"%d" % len(call.waiters), b"")
             return slot
-        call = _Call(self, self.scripts["take"], self._key(queue), (b"1",), [])
+        taking = call = self.turn.open("take", queue, (self.db, b"1", b""), merging=True)
         call.waiters.append(slot)
-        self._last[queue] = taking = call
-
-        def done(reply: Reply) -> None:
-            waiters = taking.waiters
-            more = len(reply) % 3
-            given = len(reply) // 3
-            for at, waiter in enumerate(waiters[:given]):
-                number, count, value = reply[3 * at : 3 * at + 3]
-                waiter.resolve(Element(queue, int(number), value, int(count)))
-            rest = waiters[given:]
-            if not rest:
-                return
-            if more:  # it met a thousand that had ended: the rest ask again
-                taking.waiters, taking.head = rest, (b"%d" % len(rest),)
-                self._post(taking)
-                return
-            for waiter in rest:
-                waiter.resolve(None)
-
-        call.done = done
-        self._post(call)
+        call.done = lambda reply: self._taken(queue, taking, reply)
         return slot
+
+    def _taken(self, queue: bytes, call: Call, reply: Reply) -> None:
+        waiters = call.waiters
+        more, given = len(reply) % 3, len(reply) // 3
+        for at, waiter in enumerate(waiters[:given]):
+            number, count, value = reply[3 * at : 3 * at + 3]
+            waiter.resolve(Element(queue, int(number), value, int(count)))
+        rest = waiters[given:]
+        if rest and more:  # it met a thousand that had ended: the rest ask again
+            call.waiters, call.head = rest, (self.db, b"%d" % len(rest), b"")
+            self.turn.post(call)
+            return
+        for waiter in rest:
+            waiter.resolve(None)
+
+    async def take_many(self, queue: bytes, most: int, waiter: Waiter | None = None) -> list[tuple[Element, bytes]]:
+        """Remove up to `most` of the oldest, at most 1 MiB of values; each with what untake() needs.
+
+        With a waiter, when nothing is there it waits in line for its instance to be woken.
+        """
+        options = {"full": 1, "limit": LIMIT, **_waiting(waiter)}
+        while True:
+            reply = await self.script("take", queue, self.db, b"%d" % most, json.dumps(options).encode())
+            if not reply:
+                return []
+            epoch, *words = reply
+            taken = [
+                (Element(queue, int(words[at]), words[at + 2], int(words[at + 1]), 0, epoch), words[at + 3])
+                for at in range(0, len(words) - 3, 4)
+            ]
+            if taken or len(words) % 4 == 0:
+                return taken
+
+    async def untake(self, element: Element, how: bytes) -> None:
+        """Bring back what was taken and could not be given to anybody; it stands at its key's place."""
+        number = b"%d" % element.number
+        await self.script("untake", element.queue, self.db, element.epoch, number, element.value, how)
+
+    async def unwait(self, queue: bytes, instance: bytes, many: int) -> None:
+        """GETs of an instance wait no more."""
+        await self.script("unwait", queue, self.db, instance, b"%d" % many)
 
     async def get(self, queue: bytes) -> Element | bool:
         """Show the next element and count it; True when nothing waits, False when never added to."""
         while True:
-            reply = await self.script("get", queue)
+            reply = await self.script("get", queue, self.db)
             if len(reply) == 3:
                 return Element(queue, int(reply[0]), reply[2], reply[1])
             if reply[0] != 2:
                 return bool(reply[0])
 
-    async def delete(self, queue: bytes, number: int) -> bool:
-        """Delete one element wherever it is; False when it is gone."""
-        return bool(await self.script("del", queue, self.db, b"%d" % number))
+    async def delete(self, queue: bytes, number: int, lease: Lease | None = None) -> bool:
+        """Delete one element wherever it is; False when it is gone.
+
+        With a lease it is acknowledged. Raises LeaseLost when that does not hold any more.
+        """
+        words = (b"%d" % lease.deliveries, lease.epoch) if lease else (b"", b"")
+        reply = await self.script("del", queue, self.db, b"%d" % number, *words)
+        if reply < 0:
+            raise _lost(queue, number)
+        return bool(reply)
 
     async def purge(self, queue: bytes, forget: bool = False) -> bool:
         """Empty the queue, or forget it; True when there was something."""
         if forget:  # before the script: whoever adds after it is told of the birth, and enters the name again
-            self._known.discard(queue)
-            self._hint(encode([b"ZREM", _NAMES, queue]))
-        return bool(await self.script("purge", queue, b"1" if forget else b"0", _word()))
+            self._forgotten(queue)
+        had = bool(await self.script("purge", queue, self.db, b"1" if forget else b"0", word()))
+        if forget:
+            self.known.pop(queue, None)
+            self.turn.touched.discard(queue)
+        return had
+
+    # -- leases
+
+    async def lease(self, queue: bytes, most: int, ms: int, waiter: Waiter | None = None) -> list[Element]:
+        """Lease up to `most` of the oldest for `ms`, at most 1 MiB of values; see take_many() for the waiter."""
+        options = json.dumps({"limit": LIMIT, **_waiting(waiter)}).encode()
+        while True:
+            epoch, *words = await self.script("lease", queue, self.db, b"%d" % most, b"%d" % ms, options)
+            leased = [
+                Element(queue, int(words[at]), words[at + 2], int(words[at + 1]), int(words[at + 3]), epoch)
+                for at in range(0, len(words) - 3, 4)
+            ]
+            if leased:
+                self.due.soon(queue, ms)
+            if leased or len(words) % 4 == 0:
+                return leased
+
+    async def ack(self, queue: bytes, leases: Sequence[Lease]) -> list[bool]:
+        """Acknowledge: these elements are done with. False for each lease that is lost."""
+        done: list[bool] = []
+        for at in range(0, len(leases), MERGED):
+            words = [
+                w for one in leases[at : at + MERGED] for w in (b"%d" % one.number, b"%d" % one.deliveries, one.epoch)
+            ]
+            done += map(bool, await self.script("ack", queue, self.db, *words))
+        return done
+
+    async def nack(self, queue: bytes, nacks: Sequence[Nack]) -> list[bool]:
+        """Give leases back. False for each that is lost."""
+        done: list[bool] = []
+        for at in range(0, len(nacks), MERGED):
+            words: list[bytes] = []
+            for lease, delay, failed, reason in nacks[at : at + MERGED]:
+                words += (b"%d" % lease.number, b"%d" % lease.deliveries, lease.epoch)
+                words += (b"" if delay is None else b"%d" % delay, b"1" if failed else b"0", reason)
+            done += [one == 1 for one in await self._nack(queue, words)]
+        return done
+
+    async def _nack(self, queue: bytes, words: Sequence[bytes]) -> list[int]:
+        *replies, due = await self.script("nack", queue, self.db, *words)
+        if due >= 0:
+            self.due.soon(queue, due)
+        answers: list[int] = replies
+        return answers
+
+    async def giveback(
+        self, queue: bytes, number: int, lease: Lease | None, delay_ms: int | None, failed: bool, reason: bytes
+    ) -> bool:
+        """Give one element's lease back, or with None whichever holds; False when the element is gone.
+
+        Raises LeaseLost.
+        """
+        D, epoch = (b"%d" % lease.deliveries, lease.epoch) if lease else (b"", b"")
+        delay = b"" if delay_ms is None else b"%d" % delay_ms
+        words = [b"%d" % number, D, epoch, delay, b"1" if failed else b"0", reason]
+        reply = (await self._nack(queue, words))[0]
+        if reply == 0:
+            raise _lost(queue, number)
+        return reply > 0
+
+    async def prolong(self, queue: bytes, number: int, lease: Lease | None, ms: int) -> Lease | None:
+        """Prolong a lease, or with None whichever holds, and answer it; None when the element is gone.
+
+        Raises LeaseLost.
+        """
+        D, epoch = (b"%d" % lease.deliveries, lease.epoch) if lease else (b"", b"")
+        self.due.soon(queue, ms)
+        reply = await self.script("touch", queue, self.db, b"%d" % number, D, epoch, b"%d" % ms)
+        if reply[0] == 0:
+            raise _lost(queue, number)
+        return Lease(number, int(reply[1]), reply[2]) if reply[0] == 1 else None
+
+    async def kick(self, queue: bytes, many: int, numbers: Sequence[int] = ()) -> list[int]:
+        """Dead elements wait again: the oldest `many`, or with 0 those named; answers which."""
+        if many:
+            kicked: list[int] = []
+            while many > 0:
+                some = await self.script("kick", queue, self.db, b"%d" % min(many, MERGED))
+                kicked += map(int, some)
+                many -= MERGED
+                if len(some) < MERGED:
+                    break
+            return kicked
+        words = [b"%d" % number for number in numbers]
+        return [int(number) for number in await self.script("kick", queue, self.db, b"0", *words)]
+
+    async def bury(self, queue: bytes) -> int:
+        """Delete all dead elements; answers how many."""
+        deleted = 0
+        while True:
+            some: int = await self.script("bury", queue, self.db)
+            deleted += some
+            if some < 500:
+                return deleted
+
+    # -- settings, policy, flow
 
     async def policy(self, queue: bytes) -> str:
         """How the queue's elements are dealt to live consumers: broadcast or roundrobin."""
-        return "roundrobin" if (await self.script("look", queue))[14] else "broadcast"
+        return "roundrobin" if (await self.script("look", queue, self.db))[14] else "broadcast"
 
     async def set_policy(self, queue: bytes, policy: str) -> None:
         """Set the policy for every element added from now on."""
-        self._hint(self._register(queue))
-        await self.script("set", queue, self.db, b"policy", policy.encode("ascii"))
+        await self.set(queue, {"policy": policy})
+
+    async def set(self, queue: bytes, settings: Mapping[str, str]) -> None:
+        """Change settings (rules.lua's names, and policy); "" takes one back to what restmq.conf says."""
+        self._register(queue)
+        words = [text.encode() for pair in settings.items() for text in pair]
+        due = await self.script("set", queue, self.db, word(), *words)
+        if due >= 0:
+            self.due.soon(queue, due)
+        known = self.known.get(queue)
+        if known is not None:
+            known.settings = {name: text for name, text in {**known.settings, **settings}.items() if text}
+
+    async def settings(self, queue: bytes) -> dict[str, str]:
+        """What this queue was told to do otherwise than restmq.conf says: name -> text."""
+        names = ["policy", *scripts.RULES]
+        told = await self.redis.call(b"HMGET", b"restmq:{%b}:a" % queue, *(name.encode() for name in names))
+        return {name: text.decode() for name, text in zip(names, told) if text is not None}
 
     async def status(self, queue: bytes) -> int:
         """1 while elements flow to live consumers, 0 while they are stopped."""
-        return int((await self.script("look", queue))[13])
+        return int((await self.script("look", queue, self.db))[13])
 
-    async def set_status(self, queue: bytes, started: bool) -> None:
-        """Start or stop the flow to live consumers."""
-        self._hint(self._register(queue))
-        await self.script("set", queue, self.db, b"stop", b"0" if started else b"1")
+    async def set_status(self, queue: bytes, started: bool, scopes: Sequence[str] = ("live",), ms: int = 0) -> None:
+        """Start or stop flows: live, pull, add; a stop ends by itself after `ms`, 0 for never."""
+        self._register(queue)
+        if ms:
+            self.due.soon(queue, ms)
+        words = [scope.encode() for scope in scopes]
+        await self.script("flow", queue, self.db, b"0" if started else b"1", b"%d" % ms, *words)
+
+    async def stops(self, queue: bytes) -> dict[str, float]:
+        """Which flows are stopped, and the Unix time in s at which that ends; 0 is never."""
+        scopes = ("live", "pull", "add")
+        told = await self.redis.call(b"HMGET", b"restmq:{%b}:a" % queue, *(b"stop_" + s.encode() for s in scopes))
+        return {scope: int(till) / 1000 for scope, till in zip(scopes, told) if till is not None}
+
+    # -- looking
 
     async def ledger(self, queue: bytes) -> dict[str, int]:
         """The queue's books: `added` is the sum of all the others but `bytes`; `imbalance` is what is off."""
-        return _books(await self.script("look", queue))
+        return books.ledger(await self.script("look", queue, self.db))
 
     async def stats(self, queue: bytes) -> dict[str, object]:
         """What /stats shows of one queue."""
-        reply = await self.script("look", queue)
-        books = _books(reply)
-        return {
-            "name": queue.decode("utf-8"),
-            "len": books["waiting"],
-            "status": reply[13],
-            "policy": "roundrobin" if reply[14] else "broadcast",
-            "consumers": reply[16],
-            **{word: books[word] for word in ("added", "leased", "delayed", "dead", "taken", "delivered", "bytes")},
-        }
+        return books.stats(queue, await self.script("look", queue, self.db))
 
     async def lengths(self, queue: bytes) -> tuple[int, int, int]:
         """How many wait, are delayed, are leased."""
-        reply = await self.script("look", queue)
+        reply = await self.script("look", queue, self.db)
         return reply[1], reply[2], reply[3]
 
     async def newest(self, queue: bytes, most: int = 10) -> list[Element]:
         """The newest waiting elements, newest first, untouched."""
-        reply = await self.script("newest", queue, b"%d" % most)
+        reply = await self.script("newest", queue, self.db, b"%d" % most)
         return [Element(queue, int(reply[at]), reply[at + 2], int(reply[at + 1])) for at in range(0, len(reply), 3)]
+
+    async def peek(self, queue: bytes, state: str, after: int, most: int) -> list[books.Peeked] | None:
+        """Look at elements in a state (waiting, leased, delayed, dead, history); None when `after` is not in it.
+
+        Waiting and dead come in the order of keys, leased and delayed in that of their time, history
+        in that of delivery.
+        """
+        reply = await self.script("peek", queue, self.db, state.encode(), b"%d" % after, b"%d" % most)
+        return None if reply == [b"?"] else books.peeked(queue, reply)
+
+    async def look(self, queue: bytes, number: int) -> books.Peeked | None:
+        """Look at one element; None when it is gone."""
+        found = await self.peek(queue, "one", number, 1)
+        return found[0] if found else None
+
+    async def replay(self, queue: bytes, what: str, which: int = 0, most: int = 500) -> Reply:
+        """History, as replay.lua answers it.
+
+        [epoch, P now, P before the first kept, P it starts after, P it went to, then P, N, value…]
+        """
+        words = (what.encode(), b"%d" % which, b"%d" % most, word())
+        return await self.script("replay", queue, self.db, *words)
 
     async def queues(self, after: bytes = b"", match: bytes = b"", max: int = 1000) -> list[bytes]:
         """Names in order of bytes, beyond `after`, that contain `match`, `max` at the most."""
@@ -349,40 +533,18 @@ class Core:
 
     async def ready(self) -> list[str]:
         """What keeps Redis from serving well, in sentences; raises Unavailable when it does not answer."""
-        said = info(await self.redis.call(b"INFO"))
-        reasons = []
-        if said.get("role", "master") not in ("master", "primary"):
-            reasons.append("Redis is a replica: it takes no writes")
-        if said.get("maxmemory", "0") != "0" and said.get("maxmemory_policy", "noeviction") != "noeviction":
-            reasons.append(f"Redis evicts keys ({said['maxmemory_policy']}): set maxmemory-policy noeviction")
-        if said.get("aof_enabled") == "0":
-            reasons.append("Redis has no append-only file: what was acknowledged since its last snapshot can be lost")
-        if said.get("loading") == "1":
-            raise Unavailable("Redis is loading its data")
-        return reasons
+        return books.health(info(await self.redis.call(b"INFO")))
 
-    # -- what is due
-
-    async def sweep(self, most: int = 20) -> int:
-        """End what is due in up to `most` queues; answers in how many."""
-        names = await self._global("due", _DUE, b"%d" % most)
-        for queue in names:
-            following = await self.script("sweep", queue, self.db)
-            await self._global("done", _DUE, queue, following)
-        return len(names)
-
-    def _global(self, name: str, keys: Sequence[bytes], *args: bytes) -> Slot[Reply]:
-        """A script outside the queues."""
-        return self.redis.call(b"EVAL", self.scripts[name].text, b"%d" % len(keys), *keys, *args)
+    # -- instances
 
     def beat(self, instance: bytes, newborn: bool, lasts_ms: int) -> Slot[Reply]:
         """One beat of an instance (beat.lua): [b'ok' or b'doomed', instances to reap…]."""
         keys = [b"restmq:{inst}:alive", b"restmq:{inst}:doomed", b"restmq:{inst}:last"]
-        return self._global("beat", keys, instance, b"1" if newborn else b"0", b"%d" % lasts_ms)
+        return self.turn.whole("beat", keys, instance, b"1" if newborn else b"0", b"%d" % lasts_ms)
 
     def note(self, instance: bytes, queue: bytes) -> Slot[Reply]:
         """Enter a queue in the set of those an instance listens to, so that it can be reaped."""
-        return self._global("note", [b"restmq:{inst}:q:" + instance], queue)
+        return self.turn.whole("note", [b"restmq:{inst}:q:" + instance], queue)
 
     async def reap(self, dead: bytes) -> None:
         """Take a dead instance out of all its queues; what it held goes to others."""
@@ -393,37 +555,26 @@ class Core:
         await self.redis.call(b"DEL", key)
         await self.redis.call(b"ZREM", b"restmq:{inst}:doomed", dead)
 
+    async def sweep(self) -> int:
+        """End what is due; answers in how many queues."""
+        return await self.due.look()
+
     def close(self) -> Deferred[Any]:
         """Stop reconnecting and close the link."""
+        self.due.stop()
         answer: Deferred[Any] = self.redis.disconnect()
         return answer
 
 
-_random = random.SystemRandom().getrandbits(64)
-_words = itertools.count(1)
+def _lost(queue: bytes, number: int) -> LeaseLost:
+    return LeaseLost(
+        f"the lease of {queue.decode('utf-8')}:{number} does not hold: it ended or was given back, "
+        "and the element waits or is somebody else's"
+    )
 
 
-def _word() -> bytes:
-    """A word that no other instance makes: a random one of this process, and a count."""
-    return b"%x.%x" % (_random, next(_words))
-
-
-def _books(reply: Reply) -> dict[str, int]:
-    words = [
-        "added",
-        "waiting",
-        "delayed",
-        "leased",
-        "dead",
-        "taken",
-        "delivered",
-        "acked",
-        "deleted",
-        "expired",
-        "purged",
-        "dropped",
-        "bytes",
-    ]
-    books = dict(zip(words, reply))
-    books["imbalance"] = 2 * books["added"] - sum(books[word] for word in words[:-1])
-    return books
+def _waiting(waiter: Waiter | None) -> dict[str, object]:
+    if waiter is None:
+        return {}
+    named: dict[str, object] = {"inst": waiter.instance.decode()}
+    return {**named, "first": 1} if waiter.first else named

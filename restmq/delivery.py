@@ -24,6 +24,8 @@ from restmq.presence import Presence
 from restmq.redis import Redis
 from restmq.slot import Slot, deferred, drive
 
+AHEAD = 64  # round-robin elements on their way to one ready consumer
+
 log = Logger()
 
 
@@ -159,7 +161,7 @@ class Delivery(Service):
         known = queue.epoch != b""
         count = max(1, len(queue.consumers))
         ready, stuck = (queue.consumers.ready, queue.consumers.stuck) if queue.consumers.all else (0, 0)
-        epoch, position, highest, policy, missing, mine, history = await self._live(
+        epoch, position, highest, policy, missing, mine, history, _ = await self._live(
             queue, ready, stuck, count, queue.position if known else None
         )
         if subscriptions != self._subscriptions or instance != self.presence.instance:
@@ -199,15 +201,16 @@ class Delivery(Service):
             self.core.db,
             self.presence.instance,
             b"%d" % ready,
-            b"%d" % stuck,
+            b"%d" % (ready * AHEAD + stuck),
             b"%d" % count,
             b"%d" % queue.sure,
             queue.epoch,
             b"%d" % queue.highest,
             b"%d" % queue.position,
-            queue.policy,
+            b"{}",
             b"" if after is None else b"%d" % after,
             self.presence.instance,
+            b"0",
         )
 
     def _tell(self, queue: _Queue) -> None:
@@ -289,6 +292,8 @@ class Delivery(Service):
     def _handle(self, queue: _Queue, data: bytes) -> None:
         head, sizes, body = data.split(b"\n", 2)
         kind, epoch, first = head.split(b" ")
+        if kind not in (b"R", b"B"):
+            return
         numbers = list(map(int, sizes.split(b" ")))
         elements, at = [], 0
         for place in range(0, len(numbers), 3):
@@ -364,6 +369,7 @@ class Delivery(Service):
                     self.presence.instance,
                     queue.epoch,
                     b"%d" % sure,
+                    b"%d" % len(written[at : at + 500]),
                     *(b"%d" % number for number in written[at : at + 500]),
                 )
         except Error:

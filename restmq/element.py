@@ -13,21 +13,40 @@ from restmq.errors import BadKey, BadName
 
 MAX_NAME = 255
 _FORBIDDEN = re.compile(r'[\x00-\x20\x7f-\x9f/,{}"<>\\]')
+_LEASE = re.compile(rb'"?([1-9][0-9]{0,15})\.([1-9][0-9]{0,15})@([0-9a-zA-Z.]{1,64})"?\Z')
 _NUMBER = re.compile(rb"[1-9][0-9]{0,15}\Z")
 
 
+class Lease(NamedTuple):
+    """A lease as clients see it, N.D@EPOCH: which element, its which hand-out, in which life of the queue."""
+
+    number: int
+    deliveries: int
+    epoch: bytes
+
+    def __bytes__(self) -> bytes:
+        return b"%d.%d@%b" % self
+
+
 class Element(NamedTuple):
-    """One element as a consumer sees it. `count` is how often `get` showed it."""
+    """One element as a consumer sees it. `count` is how often `get` showed it; `epoch` is there with a lease."""
 
     queue: bytes
     number: int
     value: bytes
     count: int = 0  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+    deliveries: int = 0
+    epoch: bytes = b""
 
     @property
     def key(self) -> bytes:
         """The element's key, NAME:N."""
         return b"%s:%d" % (self.queue, self.number)
+
+    @property
+    def lease(self) -> Lease:
+        """The lease under which it was handed out."""
+        return Lease(self.number, self.deliveries, self.epoch)
 
 
 def queue_name(raw: bytes) -> bytes:
@@ -60,6 +79,14 @@ def number(raw: bytes) -> int:
     if not _NUMBER.match(raw):
         raise BadKey(f"{raw.decode('utf-8', 'replace')!a} is no element number: it counts from 1")
     return int(raw)
+
+
+def parse_lease(text: bytes) -> Lease:
+    """A lease out of N.D@EPOCH, with or without an ETag's quotes. Raises BadKey."""
+    found = _LEASE.match(text)
+    if not found:
+        raise BadKey(f"{text.decode('utf-8', 'replace')!a} is no lease: it is N.D@EPOCH, as the element came with it")
+    return Lease(int(found[1]), int(found[2]), found[3])
 
 
 def parse_key(key: bytes, queue: bytes) -> int:

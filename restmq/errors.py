@@ -105,6 +105,12 @@ class TooSlow(Error):
     status, type, title = 408, "request-timeout", "Request timeout"
 
 
+class LeaseLost(Error):
+    """If-Match names a lease that does not hold, or there is none to prolong."""
+
+    status, type, title = 412, "lease-lost", "Lease lost"
+
+
 class TooLarge(Error):
     """The value, form or body is over its limit."""
 
@@ -123,11 +129,24 @@ class Misdirected(Error):
     status, type, title = 421, "misdirected", "Misdirected request"
 
 
+class Conflict(Error):
+    """The Idempotency-Key was used with another body."""
+
+    status, type, title = 422, "key-reused", "Idempotency-Key reused"
+
+
 class UpgradeRequired(Error):
     """Not a WebSocket handshake of version 13 (RFC 6455 section 4.2.2)."""
 
     status, type, title = 426, "upgrade-required", "Upgrade required"
     headers = ((b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13"))
+
+
+class QueueFull(Error):
+    """The queue is at the bound that its settings give it."""
+
+    status, type, title = 429, "queue-full", "Queue is full"
+    headers = ((b"Retry-After", b"5"),)
 
 
 class HeadTooLarge(Error):
@@ -167,7 +186,12 @@ class Full(Error):
 
 
 class Stopped(Error):
-    """The queue's flow is stopped for this verb."""
+    """The queue's flow is stopped for this verb; `lasts` seconds more, 0 until it is started."""
 
     status, type, title = 503, "stopped", "Queue is stopped"
-    headers = ((b"Retry-After", b"5"),)
+
+    def __init__(self, lasts: float = 0) -> None:
+        when = f"for {lasts:g} s more" if lasts else "until somebody starts it (POST /control/NAME)"
+        super().__init__(f"this flow of the queue is stopped {when}; nothing was done")
+        self.lasts = lasts
+        self.headers = ((b"Retry-After", b"%d" % max(1, round(lasts) if lasts else 5)),)

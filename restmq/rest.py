@@ -108,7 +108,8 @@ class Queue(Handler):
         # A form of one field has no room for an option beside the value; its names may be escaped.
         if request.raw_query or request.fields.special or (form and (form == 2 or b"&" in request.body)):
             ttl = self.options(TTL).get("ttl", 0)
-        added = await self.app.core.add(queue, value_of(self), ttl)
+        value = value_of(self)
+        added = (await self.app.core.add_all(queue, [value], ttl)).first if ttl else await self.app.core.add(queue, value)
         return b"%b:%d\r\n" % (queue, added)
 
     async def get(self, raw: bytes) -> Answer:
@@ -188,7 +189,8 @@ class Root(Handler):
         if not found:
             raise BadRequest("the form needs a field `queue`")
         queue = queue_name(found)
-        added = await self.app.core.add(queue, value_of(self), ttl)
+        value = value_of(self)
+        added = (await self.app.core.add_all(queue, [value], ttl)).first if ttl else await self.app.core.add(queue, value)
         return b"%b:%d\r\n" % (queue, added)
 
     async def get(self) -> Answer:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "lua"
 _INCLUDE = re.compile(r"^--@include (\w+)\n", re.MULTILINE)
 # All but an add go on when Redis is full: they free memory, or note a little so that somebody else can.
 _GROWING = frozenset({"add"})
+_WORD = re.compile(r"@(\w+)@")
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 
 
@@ -28,19 +30,34 @@ class Script:
         self.sha = hashlib.sha1(self.text).hexdigest().encode("ascii")
 
 
-def load(history: int = 1000, history_bytes: int = 1 << 20) -> dict[str, Script]:
-    """Every script by its name. The two numbers bound a queue's history: elements, bytes."""
+#: A queue's rules and what they are when nobody says otherwise (restmq.conf, then its own settings). Times in ms.
+RULES: dict[str, object] = {
+    "history": 1000,
+    "history_bytes": 1 << 20,
+    "max_deliveries": 0,
+    "backoff": "",
+    "dead_ttl": 0,
+    "max_length": 0,
+    "max_bytes": 0,
+    "overflow": "refuse",
+    "idle_ttl": 0,
+}
+
+
+def load(rules: Mapping[str, object] | None = None, time: str = "call('TIME')") -> dict[str, Script]:
+    """Every script by its name, with the rules of restmq.conf, and where they read the time (TIME)."""
     parts = {path.stem: path.read_text("utf-8") for path in (FOLDER / "lib").glob("*.lua")}
+    told = {**RULES, **(rules or {})}
+    plain = ("history", "history_bytes")  # these bind no add: a queue may have them and take the hot path
+    ruled = any(value != RULES[name] for name, value in told.items() if name not in plain)
+    words = {**told, "time": time, "ruled": "true" if ruled else "false"}
 
     def expand(text: str) -> str:
         text = _INCLUDE.sub(lambda found: expand(parts[found[1]]), text)
-        return text.replace("@history@", str(history)).replace("@history_bytes@", str(history_bytes))
+        return _WORD.sub(lambda found: str(words[found[1]]), text)
 
     def text(path: Path) -> str:
         allowed = "" if path.stem in _GROWING else "#!lua flags=allow-oom\n"
         return allowed + _COMMENT.sub("", expand(path.read_text("utf-8")))
 
-    return {
-        path.stem: Script(path.stem, text(path))
-        for path in sorted(FOLDER.glob("*.lua"))
-    }
+    return {path.stem: Script(path.stem, text(path)) for path in sorted(FOLDER.glob("*.lua"))}

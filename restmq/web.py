@@ -74,7 +74,7 @@ class Broker(Service):
         }
         self.redis = Redis(settings.redis, reactor, **link)
         self.messages = Redis(settings.redis, reactor, heard=lambda channel, data: None, **link)
-        self.core = Core(self.redis, reactor, settings.history, settings.history_bytes)
+        self.core = Core(self.redis, reactor, {"history": settings.history, "history_bytes": settings.history_bytes})
         self.presence = Presence(self.core, reactor)
         self.delivery = Delivery(self.core, self.messages, self.presence, reactor)
         self.acl = config.access(settings)

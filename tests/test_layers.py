@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
 LAYERS = [
     {"errors", "element", "slot", "clock", "cork", "ini", "options"},
-    {"scripts", "redis", "core"},
+    {"scripts", "redis", "turn", "due", "books", "core"},
     {"presence", "consumers", "delivery"},
     {"cyclone3", "http", "acl", "handler", "rest", "commands", "live", "websocket", "admin"},
     {"config", "log", "embedded", "tap", "web"},

@@ -54,7 +54,7 @@ class Scripts:
 
     def books(self) -> dict[str, int]:
         """look.lua's columns; it ends what is due."""
-        return dict(zip(LEDGER, self("look")))
+        return dict(zip(LEDGER, self("look", DB)))
 
 
 class Ear:
@@ -184,41 +184,41 @@ class Queue(RuleBasedStateMachine):
 
     @rule(most=st.sampled_from([1, 2, 10, 400]))
     def take(self, most: int) -> None:
-        assert triples(self.run("take", most)) == self.model.take(most)
+        assert triples(self.run("take", DB, most, "")) == self.model.take(most)
 
     @rule()
     def get(self) -> None:
-        reply = self.run("get")
+        reply = self.run("get", DB)
         assert [int(reply[0]), *reply[1:]] == self.model.get()
 
     @rule(most=st.sampled_from([1, 10]))
     def newest(self, most: int) -> None:
-        assert triples(self.run("newest", most)) == self.model.newest(most)
+        assert triples(self.run("newest", DB, most)) == self.model.newest(most)
 
     @rule(back=st.integers(0, 12))
     def delete(self, back: int) -> None:
         number = max(1, self.model.added - back)
-        assert self.run("del", DB, number) == self.model.delete(number)
+        assert self.run("del", DB, number, "", "") == self.model.delete(number)
 
     @rule(really=st.sampled_from([False, False, True]))
     def purge(self, really: bool) -> None:
         if really:
-            assert self.run("purge", 0, next(self.epochs)) == self.model.purge()
+            assert self.run("purge", DB, 0, next(self.epochs)) == self.model.purge()
 
     @rule(really=st.sampled_from([False, False, True]))
     def forget(self, really: bool) -> None:
         if really:
             epoch = next(self.epochs)
-            assert self.run("purge", 1, epoch) == self.model.forget(epoch)
+            assert self.run("purge", DB, 1, epoch) == self.model.forget(epoch)
 
     @rule(policy=st.sampled_from(["broadcast", "roundrobin"]))
     def policy(self, policy: str) -> None:
-        self.run("set", DB, "policy", policy)
+        self.run("set", DB, next(self.epochs), "policy", policy)
         self.model.set(policy == "roundrobin", self.model.stopped)
 
     @rule(stop=st.booleans())
     def stop(self, stop: bool) -> None:
-        self.run("set", DB, "stop", int(stop))
+        self.run("flow", DB, int(stop), 0, "live")
         self.model.set(self.model.roundrobin, stop)
 
     @rule()

@@ -1,6 +1,9 @@
--- Adds values in order; offers them to whoever listens.
--- KEYS m · ARGV db, ms of adding, ttl in ms or '', an epoch for a newborn queue, values…
--- Returns {first number, 1 when the queue was born by this}; numbers follow without a gap.
+-- Adds values in order; offers them to whoever listens or waits.
+-- KEYS m · ARGV db, ms of adding, options as JSON or '', an epoch for a newborn queue, values…
+--   options: ttl, delay: ms; key, digest, window: the same key answers the same; all: all values or none
+-- Returns {first number, 1 when the queue was born by this, 1 when an earlier add is answered again, how
+-- many were added, then for each value that was not: its place from 1, and the word why}; numbers follow
+-- without a gap. Or an error reply: STOPPED ms, CONFLICT, OVERFULL, OVERSIZE.
 --@include keys
 --@include state
 local adding = #ARGV - 4
@@ -15,20 +18,54 @@ if flags == 1 and ARGV[3] == '' then   -- nobody listens, nothing special: this 
   return {n - adding + 1, 0}
 end
 --@include save
+--@include rules
 --@include element
+--@include wait
 --@include hand
-local newborn = not born and 1 or 0
-if not born then birth(ARGV[4]) end
+--@include bound
+--@include remember
+local o = ARGV[3] ~= '' and cjson.decode(ARGV[3]) or {}
+local before = o.key and remembered(o) or refuse('add')
+if before then return before end
+local newborn, first, list = born and 0 or 1, n + 1, {}
+local answer = {first, newborn, 0, 0}
+if o.all then
+  local size = 0
+  for i = 5, #ARGV do size = size + #ARGV[i] end
+  local why = overfull(adding, size)
+  if why then save() return redis.error_reply(why) end
+end
 for i = 5, #ARGV do
-  n, bytes = n + 1, bytes + #ARGV[i]
-  call('XADD', P..'q', digits(n)..'-'..ARGV[2], 'v', ARGV[i])
-  if ARGV[3] ~= '' then
-    local at = time() + tonumber(ARGV[3])
-    call('ZADD', P..'t', digits(at), digits(n))
-    slow = true
-    if due == 0 or at < due then due = at end
+  local value = ARGV[i]
+  local why = not o.all and overfull(1, #value)
+  if why then
+    answer[#answer + 1], answer[#answer + 2] = i - 4, why
+  else
+    if not born then birth(ARGV[4]) end
+    n, bytes = n + 1, bytes + #value
+    local N = digits(n)
+    if o.delay then
+      call('HSET', P..'e', N, ARGV[2]..' '..value)
+      call('ZADD', P..'d', digits(time() + o.delay), N)
+      late(time() + o.delay)
+    else
+      call('XADD', P..'q', N..'-'..ARGV[2], 'v', value)
+      offered = offered + 1
+    end
+    if o.ttl then
+      call('ZADD', P..'t', digits(time() + o.ttl), N)
+      late(time() + o.ttl)
+    end
+    list[#list + 1] = {N, ARGV[2], value, false, 0}
   end
 end
-pump(ARGV[1])
+answer[4] = #list
+if #list > 0 then
+  if o.key then remember(o, first, #list) end
+  if ruled and call('EXISTS', P..'taps') == 1 and publish('t'..db, message('T', 0, list)) == 0 then
+    call('DEL', P..'taps')
+  end
+end
+pump()
 save()
-return {n - adding + 1, newborn}
+return answer

@@ -5,7 +5,9 @@
 --@include state
 if not packed then return 0 end
 --@include save
+--@include rules
 --@include element
+--@include wait
 --@include hand
 --@include giveback
 if call('HGET', P..'a', 'ep') ~= ARGV[3] then return 0 end
@@ -14,6 +16,6 @@ for i = 4, #ARGV do
   if call('SISMEMBER', P..'way:'..ARGV[2], ARGV[i]) == 1 then mine[#mine + 1] = ARGV[i] end
 end
 local back = giveback(mine)
-pump(ARGV[1])
+pump()
 save()
 return back

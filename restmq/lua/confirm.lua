@@ -1,20 +1,33 @@
 -- An instance tells what its sockets have taken; that opens the window for the next chunk.
--- KEYS m · ARGV db, INST, epoch, P up to which broadcasts are out or 0, N's of round-robin elements…
+-- KEYS m · ARGV db, INST, epoch, P up to which broadcasts are out or 0, how many N's follow, N's of
+-- round-robin elements, then N and ms of those that its consumers lease
 -- Returns P that is sure.
 --@include keys
 --@include state
 if not packed then return 0 end
 --@include save
+--@include rules
 --@include element
+--@include lease
+--@include wait
 --@include hand
 --@include giveback
 --@include settle
 if call('HGET', P..'a', 'ep') ~= ARGV[3] then return 0 end   -- of another life of the queue
-local list = {}
-for i = 5, #ARGV do list[#list + 1] = ARGV[i] end
+local list, last = {}, 5 + tonumber(ARGV[5])
+for i = 6, last do list[#list + 1] = ARGV[i] end
 arrived(list)
+for i = last + 1, #ARGV, 2 do
+  local N = ARGV[i]
+  local owner, D = string.match(call('HGET', P..'y', N) or '', '^(%S+) (%d+)')
+  if owner == ARGV[2] then
+    call('HDEL', P..'y', N)
+    call('SREM', P..'way:'..owner, N)
+    lease(N, tonumber(D), tonumber(ARGV[i + 1]), owner)
+  end
+end
 confirm(ARGV[2], tonumber(ARGV[4]))
 settle()
-pump(ARGV[1])
+pump()
 save()
 return sure

@@ -1,17 +1,22 @@
--- Deletes one element wherever it is.
--- KEYS m · ARGV db, N
--- Returns 1, or 0 when it is gone.
+-- Deletes one element wherever it is; with a lease, only if that still holds, and then it is acknowledged.
+-- KEYS m · ARGV db, N, D or '', epoch
+-- Returns 1, 0 when it is gone, -1 when the lease is lost.
 --@include keys
 --@include state
 if not packed then return 0 end
 --@include save
+--@include rules
 --@include element
+--@include lease
+--@include wait
 --@include hand
-if ended(ARGV[2]) or not wipe(ARGV[2]) then
-  save()
-  return 0
+local N, D, answer = ARGV[2], ARGV[3], 1
+if ended(N) or not find(N) then answer = 0
+elseif D ~= '' and not holds(N, D, ARGV[4]) then answer = -1
+else
+  wipe(N)
+  if D == '' then count('deleted', 1) else acked = acked + 1 end
+  pump()
 end
-count('deleted', 1)
-pump(ARGV[1])
 save()
-return 1
+return answer

@@ -1,6 +1,6 @@
 -- Claims queues in which something is due. A claim of an instance that died ends by itself.
 -- KEYS at zset, claimed zset · ARGV how many
--- Returns names.
+-- Returns the ms until the next is due (0 when more are due now, -1 when none), then names.
 local call = redis.call
 local t = call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -13,4 +13,5 @@ for _, name in ipairs(names) do
   call('ZREM', KEYS[1], name)
   call('ZADD', KEYS[2], now + 2000, name)
 end
-return names
+local following = call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
+return {following and math.max(0, tonumber(following) - now) or -1, unpack(names)}

@@ -1,33 +1,23 @@
 -- An instance says how many of its consumers take elements of this queue; the numbers are absolute,
 -- so that it may say it twice. It joins with the first, and leaves with count 0.
--- KEYS m · ARGV db, INST, ready, stuck, count, P confirmed, and what it knew: epoch or '', highest N,
--- highest P, policy, P after which it wants history or '', a new epoch
+-- KEYS m · ARGV db, INST, ready, room, count, P confirmed, and what it knew: epoch or '', highest N,
+-- highest P, settings as JSON, P after which it wants history or '', a new epoch, 1 when Redis' birth
+-- word is another than when it knew this
 -- Returns {epoch, P, N, policy, 1 when history misses some of what it wanted, N's on their way to it,
--- history from there: P, N, value…}
+-- history from there: P, N, value…, the queue's settings: name, value…}
 --@include keys
 --@include state
 --@include save
+--@include rules
 --@include element
+--@include wait
 --@include hand
 --@include giveback
 --@include settle
-local db, inst, listening = ARGV[1], ARGV[2], tonumber(ARGV[5])
-local epoch = call('HGET', P..'a', 'ep')
-if ARGV[7] ~= '' and (epoch == ARGV[7] or not epoch)
-    and (tonumber(ARGV[8]) > n or tonumber(ARGV[9]) > pos) then   -- Redis came back with less
-  n, pos = math.max(n, tonumber(ARGV[8])), math.max(pos, tonumber(ARGV[9]))
-  sure, best, floor, cut, epoch, born = pos, pos, pos, sum, ARGV[12], true
-  call('HSET', P..'a', 'ep', epoch, 'policy', ARGV[10])
-  roundrobin = ARGV[10] == 'roundrobin'
-  local held = call('XLEN', P..'q')   -- what went beyond is told as dropped: the books must balance
-  local rare = 0
-  for _, v in ipairs(call('HMGET', P..'a', 'deleted', 'expired', 'purged')) do rare = rare + tonumber(v or 0) end
-  call('HSET', P..'a', 'dropped', digits(n - held - taken - delivered - acked - rare))
-end
-if not epoch then
-  epoch = ARGV[12]
-  call('HSET', P..'a', 'ep', epoch)
-end
+--@include renew
+local inst, listening = ARGV[2], tonumber(ARGV[5])
+renew(ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[12], ARGV[13] == '1')
+call('HSETNX', P..'a', 'ep', ARGV[12])
 if listening > 0 then
   if call('HEXISTS', P..'live', inst) == 0 or call('HEXISTS', P..'from', inst) == 0 then
     call('LREM', P..'ring', 0, inst)
@@ -43,7 +33,7 @@ if listening == 0 then
   call('LREM', P..'ring', 0, inst)
   call('HDEL', P..'live', inst)
   call('HDEL', P..'from', inst)
-  if call('EXISTS', P..'ring') == 0 then live = false end
+  if call('EXISTS', P..'ring') == 0 then live, offered = false, waiting() end
 end
 local history, missing, held = {}, 0, {}
 if ARGV[11] ~= '' then
@@ -51,14 +41,16 @@ if ARGV[11] ~= '' then
   if after < floor then missing = 1 end
   for _, e in ipairs(call('XRANGE', P..'h', digits(after + 1), '+', 'COUNT', 1000)) do
     local at, N = string.match(e[1], '^(%d+)%-(%d+)$')
-    history[#history + 1] = at
-    history[#history + 1] = N
-    history[#history + 1] = e[2][2]
+    history[#history + 1], history[#history + 2], history[#history + 3] = at, N, e[2][2]
   end
   held = call('SMEMBERS', P..'way:'..inst)
 end
 local at = pos
 settle()
-pump(db)
+pump()
 save()
-return {epoch, at, n, roundrobin and 'roundrobin' or 'broadcast', missing, held, history}
+local settings = {}
+for i, told in ipairs(call('HMGET', P..'a', 'policy', unpack(NAMES))) do
+  if told then settings[#settings + 1], settings[#settings + 2] = i == 1 and 'policy' or NAMES[i - 1], told end
+end
+return {call('HGET', P..'a', 'ep'), at, n, roundrobin and 'roundrobin' or 'broadcast', missing, held, history, settings}

@@ -1,19 +1,21 @@
 -- The books of a queue. Waiting is counted from what is stored, so that a wrong counter shows.
--- KEYS m · no ARGV
+-- KEYS m · ARGV db
 -- Returns {added, waiting, delayed, leased, dead, taken, delivered, acked, deleted, expired, purged,
--- dropped, bytes, 1 when started, 1 when round-robin, 1 when ever added to, ready consumers, position}.
+-- dropped, bytes, 1 when started, 1 when round-robin, 1 when ever added to, consumers, position, GETs that wait}.
 --@include keys
 --@include state
 --@include save
 --@include element
---@include sweep
-if packed then sweep() save() end
+if packed and slow and due > 0 and due <= time() then   -- what has ended is not there, though nobody swept
+  for _, N in ipairs(call('ZRANGEBYSCORE', P..'t', '-inf', digits(time()), 'LIMIT', 0, 250)) do ended(N) end
+  save()
+end
 local rare = call('HMGET', P..'a', 'deleted', 'expired', 'purged', 'dropped')
 for i = 1, 4 do rare[i] = tonumber(rare[i] or 0) end
-local there, away = call('XLEN', P..'q'), slow and call('HLEN', P..'y') or 0
+local there, away, delayed, dead = waiting()
 local listening = 0
 for _, entry in ipairs(call('HVALS', P..'live')) do
   listening = listening + tonumber(string.match(entry, '%d+$'))
 end
-return {n, there - away, 0, away, 0, taken, delivered, acked, rare[1], rare[2], rare[3], rare[4], bytes,
-  stopped and 0 or 1, roundrobin and 1 or 0, born and 1 or 0, listening, pos}
+return {n, there, delayed, away, dead, taken, delivered, acked, rare[1], rare[2], rare[3], rare[4], bytes,
+  stopped and 0 or 1, roundrobin and 1 or 0, born and 1 or 0, listening, pos, call('LLEN', P..'wt')}

@@ -1,11 +1,14 @@
--- A dead instance leaves the queue: its places in the ring vanish, what it held goes back.
+-- A dead instance leaves the queue: its places in ring and line vanish, what it held goes back. What its
+-- consumers lease stays theirs until the lease ends: they may acknowledge elsewhere.
 -- KEYS m · ARGV db, INST
 -- Returns 1 when it held more than 500: call again.
 --@include keys
 --@include state
 if not packed then return 0 end
 --@include save
+--@include rules
 --@include element
+--@include wait
 --@include hand
 --@include giveback
 --@include settle
@@ -13,10 +16,13 @@ local inst = ARGV[2]
 call('LREM', P..'ring', 0, inst)
 call('HDEL', P..'live', inst)
 call('HDEL', P..'from', inst)
+call('HDEL', P..'taps', inst)
+call('LREM', P..'wt', 0, inst)
 if call('EXISTS', P..'ring') == 0 then live = false end
 local held = call('SRANDMEMBER', P..'way:'..inst, 500)
 giveback(held)
 settle()
-pump(ARGV[1])
+offered = waiting()   -- it may have been woken and have taken nothing
+pump()
 save()
 return #held == 500 and 1 or 0

@@ -1,13 +1,27 @@
--- Sets the policy, or stops or starts the flow to live consumers.
--- KEYS m · ARGV db, 'policy' or 'stop', the value: broadcast or roundrobin, 1 or 0
--- Returns 1. It holds for every element added after.
+-- Changes the policy or settings.
+-- KEYS m · ARGV db, a new epoch, then name and value of each; '' takes it back to what restmq.conf says
+-- Returns the ms until the queue is due, -1 for never. It holds for every element added after.
 --@include keys
 --@include state
 --@include save
+--@include rules
 --@include element
+--@include wait
 --@include hand
-if ARGV[2] == 'policy' then roundrobin = ARGV[3] == 'roundrobin' else stopped = ARGV[3] == '1' end
-call('HSET', P..'a', ARGV[2], ARGV[3])
-pump(ARGV[1])
+call('HSETNX', P..'a', 'ep', ARGV[2])
+for i = 3, #ARGV, 2 do
+  local name, value = ARGV[i], ARGV[i + 1]
+  if value == '' then call('HDEL', P..'a', name) else call('HSET', P..'a', name, value) end
+  if name == 'policy' then
+    roundrobin = value == 'roundrobin'
+    publish('c'..db, 'P '..call('HGET', P..'a', 'ep')..' 0\n'..(roundrobin and 'roundrobin' or 'broadcast')..'\n')
+  else ruled = true end
+end
+local idle = tonumber(call('HGET', P..'a', 'idle_ttl') or 0)
+if idle > 0 then
+  call('HSET', P..'a', 'used', digits(time()))
+  late(time() + idle)
+end
+pump()
 save()
-return 1
+return soon()

@@ -1,30 +1,51 @@
 -- Finding, counting and forgetting one element. N travels as a string of digits.
-local function find(N)   -- value, T; nil when it is not there
+local function find(N)   -- value, T, whether it lies in e; nil when it is not there
+  local kept = slow and call('HGET', P..'e', N)
+  if kept then
+    local gap = string.find(kept, ' ', 1, true)
+    return string.sub(kept, gap + 1), string.sub(kept, 1, gap - 1), true
+  end
   local got = call('XRANGE', P..'q', N, N, 'COUNT', 1)[1]
-  if got then return got[2][2], string.match(got[1], '%-(%d+)$') end
+  if got then return got[2][2], string.match(got[1], '%-(%d+)$'), false end
 end
-local function tries(N)   -- D, C, F
+local function tries(N)   -- D, C, F, owner, its errors
   local x = slow and call('HGET', P..'x', N)
-  if not x then return 0, 0, 0 end
-  local D, C, F = string.match(x, '^(%d+) (%d+) (%d+)$')
-  return tonumber(D), tonumber(C), tonumber(F)
+  if not x then return 0, 0, 0, '-', '' end
+  local D, C, F, owner, errors = string.match(x, '^(%d+) (%d+) (%d+) (%S+)(.*)$')
+  return tonumber(D), tonumber(C), tonumber(F), owner, errors
 end
-local function settries(N, D, C, F)
+local function settries(N, D, C, F, owner, errors)
   slow = true
-  call('HSET', P..'x', N, D..' '..C..' '..F)
+  if owner == '-' and errors == '' and D + C + F == 0 then call('HDEL', P..'x', N) return end
+  call('HSET', P..'x', N, D..' '..C..' '..F..' '..owner..errors)
+end
+local function keep(N)   -- its value moves out of the stream
+  local value, T, kept = find(N)
+  if kept then return end
+  call('XDEL', P..'q', N..'-'..T)
+  call('HSET', P..'e', N, T..' '..value)
+  slow = true
+end
+local function free(owner, N)
+  if owner == '-' then return end
+  freed[owner] = freed[owner] or {}
+  table.insert(freed[owner], N)
 end
 local function drop(N, T, length)   -- its stored bytes and all that is noted of it
   call('XDEL', P..'q', N..'-'..T)
   bytes = bytes - length
   if not slow then return end
+  local _, _, _, owner = tries(N)
+  free(owner, N)
+  call('HDEL', P..'e', N)
   call('HDEL', P..'x', N)
-  call('ZREM', P..'t', N)
-  call('ZREM', P..'r', N)
+  for _, zset in ipairs({'r', 't', 'l', 'd'}) do call('ZREM', P..zset, N) end
+  if call('ZREM', P..'g', N) == 1 then count('gb', -length) end
   local way = call('HGET', P..'y', N)
   if way then
     call('HDEL', P..'y', N)
-    local owner = string.match(way, '^%S+')
-    if owner == '*' then call('ZREM', P..'b', N) else call('SREM', P..'way:'..owner, N) end
+    local holder = string.match(way, '^%S+')
+    if holder == '*' then call('ZREM', P..'b', N) else call('SREM', P..'way:'..holder, N) end
   end
 end
 local function wipe(N)   -- true when it was there
@@ -39,23 +60,37 @@ local function ended(N)   -- its ttl is over, though nobody swept yet; then it i
   if wipe(N) then count('expired', 1) end
   return true
 end
-local function heads(most)   -- up to `most` waiting elements, oldest first: {N, T, value, was in r}
-  local back = slow and call('ZRANGE', P..'r', 0, most - 1) or {}   -- all of r is older than what is fresh
-  local fresh = #back < most and call('XRANGE', P..'q', digits(c + 1), '+', 'COUNT', most) or {}
+local function heads(most, limit)   -- up to `most` waiting elements, oldest first: {N, T, value, was in r}
+  local back = slow and call('ZRANGE', P..'r', 0, most - 1) or {}   -- beyond c only what was delayed
+  local fresh, size = {}, 0
+  if #back < most or tonumber(back[most]) > c then
+    fresh = call('XRANGE', P..'q', digits(c + 1), '+', 'COUNT', most)
+  end
   local out, i, j = {}, 1, 1
   while #out < most and (fresh[i] or back[j]) do
-    local N, T
+    local N, T, value, again
     if fresh[i] then N, T = string.match(fresh[i][1], '^(%d+)%-(%d+)$') end
     if N and (not back[j] or tonumber(N) < tonumber(back[j])) then
-      if not ended(N) then out[#out + 1] = {N, T, fresh[i][2][2], false} end
-      i = i + 1
+      value, again, i = fresh[i][2][2], false, i + 1
     else
-      N, j = back[j], j + 1
-      if not ended(N) then
-        local value, at = find(N)
-        out[#out + 1] = {N, at, value, true}
-      end
+      N, again, j = back[j], true, j + 1
+    end
+    if not ended(N) then
+      if again then value, T = find(N) end
+      size = size + #value
+      if limit and size > limit and #out > 0 then break end
+      out[#out + 1] = {N, T, value, again}
     end
   end
   return out, i + j - 2   -- the second: how many it looked at; as many as `most` means there may be more
+end
+local function waiting()   -- how many wait: counted from what is stored, so that a wrong counter shows
+  local there = call('XLEN', P..'q')
+  if not slow then return there, 0, 0, 0 end
+  local away, delayed, dead = call('HLEN', P..'y') + call('ZCARD', P..'l'), call('ZCARD', P..'d'), call('ZCARD', P..'g')
+  return there + call('HLEN', P..'e') - away - delayed - dead, away, delayed, dead
+end
+local function again(N)   -- it waits, at its key's place
+  call('ZADD', P..'r', N, N)
+  offered, slow = offered + 1, true
 end

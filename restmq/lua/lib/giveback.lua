@@ -6,11 +6,11 @@ local function giveback(list)   -- N's; those that are not on their way are pass
     if way then
       local N = list[i]
       local owner, D = string.match(way, '^(%S+) (%d+)')
-      local _, C, F = tries(N)
+      local _, C, F, _, errors = tries(N)
       call('HDEL', P..'y', N)
       if owner == '*' then call('ZREM', P..'b', N) else call('SREM', P..'way:'..owner, N) end
-      settries(N, tonumber(D), C, F)
-      call('ZADD', P..'r', N, N)
+      settries(N, tonumber(D), C, F, '-', errors)
+      again(N)
       back = back + 1
     end
   end
@@ -30,8 +30,7 @@ local function arrived(list)   -- N's that some socket has taken: they leave the
   end
   if #gone == 0 then return end
   call('XDEL', P..'q', unpack(ids))
-  call('HDEL', P..'y', unpack(gone))
-  call('HDEL', P..'x', unpack(gone))
+  for _, hash in ipairs({'y', 'x', 'e'}) do call('HDEL', P..hash, unpack(gone)) end
   if due > 0 then call('ZREM', P..'t', unpack(gone)) end
   delivered = delivered + #gone
 end

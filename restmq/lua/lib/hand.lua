@@ -1,14 +1,13 @@
 -- Handing waiting elements to live consumers. All that frees something ends in pump().
 -- A chunk is at most 256 elements; the confirmation of one lets the next go out.
-local CHUNK, WINDOW, AHEAD = 256, 1000, 64
-local HISTORY, HISTORY_BYTES = @history@, @history_bytes@   -- from restmq.conf
+-- Large values are bounded in bytes besides: Redis cuts off an instance that is 32 MB behind.
+local CHUNK, WINDOW, CHUNK_BYTES, WINDOW_BYTES = 256, 1000, 1048576, 4194304
 local function message(kind, first, list)
   local head, values = {}, {}
   for i, e in ipairs(list) do head[i], values[i] = e[1]..' '..e[5]..' '..#e[3], e[3] end
   return kind..' '..call('HGET', P..'a', 'ep')..' '..digits(first)..'\n'
     ..table.concat(head, ' ')..'\n'..table.concat(values)
 end
-local function publish(channel, text) return call('PUBLISH', P..channel, text) end
 local function setout(list, owner)   -- notes that these are on their way
   local y, back = {}, {}
   for _, e in ipairs(list) do
@@ -21,7 +20,7 @@ local function setout(list, owner)   -- notes that these are on their way
   slow = true
 end
 local function trim()   -- history keeps its bounds; what is not confirmed is never cut
-  local most, size = HISTORY, HISTORY_BYTES
+  local most, size = rule.history, rule.history_bytes
   if pos - floor <= most * 1.125 + 8 and sum - cut <= size * 1.125 then return end
   local to = math.min(math.max(floor, pos - most), sure)
   if most == 0 or size == 0 then to = sure end
@@ -36,10 +35,14 @@ local function trim()   -- history keeps its bounds; what is not confirmed is ne
     cut, floor = tonumber(first[2][6]), at
   end
 end
-local function broadcast(db)   -- one message a chunk, P by P
+local function broadcast()   -- one message a chunk, P by P
   local room = math.min(CHUNK, WINDOW - (pos - best))
   if room <= 0 then return end
-  local list = heads(room)
+  if pos > best then
+    local oldest = call('XRANGE', P..'h', digits(best + 1), '+', 'COUNT', 1)[1]
+    if oldest and sum - tonumber(oldest[2][6]) > WINDOW_BYTES then return end
+  end
+  local list = heads(room, CHUNK_BYTES)
   if #list == 0 then return end
   for _, e in ipairs(list) do e[5] = tries(e[1]) + 1 end
   if publish('c'..db, message('B', pos + 1, list)) == 0 then live = false return end
@@ -48,26 +51,29 @@ local function broadcast(db)   -- one message a chunk, P by P
     pos, sum = pos + 1, sum + #e[3]
     order[#order + 1] = digits(pos)
     order[#order + 1] = e[1]
-    call('XADD', P..'h', digits(pos)..'-'..e[1], 'v', e[3], 't', now, 's', digits(sum))
+    local ends = due > 0 and call('ZSCORE', P..'t', e[1])
+    local entry = {'v', e[3], 't', now, 's', digits(sum)}
+    if ends then entry[7], entry[8] = 'e', ends end
+    call('XADD', P..'h', digits(pos)..'-'..e[1], unpack(entry))
   end
   setout(list, '*')
   call('ZADD', P..'b', unpack(order))
   trim()
 end
 local function room(inst)   -- how many more this instance may hold
-  local ready, stuck = string.match(call('HGET', P..'live', inst) or '0 0 0', '^(%d+) (%d+) ')
+  local ready, may = string.match(call('HGET', P..'live', inst) or '0 0 0', '^(%d+) (%d+) ')
   ready = tonumber(ready)
   if ready == 0 then return 0, 0 end
-  return ready, math.max(0, ready * AHEAD - call('SCARD', P..'way:'..inst) + tonumber(stuck))
+  return ready, math.max(0, tonumber(may) - call('SCARD', P..'way:'..inst))
 end
-local function deal(db)   -- the ring's head gets one for each of its ready consumers, then it turns
+local function deal()   -- the ring's head gets one for each of its ready consumers, then it turns
   local ring = call('LRANGE', P..'ring', 0, -1)
   local ready, free, total, share = {}, {}, 0, {}
   for _, inst in ipairs(ring) do
     ready[inst], free[inst] = room(inst)
     total, share[inst] = total + free[inst], {}
   end
-  local list = total > 0 and heads(math.min(CHUNK, total)) or {}
+  local list = total > 0 and heads(math.min(CHUNK, total), CHUNK_BYTES) or {}
   local i, at, idle, turned = 1, 1, 0, 0
   while i <= #list and idle <= #ring do
     local inst = ring[at]
@@ -107,9 +113,11 @@ local function deal(db)   -- the ring's head gets one for each of its ready cons
   if call('EXISTS', P..'ring') == 0 then live = false return end
   return again
 end
-local function pump(db)
-  if not live or stopped then return end
-  if roundrobin then
-    for _ = 1, 8 do if not deal(db) then return end end
-  else broadcast(db) end
+local function pump()   -- live consumers first, then GETs that wait
+  if live and not stopped then
+    if roundrobin then
+      for _ = 1, 8 do if not deal() then break end end
+    else broadcast() end
+  end
+  wake(offered)
 end

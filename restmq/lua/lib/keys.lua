@@ -2,23 +2,31 @@
 -- a script gets the first, m, as KEYS[1] and makes the others from it: they share its slot.
 --   m      string  the hot state, packed: see state.lua. No m: the queue was never used
 --   q      stream  N-T (number, ms of adding) -> v: every element that is there, but those in e
---   r      zset    N by N: waiting again, after it was handed out once. Waiting = q beyond c, and r
---   x      hash    N -> "D C F": hand-outs, times shown by get, failed tries; absent while all are 0
+--   e      hash    N -> "T VALUE": those that are or were delayed or dead: a stream frees no single entry
+--   r      zset    N by N: waiting again. Waiting = q beyond c, and r
+--   x      hash    N -> "D C F OWNER" and a line for each error: hand-outs, times shown by get, failed
+--                  tries; OWNER the instance whose live consumer leases it, or -. Absent while all are 0
 --   y      hash    N -> "OWNER D T LEN": on its way to live consumers; OWNER an instance, * broadcast
 --   b      zset    N by P: broadcast and not yet confirmed by any instance
---   t      zset    N by the ms at which its ttl ends
---   h      stream  P-N -> v, t, s: history of broadcasts, in order of delivery; t ms of delivery,
---                  s bytes of all values up to this one, so that a range's size is a subtraction
+--   l d t  zsets   N by the ms at which its lease ends, it is due, its ttl ends
+--   g      zset    N by N: dead
+--   h      stream  P-N -> v, t, s[, e]: history of broadcasts, in order of delivery; t ms of delivery,
+--                  s bytes of all values up to this one, so that a range's size is a subtraction; e end
 --   ring   list    instances that listen; its head is dealt the next round-robin elements
---   live   hash    INST -> "READY STUCK COUNT": consumers that take, elements in buffers of those that
+--   live   hash    INST -> "READY ROOM COUNT": consumers that take, how many elements they may have on
+--                  their way (those stuck in the buffers of others come on top), consumers
 --   from   hash    INST -> "JOINED CONFIRMED": P when it joined, P it has flushed to some socket
 --   way:INST  set  N: round-robin elements that INST holds
 --   void   list    "FROM TO": ranges of P that were taken back, the last twenty
---   a      hash    ep epoch, policy, stop, and the rare counters deleted expired purged dropped
--- Kept free for what is to come: e (values of delayed and dead), l d g (zsets: leased, delayed,
--- dead), wt (who waits for an element), k0 k1 (keys of idempotent adds).
+--   wt     list    an instance for each GET that waits, in order of arrival
+--   taps   hash    INST -> 1: instances that want to see every add
+--   k0 k1  hashes  idempotency key -> "MS DIGEST FIRST COUNT": two generations
+--   a      hash    ep epoch, policy, the settings (rules.lua), stop_live stop_pull stop_add ms at which a
+--                  stop ends (0 never), used ms of the last use, gb bytes of the dead, and the rare
+--                  counters deleted expired purged dropped
 -- Outside the queues, in slots of their own, and only hints:
---   restmq:names zset of names; restmq:{due}:at, restmq:{due}:claimed zsets of next ends of ttl
+--   restmq:names zset of names; restmq:{due}:at, restmq:{due}:claimed zsets of what is due next
 --   restmq:{inst}:alive :doomed zsets, :last, :q:INST sets of queues; restmq:layout the version
 local M, call = KEYS[1], redis.call
 local P = string.sub(M, 1, -2)
+local db = ARGV[1]

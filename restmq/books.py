@@ -1,0 +1,90 @@
+"""The books: what the scripts tell of a queue, and Redis of itself, as names and numbers.
+
+Owns the columns and their order; asks nothing of anybody. Read core.py for who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from restmq.errors import Unavailable
+
+COLUMNS = (
+    "added",
+    "waiting",
+    "delayed",
+    "leased",
+    "dead",
+    "taken",
+    "delivered",
+    "acked",
+    "deleted",
+    "expired",
+    "purged",
+    "dropped",
+    "bytes",
+)
+
+
+class Peeked(NamedTuple):
+    """One element, looked at. `at` is the ms at which it is due, its lease or its ttl ends, 0 for never."""
+
+    queue: bytes
+    number: int
+    state: str
+    value: bytes
+    deliveries: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+    added_ms: int
+    at: int
+    errors: list[str]
+
+
+def ledger(reply: Sequence[Any]) -> dict[str, int]:
+    """look.lua's reply as the books: `added` is the sum of the others but bytes; `imbalance` is what is off."""
+    books = dict(zip(COLUMNS, reply))
+    books["imbalance"] = 2 * books["added"] - sum(books[word] for word in COLUMNS[:-1])
+    return books
+
+
+def stats(queue: bytes, reply: Sequence[Any]) -> dict[str, object]:
+    """look.lua's reply as /stats shows it."""
+    books = ledger(reply)
+    words = ("added", "leased", "delayed", "dead", "taken", "delivered", "acked", "bytes")
+    return {
+        "name": queue.decode("utf-8"),
+        "len": books["waiting"],
+        "status": reply[13],
+        "policy": "roundrobin" if reply[14] else "broadcast",
+        "consumers": reply[16],
+        "waiters": reply[18],
+        **{word: books[word] for word in words},
+    }
+
+
+def peeked(queue: bytes, reply: Sequence[bytes]) -> list[Peeked]:
+    """peek.lua's reply."""
+    found = []
+    for at in range(0, len(reply), 8):
+        number, state, value, deliveries, count, added, until, errors = reply[at : at + 8]
+        told = [line for line in errors.decode("utf-8", "replace").split("\n") if line]
+        when = int(float(until))
+        found.append(
+            Peeked(queue, int(number), state.decode(), value, int(deliveries), int(count), int(added), when, told)
+        )
+    return found
+
+
+def health(said: Mapping[str, str]) -> list[str]:
+    """What keeps a Redis that says this of itself (INFO) from serving well. Raises Unavailable while it loads."""
+    reasons = []
+    if said.get("role", "master") not in ("master", "primary"):
+        reasons.append("Redis is a replica: it takes no writes")
+    if said.get("maxmemory", "0") != "0" and said.get("maxmemory_policy", "noeviction") != "noeviction":
+        reasons.append(f"Redis evicts keys ({said['maxmemory_policy']}): set maxmemory-policy noeviction")
+    if said.get("aof_enabled") == "0":
+        reasons.append("Redis has no append-only file: what was acknowledged since its last snapshot can be lost")
+    if said.get("loading") == "1":
+        raise Unavailable("Redis is loading its data")
+    return reasons

@@ -1,0 +1,118 @@
+"""What is due: ends of ttl, leases, delays and stops, at the time and by whoever is alive.
+
+Owns this instance's timer and its claims on the index of due times; knows not
+what ends. Nobody scans and nobody polls: the instance that made a timer has it
+here, and in the index for the others if it dies. Read core.py next.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from restmq.errors import Error
+from restmq.slot import drive
+from restmq.turn import Turn, word
+
+KEYS = [b"restmq:{due}:at", b"restmq:{due}:claimed"]
+LOOK = 1.0  # seconds until the index is read again, if nothing is due before: another may have died
+CLAIMED = 20  # queues at a time
+LATE = 0.004  # seconds after the time: Redis' clock counts whole ms
+QUIET = 5.0  # seconds after Redis was away in which no lease ends: nobody could acknowledge
+
+log = Logger()
+
+
+class Due:
+    """Sweeps queues when something in them is due."""
+
+    def __init__(self, turn: Turn, db: bytes, clock: IReactorTime) -> None:
+        self.turn, self.db, self.clock = turn, db, clock
+        self.forgotten: Any = lambda queue: None
+        self._at: list[tuple[float, bytes]] = []
+        self._timer: Any = None
+        self._quiet_until = 0.0
+        self._sweeping: set[bytes] = set()
+
+    def soon(self, queue: bytes, ms: int) -> None:
+        """Something of a queue will be due in so many ms: noted in the index first, then here."""
+        script = self.turn.scripts["later"]
+        self.turn.hint(b"EVAL", script.text, b"1", KEYS[0], queue, b"%d" % ms)
+        self.here(queue, ms)
+
+    def here(self, queue: bytes, ms: float) -> None:
+        """The same, where the index knows it."""
+        at = self.clock.seconds() + ms / 1000 + LATE
+        if len(self._at) < 100_000:  # beyond that the index alone must do
+            heapq.heappush(self._at, (at, queue))
+        self._set()
+
+    def quiet(self) -> None:
+        """Redis was away: leases wait a little."""
+        self._quiet_until = self.clock.seconds() + QUIET
+
+    def stop(self) -> None:
+        """No more timers."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        self._at = []
+
+    def _set(self) -> None:
+        at = self._at[0][0]
+        if self._timer is not None and self._timer.active():
+            if self._timer.getTime() <= at:
+                return
+            self._timer.cancel()
+        self._timer = self.clock.callLater(max(0.0, at - self.clock.seconds()), self._ring)
+
+    def _ring(self) -> None:
+        now, queues = self.clock.seconds(), set()
+        while self._at and self._at[0][0] <= now:
+            queues.add(heapq.heappop(self._at)[1])
+        for queue in queues - self._sweeping:
+            self._sweeping.add(queue)
+            drive(self._sweep(queue), _nothing, _failed)
+        if self._at:
+            self._set()
+
+    async def look(self) -> int:
+        """Claim and sweep what the index says is due; answers how many queues. Called at every beat."""
+        left, *names = await self.turn.whole("due", KEYS, b"%d" % CLAIMED)
+        for queue in names:
+            await self._sweep(queue)
+        if 0 <= left < LOOK * 1000:
+            self.clock.callLater(left / 1000 + LATE, self._again)
+        return len(names)
+
+    def _again(self) -> None:
+        drive(self.look(), _nothing, _failed)
+
+    async def _sweep(self, queue: bytes) -> None:
+        """End what is due in one queue, in steps, and note when it is due next."""
+        try:
+            while True:
+                held = max(0, round((self._quiet_until - self.clock.seconds()) * 1000))
+                left, idle = await self.turn.script("sweep", queue, self.db, b"%d" % held, word())
+                if left != 0:
+                    break
+        finally:
+            self._sweeping.discard(queue)
+        if idle:
+            self.forgotten(queue)
+        await self.turn.whole("done", KEYS, queue, b"%d" % left if left else b"")
+        if left:
+            self.here(queue, left)
+
+
+def _nothing(_: object) -> None:
+    """What is to do when all went well."""
+
+
+def _failed(error: BaseException) -> None:
+    """The claim ends by itself, and another sweeps; only a fault is told."""
+    if not isinstance(error, Error):
+        log.error("ending what is due failed: {error!r}", error=error)

@@ -1,0 +1,26 @@
+-- All elements go; with `forget` the counter, settings, keys and name too. Who is connected stays so.
+local function empty()   -- how many there were
+  local held = call('XLEN', P..'q') + call('HLEN', P..'e')
+  for _, way in ipairs(call('HVALS', P..'y')) do   -- also of instances that have left
+    local owner = string.match(way, '^%S+')
+    if owner ~= '*' then call('UNLINK', P..'way:'..owner) end
+  end
+  call('UNLINK', P..'q', P..'r', P..'e', P..'x', P..'y', P..'b', P..'t', P..'l', P..'d', P..'g', P..'h', P..'void')
+  call('HDEL', P..'a', 'gb')
+  if live then publish('c'..db, 'Z '..call('HGET', P..'a', 'ep')..' 0\n\n') end   -- their leases are over
+  bytes, due, sure, best, floor, cut, slow, c = 0, 0, pos, pos, pos, sum, false, n
+  return held
+end
+local function forget(epoch)   -- true when there was something
+  local had = empty() > 0 or born
+  call('UNLINK', P..'a', P..'k0', P..'k1')
+  if not live and not waits and call('EXISTS', P..'taps') == 0 then
+    call('DEL', M, P..'ring', P..'live', P..'from')   -- what is left of the deaf
+    return had
+  end
+  n, c, taken, acked, delivered, born, roundrobin, stopped = 0, 0, 0, 0, 0, false, false, false
+  ruled = call('EXISTS', P..'taps') == 1
+  call('HSET', P..'a', 'ep', epoch)   -- who listens hears the new life as one
+  save()
+  return had
+end

@@ -1,0 +1,48 @@
+-- Leases: an element is somebody's until a time, and what comes of it when that is over.
+local function lease(N, D, ms, owner)   -- D counts this hand-out
+  local _, C, F, _, errors = tries(N)
+  settries(N, D, C, F, owner, errors)
+  call('ZADD', P..'l', digits(time() + ms), N)
+  late(time() + ms)
+end
+local function holds(N, D, epoch)   -- whether that lease still is the element's
+  if epoch ~= call('HGET', P..'a', 'ep') or not call('ZSCORE', P..'l', N) then return false end
+  return tries(N) == tonumber(D)
+end
+local function pause(F)   -- ms before the next try
+  local kind, first, most = string.match(rule.backoff, '^(%a+):(%d+):?(%d*)$')
+  if kind == 'fixed' then return tonumber(first) end
+  if kind == 'exp' then return math.min(tonumber(first) * 2 ^ math.min(F - 1, 40), tonumber(most)) end
+  return 0
+end
+local function die(N)   -- kept with its key, reasons and hand-outs
+  local value = find(N)
+  keep(N)
+  call('ZADD', P..'g', N, N)
+  count('gb', #value)
+  if rule.dead_ttl > 0 then
+    local at, ends = time() + rule.dead_ttl, call('ZSCORE', P..'t', N)
+    if not ends or at < tonumber(ends) then
+      call('ZADD', P..'t', digits(at), N)
+      late(at)
+    end
+  end
+end
+local function release(N, failed, delay, reason)   -- ms of delay, or nil for what the rules say
+  local D, C, F, owner, errors = tries(N)
+  call('ZREM', P..'l', N)
+  free(owner, N)
+  if failed then F = F + 1 end
+  if reason ~= '' then
+    errors = errors..'\n'..string.sub(string.gsub(reason, '%c', ' '), 1, 200)
+    if #errors > 2000 then errors = string.match(string.sub(errors, -2000), '\n.*$') end
+  end
+  settries(N, D, C, F, '-', errors)
+  if failed and rule.max_deliveries > 0 and F >= rule.max_deliveries then die(N) return end
+  delay = delay or (failed and pause(F) or 0)
+  if delay > 0 then
+    keep(N)
+    call('ZADD', P..'d', digits(time() + delay), N)
+    late(time() + delay)
+  else again(N) end
+end

@@ -1,0 +1,18 @@
+-- Redis came back with less than an instance has seen: numbers must not be given again, nor settings be
+-- lost. The first that notices does it; the new epoch keeps the next from doing it once more.
+local function renew(known, highest, position, settings, epoch, reborn)
+  local here = call('HGET', P..'a', 'ep')
+  if known == '' or (here and here ~= known) or (not here and not reborn) then return end
+  if here and highest <= n and position <= pos then return end
+  n, pos = math.max(n, highest), math.max(pos, position)
+  sure, best, floor, cut, born = pos, pos, pos, sum, true
+  for name, value in pairs(cjson.decode(settings)) do
+    call('HSET', P..'a', name, value)
+    if name ~= 'policy' then ruled = true end
+  end
+  roundrobin = call('HGET', P..'a', 'policy') == 'roundrobin'
+  call('HSET', P..'a', 'ep', epoch)
+  local gone = n - call('XLEN', P..'q') - call('HLEN', P..'e') - taken - delivered - acked
+  for _, by in ipairs(call('HMGET', P..'a', 'deleted', 'expired', 'purged')) do gone = gone - tonumber(by or 0) end
+  call('HSET', P..'a', 'dropped', digits(gone))   -- what went beyond: the books must balance
+end

@@ -1,0 +1,32 @@
+-- What holds for this queue: its own settings, else those of restmq.conf. Times in ms, 0 is none.
+local NAMES = {'history', 'history_bytes', 'max_deliveries', 'backoff', 'dead_ttl', 'max_length', 'max_bytes',
+  'overflow', 'idle_ttl'}
+local RULES = {history = @history@, history_bytes = @history_bytes@, max_deliveries = @max_deliveries@,
+  backoff = '@backoff@', dead_ttl = @dead_ttl@, max_length = @max_length@, max_bytes = @max_bytes@,
+  overflow = '@overflow@', idle_ttl = @idle_ttl@}
+local rule, used = RULES, 0
+if ruled then
+  rule = {}
+  for i, told in ipairs(call('HMGET', P..'a', unpack(NAMES))) do
+    rule[NAMES[i]] = told and (tonumber(told) or told) or RULES[NAMES[i]]
+  end
+  if rule.idle_ttl > 0 then
+    used = tonumber(call('HGET', P..'a', 'used') or 0)
+    call('HSET', P..'a', 'used', digits(time()))
+  end
+end
+local function birth(epoch)
+  born, ruled = true, ruled or @ruled@
+  call('HSETNX', P..'a', 'ep', epoch)
+  if ruled and rule.idle_ttl > 0 then late(time() + rule.idle_ttl) end
+end
+local function halted(scope)   -- the ms at which the stop ends, 0 for never; nil when it flows
+  local till = ruled and call('HGET', P..'a', 'stop_'..scope)
+  if not till then return end
+  till = tonumber(till)
+  if till == 0 or till > time() then return till end
+end
+local function refuse(scope)   -- an error reply when this scope is stopped
+  local till = halted(scope)
+  if till then return redis.error_reply('STOPPED '..digits(till > 0 and till - time() or 0)) end
+end

@@ -1,0 +1,26 @@
+-- GETs that wait: each stands in wt with its instance, which is told when it should take again.
+local function enlist(inst, first)   -- `first`: woken in vain, it keeps its place
+  call(first and 'LPUSH' or 'RPUSH', P..'wt', inst)
+  waits = true
+end
+local function wake(most)
+  if not waits or most <= 0 or halted('pull') then return end
+  local there = waiting()
+  most = math.min(most, there)
+  while most > 0 do
+    local woken, order = {}, {}
+    for _, inst in ipairs(call('LPOP', P..'wt', math.min(most, 1000)) or {}) do
+      if not woken[inst] then order[#order + 1] = inst end
+      woken[inst] = (woken[inst] or 0) + 1
+      most = most - 1
+    end
+    if #order == 0 then break end
+    for _, inst in ipairs(order) do
+      if publish('i'..db..':'..inst, 'W '..call('HGET', P..'a', 'ep')..' '..woken[inst]..'\n\n') == 0 then
+        call('LREM', P..'wt', 0, inst)   -- it does not listen: it will ask again
+        most = most + woken[inst]
+      end
+    end
+  end
+  if call('EXISTS', P..'wt') == 0 then waits = false end
+end

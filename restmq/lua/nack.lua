@@ -1,0 +1,26 @@
+-- Gives leases back: the elements wait again, or later, or are dead after too many failed tries.
+-- KEYS m · ARGV db, then of each lease N, D or '' for whichever holds, epoch, ms of delay or '' for what
+-- the rules say, 1 when the try failed, the reason or ''
+-- Returns 1 for each, 0 when the lease is lost, -1 when there is no such element; last the ms
+-- until the queue is due, -1 for never.
+--@include keys
+--@include state
+--@include save
+--@include rules
+--@include element
+--@include lease
+--@include wait
+--@include hand
+local out = {}
+for i = 2, #ARGV, 6 do
+  local N, D, epoch, delay, failed, reason = unpack(ARGV, i, i + 5)
+  local held = D ~= '' and holds(N, D, epoch) or (D == '' and call('ZSCORE', P..'l', N))
+  if held then release(N, failed == '1', tonumber(delay), reason) end
+  out[#out + 1] = held and 1 or (packed and find(N) and 0 or -1)
+end
+if packed then
+  pump()
+  save()
+end
+out[#out + 1] = soon()
+return out

@@ -1,0 +1,41 @@
+-- History for a consumer that comes back, or asks for some of the past.
+-- KEYS m · ARGV db, what ('after', 'key', 'last', 'ago', 'all', 'latest', 'now'), P, N, how many or ms, how many at the most
+-- Returns {epoch, P now, P before the first kept, P it starts after, P up to which this went, then P, N,
+-- value…}; what has ended is left out.
+--@include keys
+--@include state
+--@include save
+local what, which, most = ARGV[2], tonumber(ARGV[3]) or 0, tonumber(ARGV[4])
+call('HSETNX', P..'a', 'ep', ARGV[5])
+local start = pos
+if what == 'after' then start = which
+elseif what == 'last' then start = math.max(floor, pos - which)
+elseif what == 'latest' then start = math.max(floor, pos - 1)
+elseif what == 'all' then start = floor
+elseif what == 'key' then   -- behind its place among the newest thousand
+  start = floor
+  for _, e in ipairs(call('XREVRANGE', P..'h', '+', '-', 'COUNT', 1000)) do
+    local at, N = string.match(e[1], '^(%d+)%-(%d+)$')
+    if N == ARGV[3] then start = tonumber(at) break end
+  end
+elseif what == 'ago' then   -- the first not older, by halves
+  local low, high, since = floor, pos, time() - which
+  while low < high do
+    local mid = math.floor((low + high) / 2)
+    local e = call('XRANGE', P..'h', digits(mid + 1), '+', 'COUNT', 1)[1]
+    if e and tonumber(e[2][4]) < since then low = mid + 1 else high = mid end
+  end
+  start = low
+end
+local out, to, size = {}, start, 0
+for _, e in ipairs(start < pos and most > 0 and call('XRANGE', P..'h', digits(start + 1), '+', 'COUNT', most) or {}) do
+  local at, N = string.match(e[1], '^(%d+)%-(%d+)$')
+  local f = e[2]
+  if size > 1048576 then break end
+  to, size = tonumber(at), size + #f[2]
+  if not f[8] or tonumber(f[8]) > time() then
+    out[#out + 1], out[#out + 2], out[#out + 3] = at, N, f[2]
+  end
+end
+if #out == 0 and to == start then to = math.max(start, pos) end
+return {call('HGET', P..'a', 'ep'), pos, floor, start, to, unpack(out)}

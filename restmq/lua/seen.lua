@@ -1,0 +1,11 @@
+-- An instance that comes back to a queue after Redis was away tells what it knew of it.
+-- KEYS m · ARGV db, epoch, highest N, settings as JSON, a new epoch, 1 when Redis' birth word is another
+-- Returns the epoch, nil when there is none.
+--@include keys
+--@include state
+--@include save
+--@include rules
+--@include renew
+renew(ARGV[2], tonumber(ARGV[3]), 0, ARGV[4], ARGV[5], ARGV[6] == '1')
+save()
+return call('HGET', P..'a', 'ep')

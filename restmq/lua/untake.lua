@@ -1,0 +1,24 @@
+-- Brings back what was taken for a GET whose client had left: nobody has seen it.
+-- KEYS m · ARGV db, epoch, N, value, the fourth word of take.lua
+-- Returns 1, or 0 when the queue was forgotten since.
+--@include keys
+--@include state
+--@include save
+--@include rules
+--@include element
+--@include wait
+--@include hand
+if call('HGET', P..'a', 'ep') ~= ARGV[2] then return 0 end
+local N, value = ARGV[3], ARGV[4]
+local T, ends, D, C, F, errors = string.match(ARGV[5], '^(%d+) (%d+) (%d+) (%d+) (%d+)(.*)$')
+call('HSET', P..'e', N, T..' '..value)
+settries(N, tonumber(D), tonumber(C), tonumber(F), '-', errors)
+if ends ~= '0' then
+  call('ZADD', P..'t', ends, N)
+  late(tonumber(ends))
+end
+bytes, taken = bytes + #value, taken - 1
+again(N)
+pump()
+save()
+return 1
