@@ -678,5 +678,10 @@ def test_an_ipv4_client_of_an_ipv6_socket_is_its_ipv4_address_everywhere(start: 
     assert "::ffff:" not in log
 
 
+def test_over_an_ipv6_socket_too_a_page_cannot_give_this_machine_a_name_of_its_own(start: Any) -> None:
+    one = start("[server]\nlisten = ::\n")
+    assert one.http("GET", "/stats/", None, {"Host": "elsewhere.example"})[0] == 421
+
+
 def test_commands_are_written_as_redis_reads_them() -> None:
     assert encode([b"SET", b"", b"\r\n"]) == b"*3\r\n$3\r\nSET\r\n$0\r\n\r\n$2\r\n\r\n\r\n"
