@@ -41,7 +41,7 @@ class Scripts:
 
     def __init__(self, link: Any, history: int = 1000, history_bytes: int = 1 << 20) -> None:
         self.link = link
-        loaded = scripts.load(history, history_bytes)
+        loaded = scripts.load({"history": history, "history_bytes": history_bytes})
         self.sha = {name: link.script_load(script.text) for name, script in loaded.items()}
 
     def __call__(self, verb: str, *words: Any) -> Any:
@@ -175,8 +175,8 @@ class Queue(RuleBasedStateMachine):
         if ttl == 1:
             values = values[:5]
         epoch = next(self.epochs)
-        reply = self.run("add", DB, int(time.time() * 1000), ttl, epoch, *values)
-        assert reply == self.model.add(values, ttl != "", epoch)
+        reply = self.run("add", DB, int(time.time() * 1000), ttl and '{"ttl": %d}' % ttl, epoch, *values)
+        assert reply[:2] == self.model.add(values, ttl != "", epoch)
         if ttl == 1:
             time.sleep(0.003)
             for number in range(reply[0], reply[0] + len(values)):
@@ -225,8 +225,8 @@ class Queue(RuleBasedStateMachine):
     def sweep(self) -> None:
         self.model.sweep()
         self.model.pump()
-        due = self.run("sweep", DB)
-        assert due or not any(element.ends for element in self.model.elements.values())
+        due, _ = self.run("sweep", DB, 0, next(self.epochs))
+        assert due != b"" or not any(element.ends for element in self.model.elements.values())
 
     @rule()
     def look(self) -> None:
@@ -251,6 +251,12 @@ class Queue(RuleBasedStateMachine):
     def leave(self, inst: str, data: Any) -> None:
         self.live(inst, (0, 0, 0), data)
 
+    @staticmethod
+    def room(numbers: tuple[int, int, int]) -> tuple[int, int, int]:
+        """As an instance tells them: how many may be on their way to it in all."""
+        ready, stuck, count = numbers
+        return ready, 64 * ready + stuck, count
+
     def live(self, inst: str, numbers: tuple[int, int, int], data: Any) -> None:
         model = self.model
         confirmed = data.draw(st.integers(model.sure, model.position))
@@ -259,8 +265,8 @@ class Queue(RuleBasedStateMachine):
         history = {at: told for at, told in model.history.items() if after != "" and at > after}
         complete = after == "" or after >= model.floor
         epoch = next(self.epochs)
-        reply = self.run("live", DB, inst, *numbers, confirmed, "", 0, 0, "broadcast", after, epoch)
-        *told, missing, held, came = reply
+        reply = self.run("live", DB, inst, *self.room(numbers), confirmed, "", 0, 0, "{}", after, epoch, 0)
+        *told, missing, held, came, _ = reply
         assert [told[0].decode(), told[1], told[2], told[3].decode()] == model.listen(inst, numbers, confirmed, epoch)
         assert {int(number) for number in held} == (mine if after != "" else set())
         assert missing or complete
@@ -276,10 +282,10 @@ class Queue(RuleBasedStateMachine):
         held = [element.number for element in model.away(inst)]
         numbers = held[: data.draw(st.sampled_from([0, 1, len(held)]))] + [model.added + 1] * beyond
         if stale:
-            assert self.run("confirm", DB, inst, "another epoch", position, *numbers) == 0
+            assert self.run("confirm", DB, inst, "another epoch", position, len(numbers), *numbers) == 0
             assert self.run("back", DB, inst, "another epoch", *numbers) == 0
         else:
-            reply = self.run("confirm", DB, inst, model.epoch, position, *numbers)
+            reply = self.run("confirm", DB, inst, model.epoch, position, len(numbers), *numbers)
             assert reply == model.confirm(inst, position, numbers)
 
     @rule(inst=INSTANCES, other=INSTANCES, few=st.booleans())
