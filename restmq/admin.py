@@ -28,7 +28,12 @@ POLICY = (
     # Not no-referrer: a browser then sends `Origin: null` with a page's own form, which is nobody's page.
     (b"Referrer-Policy", b"same-origin"),
 )
-EXAMPLE = '{"cmd": "add", "queue": "test", "value": "oi"}'
+EXAMPLES = (
+    ('{"cmd": "add", "queue": "test", "value": "oi"}', "stores an element"),
+    ('{"cmd": "get", "queue": "test"}', "shows the next one, leaves it there, and counts how often it was shown"),
+    ('{"cmd": "take", "queue": "test"}', "removes the next one"),
+    ('{"cmd": "del", "queue": "test", "key": "test:1"}', "deletes one by its key"),
+)
 NAMED = 1000
 _NAMED = re.compile(r"0*([1-9][0-9]{0,2}|1000)\Z", re.ASCII)
 LOOK, CHANGE = "rest:consumer", "admin"
@@ -224,7 +229,7 @@ class Form(Handler):
 
     def get(self) -> Answer:
         """The page with the form."""
-        return self.app.pages.page("queue.html", command=EXAMPLE, answer="")
+        return self._page(EXAMPLES[0][0].encode("ascii"), b"")
 
     async def post(self) -> Answer:
         """Run one command; with the form field page=1, as our own page sends it, the answer stands on that page."""
@@ -255,8 +260,15 @@ class Form(Handler):
 
     def _page(self, command: bytes, answer: bytes, status: int = 200, headers: Headers = ()) -> Answer:
         """The page with what was sent and what came of it."""
-        words = {"command": command.decode("utf-8", "replace"), "answer": answer.decode("ascii")}
-        return self.app.pages.page("queue.html", status, headers, **words)
+        return self.app.pages.page(
+            "queue.html",
+            status,
+            headers,
+            command=command.decode("utf-8", "replace"),
+            answer=answer.decode("ascii"),
+            error=answer.startswith(b'{"error"'),
+            examples=EXAMPLES,
+        )
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
 
