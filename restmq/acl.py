@@ -34,7 +34,7 @@ REMEMBERED = 4096
 _OPEN = (b"/healthz", b"/readyz")
 
 #: Pages a link on another site may lead to: none of them hands anything out or takes callback.
-_PAGES = frozenset((b"/", b"/queue", b"/q/", b"/openapi.json", b"/robots.txt", b"/favicon.ico"))
+_PAGES = frozenset((b"/", b"/queue", b"/q", b"/q/", b"/openapi.json", b"/robots.txt", b"/favicon.ico"))
 _PAGE_FOLDERS = (b"/static/", b"/j/")
 
 _log = Logger()

@@ -17,18 +17,27 @@ from jinja2 import Environment, FileSystemLoader
 from twisted.internet.defer import DeferredList
 
 from restmq import commands
-from restmq.errors import BadOption, BadRequest, NotFound, TooLarge
-from restmq.handler import Answer, Handler, name
+from restmq.errors import BadOption, BadRequest, Error, NotFound, TooLarge
+from restmq.handler import REFUSALS, Answer, Handler, name
 from restmq.slot import deferred
 
+Headers = tuple[tuple[bytes, bytes], ...]
 HTML = b"text/html; charset=utf-8"
 POLICY = (
     (b"Content-Security-Policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
-    (b"Referrer-Policy", b"no-referrer"),
+    # Not no-referrer: a browser then sends `Origin: null` with a page's own form, which is nobody's page.
+    (b"Referrer-Policy", b"same-origin"),
+)
+EXAMPLES = (
+    ('{"cmd": "add", "queue": "test", "value": "oi"}', "stores an element"),
+    ('{"cmd": "get", "queue": "test"}', "shows the next one, leaves it there, and counts how often it was shown"),
+    ('{"cmd": "take", "queue": "test"}', "removes the next one"),
+    ('{"cmd": "del", "queue": "test", "key": "test:1"}', "deletes one by its key"),
 )
 NAMED = 1000
 _NAMED = re.compile(r"0*([1-9][0-9]{0,2}|1000)\Z", re.ASCII)
 LOOK, CHANGE = "rest:consumer", "admin"
+DONE = {b"start": "started", b"stop": "stopped"}
 
 
 class Pages:
@@ -39,10 +48,10 @@ class Pages:
         loader = FileSystemLoader(str(template or frontend / "template"))
         self.templates = Environment(loader=loader, autoescape=True)
 
-    def page(self, template: str, **words: object) -> Answer:
+    def page(self, template: str, status: int = 200, headers: Headers = (), **words: object) -> Answer:
         """A template filled in."""
         text = self.templates.get_template(template).render(**words)
-        return Answer(text.encode("utf-8"), 200, HTML, POLICY)
+        return Answer(text.encode("utf-8"), status, HTML, (*headers, *POLICY))
 
     def file(self, path: str) -> Answer:
         """A static file, if it lies in the static folder. Raises NotFound."""
@@ -78,6 +87,7 @@ class Policy(Handler):
         if policy not in (b"broadcast", b"roundrobin"):
             raise BadOption("policy is broadcast or roundrobin; send it as a form field: -d policy=roundrobin")
         await self.app.core.set_policy(queue, policy.decode())
+        self.did("set the policy of {queue} to {policy}", queue=queue.decode("utf-8"), policy=policy.decode())
         return b"OK\r\n"
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
@@ -104,6 +114,7 @@ class Control(Handler):
         if status not in (b"start", b"stop"):
             raise BadOption("status is start or stop; send it as a form field: -d status=stop")
         await self.app.core.set_status(queue, status == b"start")
+        self.did("{done} the flow of {queue}", done=DONE[status], queue=queue.decode("utf-8"))
         return self.json({"stat": {"queue": queue.decode("utf-8"), "status": int(status == b"start")}})
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
@@ -218,10 +229,24 @@ class Form(Handler):
 
     def get(self) -> Answer:
         """The page with the form."""
-        return self.app.pages.page("queue.html")
+        return self._page(EXAMPLES[0][0].encode("ascii"), b"")
 
     async def post(self) -> Answer:
-        """Run one command: the body if it begins with { or is no form, else the field `body` or `msg`."""
+        """Run one command; with the form field page=1, as our own page sends it, the answer stands on that page."""
+        if not self.request.fields.form or (b"page", b"1") not in self.request.form:
+            self.jsonp(b"")
+            return self.jsonp(await commands.run(self.app, self._command(), self.allow), b"")
+        command = b""
+        try:
+            command = self._command()
+            return self._page(command, await commands.run(self.app, command, self.allow))
+        except Error as error:
+            if isinstance(error, REFUSALS):
+                self.app.refusals.note(self.request, error)
+            return self._page(command, error.render(), error.status, error.headers)
+
+    def _command(self) -> bytes:
+        """The body if it begins with { or is no form, else the field `body` or `msg`. Raises BadRequest, TooLarge."""
         self.options({})
         text = self.request.body
         if len(text) > self.app.config.max_form:
@@ -231,8 +256,19 @@ class Form(Handler):
             if found is None:
                 raise BadRequest("send a command as the form field `body`, or as the body itself")
             text = found
-        self.jsonp(b"")
-        return self.jsonp(await commands.run(self.app, text, self.allow), b"")
+        return text
+
+    def _page(self, command: bytes, answer: bytes, status: int = 200, headers: Headers = ()) -> Answer:
+        """The page with what was sent and what came of it."""
+        return self.app.pages.page(
+            "queue.html",
+            status,
+            headers,
+            command=command.decode("utf-8", "replace"),
+            answer=answer.decode("ascii"),
+            error=answer.startswith(b'{"error"'),
+            examples=EXAMPLES,
+        )
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
 

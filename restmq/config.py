@@ -43,7 +43,7 @@ class Settings:
     data: Path = field(default_factory=_default_data)
     drain: float = 10.0
     get_consumes: bool = True
-    access_log: bool = False
+    access_log: bool | Path = False
     acl_file: Path | None = None
     hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
@@ -130,6 +130,15 @@ def _yes_no(text: str, _base: Path) -> bool:
     if text.lower() not in words:
         raise ValueError("it takes yes or no")
     return words[text.lower()]
+
+
+def _yes_no_or_path(text: str, base: Path) -> bool | Path:
+    if "/" in text:
+        return _path(text, base)
+    try:
+        return _yes_no(text, base)
+    except ValueError:
+        raise ValueError("it takes yes, no, or the path of a file, with a / in it") from None
 
 
 def _one_of(*known: str) -> Callable[[str, Path], str]:
@@ -249,7 +258,7 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
         "data": ("data", _path),
         "drain": ("drain", _seconds(0, 3600)),
         "get_consumes": ("get_consumes", _yes_no),
-        "access_log": ("access_log", _yes_no),
+        "access_log": ("access_log", _yes_no_or_path),
         "acl_file": ("acl_file", _path),
         "hosts": ("hosts", _hosts),
         "allowed_origins": ("allowed_origins", _origins),

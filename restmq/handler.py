@@ -13,25 +13,29 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from http.client import responses
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from cyclone import web
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
 
 from restmq.clock import Wheel
 from restmq.cyclone3 import Chunked, repaired
 from restmq.element import queue_name
-from restmq.errors import BadOption, BadRequest, Error, NotAllowed, NotFound
+from restmq.errors import BadOption, BadRequest, Error, Forbidden, Misdirected, NotAllowed, NotFound, Unauthorized
 from restmq.http import Connection, Proxies, Request, Stream, pairs
 from restmq.slot import deferred, drive
 
 log = Logger()
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
+REFUSALS = (Unauthorized, Forbidden, Misdirected)
+NO_ADDRESS = "a unix socket"
 CLIENT_LEFT = 499  # what the access log says, as Nginx's does, of a request that nobody waits for any more
 _CALLBACK = re.compile(rb"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*\Z")
 
@@ -121,6 +125,10 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             if connection.allowed.get(section) != acl.generation and acl.check(section, request):
                 connection.allowed[section] = acl.generation
 
+    def did(self, what: str, **words: object) -> None:
+        """One line in the log: who changed what. `what` is a format of twisted.logger, `words` fill it."""
+        log.info("{who} " + what, who=self.request.remote_ip or NO_ADDRESS, **words)
+
     def left(self) -> None:
         """The client went before it was answered."""
         self.gone = True
@@ -139,6 +147,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         for raw, value in request.form if request.fields.form else ():
             word = raw.decode("utf-8", "replace")
             if word in known and value:
+                if word in found:
+                    raise BadOption(f"the option {word!r} was given more than once in the form")
                 found[word] = _text(word, value)
         for header, value in request.fields.values.items() if request.fields.special else ():
             if header.startswith(b"restmq-"):
@@ -147,6 +157,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                     raise _unknown("header", "RestMQ-" + word, known)
                 if value:
                     found[word] = _text(word, value)
+        told = set()
         for raw, value in request.query if request.raw_query else ():
             word = raw.decode("utf-8", "replace")
             if word not in known and (word in ("_", "callback") or word in self.old_words()):
@@ -154,6 +165,9 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             if word not in known:
                 raise _unknown("query parameter", word, known)
             if value:
+                if word in told:
+                    raise BadOption(f"the option {word!r} was given more than once in the query")
+                told.add(word)
                 found[word] = _text(word, value)
         return {word: known[word](text) for word, text in found.items()}
 
@@ -217,6 +231,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                 path=self.request.raw_path.decode("ascii", "backslashreplace"),
             )
             error = Error("something went wrong inside RestMQ; its log says what")
+        elif isinstance(error, REFUSALS):
+            self.app.refusals.note(self.request, error)
         if self._streaming:
             self.request.connection.transport.abortConnection()
         elif not self.gone:
@@ -284,15 +300,19 @@ def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
 class Access:
     """The access log: a line a request, made and written at the wheel's tick, so that no request waits for it.
 
-    2026-11-23T14:00:00Z 127.0.0.1 POST /q/test?ttl=5m 200 8 0.42
-    is time, client, method, target, status, bytes of the body and milliseconds.
-    Nothing of a target can break a line: it has neither spaces nor control
-    characters. The values of parameters that look like a secret are not shown.
+    127.0.0.1 POST /q/test?ttl=5m 200 8 0.42
+    is client, method, target, status, bytes of the body and milliseconds; `write` is
+    given a list of (time in seconds since 1970, line). Nothing of a target can break
+    a line: it has neither spaces nor control characters. What parameters hold that
+    look like a secret, or are what is stored, is not shown.
     """
 
-    SECRETS = (b"password", b"passwd", b"auth", b"authorization", b"token", b"access_token", b"secret")
+    HIDDEN = (
+        b"password", b"passwd", b"auth", b"authorization", b"token", b"access_token", b"secret", b"api_key",
+        b"value", b"msg", b"body",
+    )  # fmt: skip
 
-    def __init__(self, wheel: Wheel, write: Callable[[str], object]) -> None:
+    def __init__(self, wheel: Wheel, write: Callable[[list[tuple[float, str]]], object]) -> None:
         self._waiting: list[tuple[float, str, str, bytes, int, int, float]] = []
         self._write = write
         wheel.each(self.flush)
@@ -306,20 +326,92 @@ class Access:
 
     def flush(self) -> None:
         """Write what was noted."""
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, []
+        lines = []
         for when, client, method, target, status, size, spent in waiting:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
             shown = self._masked(target).decode("ascii", "backslashreplace")
-            self._write(f"{stamp} {client or '-'} {method} {shown} {status} {size} {spent * 1000:.2f}")
+            lines.append((when, f"{client or '-'} {method} {shown} {status} {size} {spent * 1000:.2f}"))
+        self._write(lines)
 
     def _masked(self, target: bytes) -> bytes:
         path, mark, query = target.partition(b"?")
-        parts = query.split(b"&")
+        parts = query.split(b"&") if mark else []
         for place, part in enumerate(parts):
-            word = part.partition(b"=")[0]
-            if any(known.lower() in self.SECRETS for known, _ in pairs(word)):
+            word, given, _ = part.partition(b"=")
+            if given and any(known.strip().lower() in self.HIDDEN for known, _ in pairs(word)):
                 parts[place] = word + b"=***"
         return path + mark + b"&".join(parts)
+
+
+def to_log(lines: list[tuple[float, str]]) -> None:
+    """Write the access log's lines into the log, each with its own time."""
+    for when, text in lines:
+        event = {"log_time": when, "log_level": LogLevel.info, "log_namespace": __name__}
+        globalLogPublisher({**event, "log_format": "{text}", "text": text})
+
+
+class ToFile:
+    """Writes the access log's lines into a file of its own; at `size` bytes it is put aside, and `kept` are kept."""
+
+    def __init__(self, path: Path, size: int, kept: int) -> None:
+        """Raises OSError when the file cannot be opened."""
+        self._path = path
+        self._file = LogFile.fromFullPath(str(path), rotateLength=size, maxRotatedFiles=kept, defaultMode=0o640)
+
+    def __call__(self, lines: list[tuple[float, str]]) -> None:
+        """Write them, the time before each. A disk that is full costs these lines, not the requests."""
+        text = []
+        for when, line in lines:
+            text.append(f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(when))}.{int(when % 1 * 1000):03d}Z {line}\n")
+        try:
+            self._file.write("".join(text))
+        except OSError as error:
+            log.error("{count} lines of {path} are lost: {error}", count=len(lines), path=self._path, error=error)
+
+
+class Refusals:
+    """Who was refused (401, 403, 421), in the log: one line a second for each address, so that nobody can fill it.
+
+    The first refusal of an address in a second is told, and how many more there were;
+    of more than MOST addresses in a second only the sum.
+    """
+
+    MOST = 50
+
+    def __init__(self, wheel: Wheel) -> None:
+        self._waiting: dict[str, list[Any]] = {}  # address -> method, path, error, how many more
+        self._others = 0
+        wheel.each(self.flush)
+
+    def note(self, request: Request, error: Error) -> None:
+        """A request, or a command of a WebSocket's, was refused. The query is not kept: it may hold a secret."""
+        address = request.remote_ip
+        known = self._waiting.get(address)
+        if known is not None:
+            known[3] += 1
+        elif len(self._waiting) < self.MOST:
+            self._waiting[address] = [request.method, request.raw_path, error, 0]
+        else:
+            self._others += 1
+
+    def flush(self) -> None:
+        """Tell what was noted."""
+        waiting, self._waiting = self._waiting, {}
+        others, self._others = self._others, 0
+        for address, (method, path, error, more) in waiting.items():
+            log.warn(
+                "{who} was refused with {status}: {method} {path}: {why}{more}",
+                who=address or NO_ADDRESS,
+                status=error.status,
+                method=method,
+                path=path[:200].decode("ascii", "backslashreplace"),
+                why=error.text[:300],
+                more=f" (and {more} more)" if more else "",
+            )
+        if others:
+            log.warn("{others} requests of further addresses were refused", others=others)
 
 
 class Application(web.Application):  # type: ignore[misc]
@@ -356,7 +448,8 @@ class Application(web.Application):  # type: ignore[misc]
         self.proxies = Proxies(settings.xheader, tuple(settings.trusted_proxies)) if settings.xheaders else None
         self.connections: set[Connection] = set()
         self.draining = False
-        self.access: Callable[[Request, int, int], None] | None = None
+        self.access: Access | None = None
+        self.refusals = Refusals(wheel)
         wheel.each(self._tick)
 
     def _lean(self, route: Any) -> bool:

@@ -12,16 +12,17 @@ from collections.abc import Hashable, Sequence
 from json.encoder import encode_basestring_ascii as quote
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from restmq.errors import BadName, BadOption, BadRequest, Error, Forbidden, Misdirected, Unauthorized
-from restmq.handler import Answer, Handler, name
+from restmq.handler import NO_ADDRESS, Answer, Handler, name
 
 if TYPE_CHECKING:
     from restmq.consumers import Batch
     from restmq.http import Stream
 
 MOST_QUEUES = 100
+MOST_SHOWN = 10  # queues of one consumer in a line of the log
 RETRY = 2000  # ms: an EventSource that lost its stream comes again after this
 RETRY_ENDING = 1000  # ms: the same, when this instance ends and another may serve at once
 # Nothing on the way may hold back or rewrite a stream; Nginx holds it back without the second.
@@ -78,6 +79,7 @@ class Live:
         self.full = False
         self.ended = False
         self.written = 0
+        self.elements = 0  # it was given so many
         self._clock: Any = clock or self.app.wheel.clock
         self._early: list[bytes] = []
         self._stream: Stream | None = None
@@ -119,6 +121,7 @@ class Live:
         if first:
             stream.write(first)
         self._timer = self._clock.callLater(self._period, self._beat)
+        log.info("{who} joined {where}", who=self._who, where=self._where)
         stream.resume()
 
     # What Delivery calls
@@ -144,6 +147,7 @@ class Live:
         else:
             stream.write(data)
         self.written += len(data)
+        self.elements += len(batch.elements)
 
     def frame(self, batch: Batch) -> bytes:
         """A batch as this transport writes it."""
@@ -154,7 +158,7 @@ class Live:
         stream, waiting = self._stream, self.unsent
         if self.ended:
             return
-        self.leave()
+        self.leave(why)
         if stream is None:
             return
         if waiting:  # leaving gave it to others: it must not go out here as well
@@ -191,9 +195,9 @@ class Live:
         self._stream.write(data)
         self.written += len(data)
 
-    def leave(self) -> None:
+    def leave(self, why: str = "the client left") -> None:
         """Take no more; what was not sent goes to others. May be called again."""
-        self._end()
+        self._end(why)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self.app.delivery.leave(self)
@@ -217,20 +221,35 @@ class Live:
     def _drop(self, why: str) -> None:
         """End a consumer that does not read: what waits for it is thrown away here and goes on elsewhere."""
         assert self._stream is not None
-        log.warn(
-            "{section} {address} of {queues} does not read: dropped, {why}",
-            section=self.section,
-            address=self.request.remote_ip,
-            queues=b",".join(self.queues).decode("utf-8"),
-            why=why,
-        )
-        self._end()  # leave() follows when the stream is lost: Delivery may be in the middle of its round now
+        # leave() follows when the stream is lost: Delivery may be in the middle of its round now
+        self._end(f"it does not read: dropped, {why}", LogLevel.warn)
         self._stream.abort()
 
-    def _end(self) -> None:
-        if not self.ended:
-            self._left = self.unsent
-            self.ended = True
+    def _end(self, why: str, level: Any = LogLevel.info) -> None:
+        if self.ended:
+            return
+        self._left = self.unsent
+        self.ended = True
+        if self._stream is not None:
+            log.emit(
+                level,
+                "{who} left {where} after {elements} elements: {why}",
+                who=self._who,
+                where=self._where,
+                elements=self.elements,
+                why=why,
+            )
+
+    @property
+    def _who(self) -> str:
+        return self.request.remote_ip or NO_ADDRESS
+
+    @property
+    def _where(self) -> str:
+        """Transport and queues, for the log."""
+        names = [queue.decode("utf-8") for queue in self.queues[:MOST_SHOWN]]
+        more = len(self.queues) - len(names)
+        return f"{self.section.partition(':')[0]} of {','.join(names)}" + (f" and {more} more" if more else "")
 
     def _beat(self) -> None:
         assert self._stream is not None

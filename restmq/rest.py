@@ -50,14 +50,18 @@ def value_of(handler: Handler) -> bytes:
         if b"%" in value:
             value = unquote_to_bytes(value)
         return checked(value, most)
-    if not kind and b"content-type" in request.fields.values:
+    if not kind and request.fields.values.get(b"content-type"):
         return checked(body, most)
     if kind and len(body) > handler.app.config.max_form:
         raise TooLarge(f"the form has {len(body)} bytes, {handler.app.config.max_form} are the most")
     found = handler.field(b"msg", b"value")
     if found is None:
         if not kind and body:
-            raise BadValue("the body has no Content-Type; send -H 'Content-Type: text/plain' to store it")
+            raise BadValue(
+                "the body came without a Content-Type, so it may be a value or a form: say which, "
+                "'Content-Type: text/plain' stores the body as it is, "
+                "'Content-Type: application/x-www-form-urlencoded' its field `value`"
+            )
         raise BadValue(
             "there is no value: the form needs a field `value` (curl --data-urlencode value@file), "
             "or send the body itself with -H 'Content-Type: text/plain'"
@@ -139,6 +143,7 @@ class Queue(Handler):
         forget = self.options(FORGET).get("forget", False)
         self.jsonp(b"")
         had = await self.app.core.purge(queue, forget)
+        self.did("{done} the queue {queue}", done="forgot" if forget else "purged", queue=queue.decode("utf-8"))
         return self.json({"queue": queue.decode("utf-8"), "status": int(had)})
 
     verbs: ClassVar[dict[str, Any]] = {"POST": post, "GET": get, "HEAD": head, "DELETE": delete}

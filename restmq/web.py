@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from restmq.clock import Wheel
 from restmq.config import Settings
 from restmq.core import Core
 from restmq.delivery import Delivery
-from restmq.handler import Application
-from restmq.http import Request
+from restmq.handler import Access, Application, ToFile, to_log
+from restmq.ini import ConfigError
+from restmq.log import FILE_SIZE, FILES
 from restmq.presence import Presence
 from restmq.redis import Redis
 from restmq.slot import deferred
@@ -60,6 +62,16 @@ def frontend_path() -> Path:
     return inside if inside.is_dir() else package.parent / "frontend"
 
 
+def _access_log(where: bool | Path) -> Callable[[list[tuple[float, str]]], object]:
+    """What writes the access log: into the log, or into a file of its own. Raises ConfigError."""
+    if not isinstance(where, Path):
+        return to_log
+    try:
+        return ToFile(where, FILE_SIZE, FILES)
+    except OSError as error:
+        raise ConfigError(f"[server] access_log: {where} cannot be opened: {error.strerror}") from None
+
+
 class Broker(Service):
     """Everything that runs: begins with the wheel, ends with the links to Redis."""
 
@@ -81,23 +93,12 @@ class Broker(Service):
         self.app = Application(ROUTES, settings, self.core, self.delivery, self.acl, self.wheel)
         self.app.pages = admin.Pages(frontend_path(), settings.static_path, settings.template_path)
         if settings.access_log:
-            self.app.access = self._access
+            self.app.access = Access(self.wheel, _access_log(settings.access_log))
         for each in (self.redis.watch, self.messages.watch, self.delivery.watch, self.acl.reload_if_changed):
             self.wheel.each(each)
         self.core.refused = self._refuse
         self._reactor = reactor
         self._ending = False
-
-    def _access(self, request: Request, status: int, size: int) -> None:
-        """One line a request. Queries are left out: they may hold what nobody should read."""
-        log.info(
-            "{ip} {method} {path} {status} {size}",
-            ip=request.remote_ip,
-            method=request.method,
-            path=request.raw_path.decode("ascii", "backslashreplace"),
-            status=status,
-            size=size,
-        )
 
     def _refuse(self, why: str) -> None:
         log.critical("{why}", why=why)
@@ -150,6 +151,9 @@ class Broker(Service):
         await self.delivery.close()
         await drained
         self.wheel.stop()
+        self.app.refusals.flush()
+        if self.app.access is not None:
+            self.app.access.flush()
         await self.core.close()
         await self.messages.disconnect()
 

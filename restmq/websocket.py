@@ -22,7 +22,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 
 from restmq import commands
-from restmq.errors import BadRequest, UpgradeRequired
+from restmq.errors import BadRequest, Error, UpgradeRequired
 from restmq.handler import Handler
 from restmq.live import Live, check_options, documents, queue_names
 from restmq.slot import drive
@@ -171,7 +171,7 @@ class WebSocket(Live):
             return
         theirs = self._parser.state is ConnectionState.REMOTE_CLOSING
         waiting = self.unsent
-        self.leave()
+        self.leave("the client closed it" if theirs else f"it sent what is no WebSocket: {event.reason}")
         if waiting:
             stream.abort()
         else:
@@ -187,8 +187,14 @@ class WebSocket(Live):
 
     async def command(self, text: str) -> bytes:
         """Run one command; what a client did wrong is an answer too."""
-        acl, request = self.app.acl, self.request
-        return await commands.run(self.app, text, lambda section: acl.check(section, request), whole=True)
+        return await commands.run(self.app, text, self._allow, whole=True)
+
+    def _allow(self, section: str) -> None:
+        try:
+            self.app.acl.check(section, self.request)
+        except Error as refused:
+            self.app.refusals.note(self.request, refused)
+            raise
 
     def _answer(self, answer: bytes) -> None:
         self._working = False
@@ -246,7 +252,7 @@ class WebSocket(Live):
         if self.ended:
             return
         waiting = self.unsent
-        self.leave()
+        self.leave(why)
         if waiting:
             self._stream.abort()
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -19,15 +20,25 @@ import pytest
 #: The browser is driven from CPython only: what it shows does not depend on the Python that serves it.
 collect_ignore = ["test_browser.py"] if sys.implementation.name == "pypy" else []
 ROOT = Path(__file__).resolve().parent.parent
+#: Seconds an instance may take to answer: PyPy, on a busy machine and with no compiled modules yet, needs many.
+START = 90
 TWISTD = "from twisted.scripts.twistd import run; run()"
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """A port nobody uses now.
+
+    Below those that the kernel gives to outgoing connections: an instance that takes
+    seconds to start would find such a one taken by another test's client.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue  # somebody listens there
+            return port
 
 
 def http_call(
@@ -96,7 +107,8 @@ class Instance:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self.folder, env={**os.environ, "PYTHONPATH": paths}
             )
-        for _ in range(400):
+        deadline = time.monotonic() + START
+        while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()
             try:
                 if self.http("GET", "/readyz")[0] == 200:

@@ -12,6 +12,7 @@ from websockets.sync.client import connect
 from restmq import commands
 from restmq.errors import BadRequest
 
+pytestmark = pytest.mark.wire
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -184,9 +185,9 @@ def test_a_command_needs_the_section_of_its_command_and_keeps_that_status(start:
         status, headers, _ = ask(one, text)
         assert status == wanted
         assert ("www-authenticate" in headers) == (wanted == 401)
-        with connect(f"ws://localhost:{one.port}/ws/{queue}") as ws:
+        with connect(f"ws://127.0.0.1:{one.port}/ws/{queue}", open_timeout=60) as ws:
             ws.send(text)
-            answer = json.loads(ws.recv(timeout=10))
+            answer = json.loads(ws.recv(timeout=60))
             assert answer["id"] == 7
             assert answer["error"]
             assert answer.get("status", 200) == wanted

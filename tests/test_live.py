@@ -157,7 +157,7 @@ def test_who_has_more_than_the_bound_waiting_is_dropped_and_the_log_says_so_once
     assert len(beside.parts) == 20
     assert not beside.closed
     assert [line for line in logged if "does not read" in line] == [
-        "comet:consumer 127.0.0.1 of q does not read: dropped, 120 bytes wait for it"
+        "127.0.0.1 left comet of q after 4 elements: it does not read: dropped, 120 bytes wait for it"
     ]
     assert comet.written - comet.unsent == 0
     wire.on_lost()

@@ -1,18 +1,18 @@
-// Sends the form without leaving the page and shows the answer; a click on an example fills it in.
+// Sends a command without leaving the page and shows the answer; without this script the forms do the same themselves.
 "use strict";
-const form = document.getElementById("command");
+const body = document.getElementById("body");
 const answer = document.getElementById("answer");
-form.addEventListener("submit", async (event) => {
+async function send(event) {
   event.preventDefault();
+  const example = event.submitter && event.submitter.name === "body" ? event.submitter.value : null;
+  if (example !== null) body.value = example;
   try {
-    const reply = await fetch("/queue", { method: "POST", body: new URLSearchParams(new FormData(form)) });
+    const reply = await fetch("/queue", { method: "POST", body: new URLSearchParams({ body: body.value }) });
     answer.textContent = await reply.text();
-    answer.className = reply.ok ? "" : "error";
+    answer.className = answer.textContent.startsWith('{"error"') ? "error" : "";
   } catch (error) {
     answer.textContent = "No answer: " + error.message;
     answer.className = "error";
   }
-});
-document.getElementById("examples").addEventListener("click", (event) => {
-  if (event.target.tagName === "CODE") document.getElementById("body").value = event.target.textContent;
-});
+}
+for (const form of document.querySelectorAll("form")) form.addEventListener("submit", send);
