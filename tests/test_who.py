@@ -115,6 +115,22 @@ def test_a_refusal_is_one_line_a_second_for_each_address(start: Any, queue: str)
     assert "hunter2" not in one.log.read_text()
 
 
+def test_refusals_of_very_many_addresses_do_not_fill_the_log(start: Any) -> None:
+    one = start("[server]\nxheaders = true\n[rest:producer]\nhosts_deny = all\n")
+    head = b"Host: localhost\r\nContent-Length: 0\r\n"
+    asked = [b"POST /q/x HTTP/1.1\r\nX-Real-IP: 10.0.%d.%d\r\n%b\r\n" % (n >> 8, n & 255, head) for n in range(1000)]
+    began = time.monotonic()
+    assert raw(one, b"".join(asked)).count(b"HTTP/1.1 403 ") == 1000
+    most = 51 * (time.monotonic() - began + 2)
+
+    def told() -> list[int]:
+        found = re.findall(r"(?m)(10\.0\.\S+ was refused|\d+ requests of further addresses)", one.log.read_text())
+        return [int(line.split()[0]) if "further" in line else 1 for line in found]
+
+    eventually(lambda: sum(told()) == 1000)
+    assert len(told()) <= most
+
+
 # Live consumers
 
 
