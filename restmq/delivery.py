@@ -490,7 +490,7 @@ class Delivery(Service):
             for at in range(0, max(len(written), len(leased), 1), MERGED):
                 numbers = [b"%d" % number for number in written[at : at + MERGED]]
                 leases = [b"%d" % part for pair in leased[at : at + MERGED] for part in pair]
-                told = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
+                told = queue.told = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
                 words = (queue.epoch, b"%d" % sure, b"%d %d %d" % told, b"%d" % len(numbers), *numbers, *leases)
                 await self.core.script("confirm", queue.name, self.core.db, self.presence.instance, *words)
         except Error:
