@@ -6,6 +6,7 @@ import http.client
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import pytest
 #: The browser is driven from CPython only: what it shows does not depend on the Python that serves it.
 collect_ignore = ["test_browser.py"] if sys.implementation.name == "pypy" else []
 ROOT = Path(__file__).resolve().parent.parent
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 TWISTD = "from twisted.scripts.twistd import run; run()"
 
 
