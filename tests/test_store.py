@@ -324,6 +324,8 @@ def link(redis_server: Any) -> Iterator[Any]:
     client.close()
 
 
+# A sequence takes a tenth of a second, or half of one where the machine is busy.
+@pytest.mark.timeout(120 + EXAMPLES)
 def test_every_verb_does_what_the_model_does(link: Any, pytestconfig: pytest.Config) -> None:
     Queue.link = link
     seed = int(pytestconfig.getoption("hypothesis_seed") or random.getrandbits(32))
