@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from twisted.application import strports
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
@@ -19,6 +18,7 @@ from restmq.clock import Wheel
 from restmq.config import Settings
 from restmq.core import Core
 from restmq.delivery import Delivery
+from restmq.door import Door
 from restmq.handler import Application
 from restmq.http import Request
 from restmq.presence import Presence
@@ -99,6 +99,10 @@ class Broker(Service):
         log.critical("{why}", why=why)
         self._reactor.stop()
 
+    def connected(self) -> bool:
+        """Whether both links to Redis are there."""
+        return self.redis.link is not None and self.messages.link is not None
+
     def startService(self) -> None:
         """The wheel turns, the links are made, the beat begins."""
         super().startService()
@@ -115,7 +119,7 @@ class Broker(Service):
 
     async def _stop(self) -> None:
         log.info("ending: finishing requests and closing live consumers")
-        drained = self.app.drain(self.settings.drain)
+        drained = self.app.drain(self.settings.drain, self.settings.grace)
         await self.delivery.close()
         await drained
         self.wheel.stop()
@@ -128,7 +132,7 @@ def service(settings: Settings) -> MultiService:
     from twisted.internet import reactor
 
     broker = Broker(settings, reactor)
-    return _Ordered(broker, strports.service(settings.endpoint, broker.app))
+    return _Ordered(broker, Door(settings.endpoint, broker.app, reactor, broker.connected))
 
 
 class _Ordered(MultiService):
