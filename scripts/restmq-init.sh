@@ -56,6 +56,11 @@ ports() {  # those that are wanted; with the word `all`, those that are still th
     } | sort -nu
 }
 
+ours() {  # ours PROCESS PORT: whether it is that instance
+    [ "$(stat -c %U "/proc/$1" 2>/dev/null)" = "$USER" ] || return 1
+    { tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null | grep -q "twistd .*restmq .*--port $2 "
+}
+
 # state PORT: sets pid, and returns what LSB has for status: 0 it runs, 1 it died and left its pid file,
 # 3 it does not run, 4 nobody knows. A pid file may name a process that is somebody else's by now.
 state() {
@@ -64,8 +69,7 @@ state() {
     [ -e "$RUN/$1.pid" ] || return 3
     pid=$(cat "$RUN/$1.pid" 2>/dev/null) || return 4
     case $pid in '' | *[!0-9]*) return 1 ;; esac
-    [ "$(stat -c %U "/proc/$pid" 2>/dev/null)" = "$USER" ] || return 1
-    tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q "twistd .*restmq .*--port $1 " || return 1
+    ours "$pid" "$1" || return 1
 }
 
 environment() {
@@ -74,7 +78,7 @@ environment() {
         stop 1 "there is no environment for $PYTHON; why stands above"
 }
 
-launch() (  # launch PORT TWISTD'S OPTIONS: become that instance
+launch() {  # launch PORT TWISTD'S OPTIONS: become that instance
     port=$1
     shift
     set -- "$env/bin/python" "$env/bin/twistd" "$@" restmq --shared --port "$port" --data "$DATA/$port"
@@ -88,7 +92,7 @@ launch() (  # launch PORT TWISTD'S OPTIONS: become that instance
     PYTHONPATH=$PLACE
     export PYTHONPATH
     exec "$@"
-)
+}
 
 folder() {  # folder NAME: make it for USER, or see that it is theirs
     if [ ! -d "$1" ]; then
@@ -122,7 +126,7 @@ start_one() {
     [ ! -L "$log" ] || stop 6 "$log is a link, which root must not follow"
     { : >>"$log" && chown "$USER:$GROUP" "$log"; } || stop 4 "cannot write $log"
     # shellcheck disable=SC2086  # two words, or none
-    launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save $drop || { say "$1 did not start" >&2; return 1; }
+    (launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save $drop) || { say "$1 did not start" >&2; return 1; }
     tries=100  # twistd writes the file a moment after it said that all is well
     until state "$1"; do
         tries=$((tries - 1))
@@ -143,7 +147,7 @@ stop_one() {
     esac
     kill -TERM "$pid" || stop 4 "may not end process $pid"
     tries=$((ENDING * 10))
-    while state "$1"; do
+    while ours "$pid" "$1"; do  # its pid file goes a little before it does
         tries=$((tries - 1))
         if [ $tries -le 0 ]; then
             say "$1 did not end in $ENDING s; killing process $pid" >&2
