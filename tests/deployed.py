@@ -50,7 +50,7 @@ def free_ports(count: int) -> int:
     raise AssertionError("there are no free ports")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def environment() -> Path:
     """Where the first start makes the environment: once for all tests, for they begin with an empty folder."""
     folder = Path(tempfile.mkdtemp(prefix="restmq-env-"))

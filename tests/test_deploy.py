@@ -8,12 +8,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, http_call
 from deployed import Site, deployed, until
+from transcripts import Play, parse, same
+
+from restmq.config import Settings
 
 pytestmark = pytest.mark.timeout(300)
 SCRIPTS = ROOT / "scripts"
@@ -283,3 +287,50 @@ def test_what_systemd_runs_is_one_instance_in_the_foreground(site: Site) -> None
         process.wait(20)
     assert process.returncode == -signal.SIGTERM  # which systemd takes for a good end
     assert "Traceback" not in log.read_text() and "lugin cache" not in log.read_text(), log.read_text()
+
+
+def test_what_operations_tells_to_type_prints_what_it_says(site: Site) -> None:
+    """Its figures are those of one machine; that the commands measure them is what is tried here."""
+    blocks = parse((ROOT / "docs" / "operations.md").read_text("utf-8"))
+    assert sum(len(block.steps) for block in blocks) == 4
+    code, said = site.script("start", many=False)
+    assert code == 0, said
+    until(lambda: site.answers(site.first), site.logs)
+    measured = {
+        "scripts/size": ["--consumers", "50", "--queues", "100", "--elements", "100", "--seconds", "0.2"],
+        "scripts/bench": ["--seconds", "0.5"],
+    }
+    with Play("operations.md", site.first) as play:
+        for block in blocks:
+            for step in block.steps:
+                command, wanted = step.lines[0], "\n".join(step.lines[1:])
+                if command not in measured:
+                    play.step(step, {})
+                    continue
+                words = [sys.executable, str(ROOT / command), *measured[command]]
+                done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=True)
+                same(done.stdout.rstrip("\n"), wanted, play.where(step))
+
+
+def test_operations_names_what_there_is() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (ROOT / "docs" / link).exists(), link
+    verbs = set(re.findall(r"^    ([a-z-]+)\)", (SCRIPTS / "restmq-init.sh").read_text(), re.M))
+    told = set(re.findall(r"^\| `([a-z-]+)` \|", text, re.M))
+    assert told == {"start", "stop", "restart", "rolling", "status"} and told <= verbs
+    for word in ("grace", "drain"):
+        default = re.search(rf"^#{word} = (\d+)s$", (ROOT / "restmq.conf").read_text(), re.M)
+        assert default and f"`{word}` ({default[1]} s)" in text
+
+
+def test_nginx_lets_go_of_a_connection_before_an_ending_instance_does() -> None:
+    nginx = re.search(r"^        keepalive_timeout (\d+)s;$", (ROOT / "docs" / "nginx.conf").read_text(), re.M)
+    assert nginx and int(nginx[1]) < Settings().grace < Settings().drain
+
+
+def test_every_setting_of_the_defaults_file_is_explained() -> None:
+    text = (SCRIPTS / "restmq-init.sh").read_text()
+    head, _, rest = text.partition("set -u\n")
+    for name in re.findall(r"\b([A-Z_]+)=", rest.partition("# shellcheck source")[0]):
+        assert name == "PATH" or re.search(rf"^#   .*\b{name}\b", head, re.M), name
