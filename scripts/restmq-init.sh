@@ -224,8 +224,9 @@ case ${1:-} in
     force-reload) if [ "$MANY" = yes ]; then roll_all; else stop_all; start_all; fi ;;
     try-restart) state "$FIRST_PORT" || exit 0; stop_all; start_all ;;
     status) status_all ;;
-    # For systemd, which does the rest itself.
-    prepare) environment ;;
+    # For systemd, which does the rest itself. Asking for the help lets Twisted note its plugins in PLACE, where
+    # only root may write.
+    prepare) environment; (launch "$FIRST_PORT" --help) >/dev/null ;;
     run) environment; launch "${2:-$FIRST_PORT}" -n --pidfile= ;;
     *) stop 2 "usage: $me start|stop|restart|try-restart|rolling|force-reload|status" ;;
 esac
