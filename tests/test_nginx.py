@@ -239,6 +239,54 @@ def test_a_rolling_restart_fails_no_request_and_loses_or_doubles_no_element(
     assert count <= length(nginx.port, f"{queue}.load") <= count + 8
 
 
+def test_a_consumer_that_resumes_misses_nothing_in_a_rolling_restart(site: Site, nginx: Nginx, queue: str) -> None:
+    listener = Listener(nginx.port, f"/sse/{queue}")
+    until(lambda: json.loads(http_call(nginx.port, "GET", f"/stats/{queue}")[2])["consumers"] == 1)
+    one = producer(nginx.port, queue, "p")
+    rolled: list[tuple[int, str]] = []
+    rolling = threading.Thread(target=lambda: rolled.append(site.script("rolling")), daemon=True)
+    rolling.start()
+    heard: list[str] = []
+    last, connections, end = "", 1, time.monotonic() + 100
+    while not one.over.is_set() or listener.ended or len(heard) + len(listener.values) < len(one.kept):
+        assert time.monotonic() < end, listener.body[-500:]
+        listener.read(0.2)
+        if listener.ended:
+            heard += listener.values
+            last = (listener.ids or [last])[-1]
+            listener.close()
+            listener = Listener(nginx.port, f"/sse/{queue}", f"Last-Event-ID: {last}\r\n")
+            connections += 1
+        elif not rolling.is_alive() and not one.over.is_set():
+            one.end()
+    heard += listener.values
+    assert rolled[0][0] == 0 and connections > 1
+    assert (one.failed, heard) == ([], one.kept), nginx.troubles()
+    assert b"event: gap" not in listener.body and b"event: reset" not in listener.body
+    listener.close()
+
+
+def test_new_live_consumers_find_an_instance_that_stays_while_another_ends(
+    site: Site, nginx: Nginx, queue: str
+) -> None:
+    links = [http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=20) for _ in range(12)]
+    for link in links:  # at the same time: Nginx keeps a connection to an instance for each
+        link.request("GET", "/readyz")
+    for link in links:
+        assert link.getresponse().read()
+        link.close()
+    subprocess.run(["kill", str(site.processes()[site.first])], check=True)
+    until(lambda: not site.answers(site.first))
+    listeners = [Listener(nginx.port, f"/c/{queue}") for _ in range(12)]
+    assert [one.status for one in listeners] == [200] * 12
+    for one in listeners:
+        one.close()
+    until(lambda: site.script("status")[0] in (1, 3))
+    code, said = site.script("start")
+    assert code == 0, said
+    until(lambda: site.answers(site.first))
+
+
 def test_nginx_reloads_under_load_and_fails_no_request(nginx: Nginx, queue: str, tmp_path: Path) -> None:
     # With a connection for each request: Nginx closes idle ones when it reloads, and a client must allow for that.
     load = Load(tmp_path, f"http://127.0.0.1:{nginx.port}/q/{queue}", "-H", "Connection: close")
