@@ -13,7 +13,7 @@ local list = {unpack(ARGV, 3)}
 if ARGV[2] ~= '0' then list = call('ZRANGE', P..'g', 0, tonumber(ARGV[2]) - 1) end
 local out = {}
 for _, N in ipairs(list) do
-  if call('ZREM', P..'g', N) == 1 then
+  if not ended(N) and call('ZREM', P..'g', N) == 1 then
     local D, C, _, _, errors = tries(N)
     count('gb', -#find(N))
     settries(N, D, C, 0, '-', errors)

@@ -5,9 +5,9 @@ local function lease(N, D, ms, owner)   -- D counts this hand-out
   call('ZADD', P..'l', digits(time() + ms), N)
   late(time() + ms)
 end
-local function holds(N, D, epoch)   -- whether that lease still is the element's
-  if epoch ~= call('HGET', P..'a', 'ep') or not call('ZSCORE', P..'l', N) then return false end
-  return tries(N) == tonumber(D)
+local function holds(N, D, epoch)   -- whether that lease still is the element's; D '': whichever holds
+  if ended(N) or not call('ZSCORE', P..'l', N) then return false end
+  return D == '' or epoch == call('HGET', P..'a', 'ep') and tries(N) == tonumber(D)
 end
 local function pause(F)   -- ms before the next try
   local kind, first, most = string.match(rule.backoff, '^(%a+):(%d+):?(%d*)$')
