@@ -16,6 +16,11 @@ for _, N in ipairs(list) do
   if not ended(N) and call('ZREM', P..'g', N) == 1 then
     local D, C, _, _, errors = tries(N)
     count('gb', -#find(N))
+    local own = call('HGET', P..'u', N)   -- what dead_ttl put in its place is over
+    if own then
+      call('HDEL', P..'u', N)
+      if own == '0' then call('ZREM', P..'t', N) else call('ZADD', P..'t', own, N) end
+    end
     settries(N, D, C, 0, '-', errors)
     again(N)
     out[#out + 1] = N

@@ -37,8 +37,7 @@ local function drop(N, T, length)   -- its stored bytes and all that is noted of
   if not slow then return end
   local _, _, _, owner = tries(N)
   free(owner, N)
-  call('HDEL', P..'e', N)
-  call('HDEL', P..'x', N)
+  for _, hash in ipairs({'e', 'x', 'u'}) do call('HDEL', P..hash, N) end
   for _, zset in ipairs({'r', 't', 'l', 'd'}) do call('ZREM', P..zset, N) end
   if call('ZREM', P..'g', N) == 1 then count('gb', -length) end
   local way = call('HGET', P..'y', N)

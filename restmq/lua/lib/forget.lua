@@ -5,7 +5,7 @@ local function empty()   -- how many there were
     local owner = string.match(way, '^%S+')
     if owner ~= '*' then call('UNLINK', P..'way:'..owner) end
   end
-  call('UNLINK', P..'q', P..'r', P..'e', P..'x', P..'y', P..'b', P..'t', P..'l', P..'d', P..'g', P..'h', P..'void')
+  call('UNLINK', P..'q', P..'r', P..'e', P..'x', P..'y', P..'b', P..'t', P..'l', P..'d', P..'g', P..'u', P..'h', P..'void')
   call('HDEL', P..'a', 'gb')
   if live then publish('c'..db, 'Z '..call('HGET', P..'a', 'ep')..' 0\n\n') end   -- their leases are over
   bytes, due, sure, best, floor, cut, slow, c = 0, 0, pos, pos, pos, sum, false, n

@@ -23,6 +23,7 @@ local function die(N)   -- kept with its key, reasons and hand-outs
   if rule.dead_ttl > 0 then
     local at, ends = time() + rule.dead_ttl, call('ZSCORE', P..'t', N)
     if not ends or at < tonumber(ends) then
+      call('HSET', P..'u', N, ends or 0)
       call('ZADD', P..'t', digits(at), N)
       late(at)
     end
