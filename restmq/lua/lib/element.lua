@@ -59,6 +59,15 @@ local function ended(N)   -- its ttl is over, though nobody swept yet; then it i
   if wipe(N) then count('expired', 1) end
   return true
 end
+local function expire()   -- what has ended is not there, though nobody swept; answers how many went, at most 250
+  local gone = 0
+  if slow and due > 0 and due <= time() then
+    for _, N in ipairs(call('ZRANGEBYSCORE', P..'t', '-inf', digits(time()), 'LIMIT', 0, 250)) do
+      if ended(N) then gone = gone + 1 end
+    end
+  end
+  return gone
+end
 local function heads(most, limit)   -- up to `most` waiting elements, oldest first: {N, T, value, was in r}
   local back = slow and call('ZRANGE', P..'r', 0, most - 1) or {}   -- beyond c only what was delayed
   local fresh, size = {}, 0
