@@ -113,6 +113,7 @@ class Control(Handler):
         status = self.field(b"status")
         if status not in (b"start", b"stop"):
             raise BadOption("status is start or stop; send it as a form field: -d status=stop")
+        self.jsonp(b"")  # a bad callback must not change anything
         await self.app.core.set_status(queue, status == b"start")
         self.did("{done} the flow of {queue}", done=DONE[status], queue=queue.decode("utf-8"))
         return self.json({"stat": {"queue": queue.decode("utf-8"), "status": int(status == b"start")}})
