@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from restmq import options
@@ -21,7 +21,7 @@ from restmq.handler import Answer, Handler, name
 from restmq.options import MOST
 from restmq.rest import etag
 
-TOUCH = {"lease": options.release, "delay": options.delay, "error": str}
+TOUCH: dict[str, Callable[[str], Any]] = {"lease": options.release, "delay": options.delay, "error": str}
 EXAMPLE = '{"ack": ["1.1@EPOCH"], "nack": [{"lease": "2.1@EPOCH", "delay": 30, "error": "why"}]}'
 _GONE = "there is no such element: it was taken, acknowledged or deleted, its ttl is over, or it never was"
 
@@ -147,7 +147,8 @@ class Ack(Handler):
         if len(set(given)) < len(document.get("ack", ())) + len(document.get("nack", ())):
             raise BadRequest("a lease stands there twice; each can be acknowledged or given back once")
         core = self.app.core
-        held = (await core.ack(queue, leases) if acks else []) + (await core.nack(queue, [*nacks.values()]) if nacks else [])
+        held: list[bool] = await core.ack(queue, leases) if leases else []
+        held += await core.nack(queue, list(nacks.values())) if nacks else []
         return self.json(
             {
                 "queue": queue.decode("utf-8"),
