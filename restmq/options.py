@@ -14,8 +14,8 @@ from restmq.errors import BadOption
 
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(ms|s|m|h|d)?\Z", re.ASCII)
 _UNITS = {"ms": 1, "s": 1000, None: 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-YEAR = 366 * 86_400_000
 DAY = 86_400_000
+YEAR = 366 * DAY
 MINUTE = 60_000
 MOST = 1000  # elements in one answer, leases in one request
 _NUMBER = re.compile(r"0*([1-9][0-9]{0,2}|1000)\Z", re.ASCII)
@@ -73,8 +73,12 @@ def wait(text: str) -> int:
 
 def most(text: str) -> int:
     """How many elements at the most: 1 to 1000. Raises BadOption."""
+    return _count("max", text)
+
+
+def _count(name: str, text: str) -> int:
     if not _NUMBER.match(text):
-        raise BadOption(f"max is a number from 1 to {MOST}, not {text[:40]!a}")
+        raise BadOption(f"{name} is a number from 1 to {MOST}")
     return int(text)
 
 
@@ -90,6 +94,11 @@ def told(name: str, value: Any, parse: Callable[[str], int]) -> int:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise BadOption(f"the field {name!r} must be a number of seconds or a text such as \"5m\"")
     return parse(str(value)) if value != "" else 0
+
+
+def prefetch(text: str) -> int:
+    """How many may be leased at a time: 1 to 1000. Raises BadOption."""
+    return _count("prefetch", text)
 
 
 def yes(name: str, text: str) -> bool:
