@@ -42,6 +42,7 @@ class Settings:
     port: int = 8888
     data: Path = field(default_factory=_default_data)
     drain: float = 10.0
+    grace: float = 3.0
     get_consumes: bool = True
     access_log: bool | Path = False
     acl_file: Path | None = None
@@ -258,6 +259,7 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
         "port": ("port", _number(0, 65535)),
         "data": ("data", _path),
         "drain": ("drain", _seconds(0, 3600)),
+        "grace": ("grace", _seconds(0, 3600)),
         "get_consumes": ("get_consumes", _yes_no),
         "access_log": ("access_log", _yes_no_or_path),
         "acl_file": ("acl_file", _path),

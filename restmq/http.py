@@ -415,14 +415,17 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if not self.line:
             self._answered()
 
-    def drain(self) -> None:
-        """Read no new request; close when those under way are answered."""
+    def drain(self, grace: float) -> None:
+        """Close when what is under way is answered, or the next request is; without any, after `grace` seconds."""
         if self.stream is not None:
             return
         if self.line:
             self.closing = True
         elif self._body is None and not self._partial:
-            self._lose()
+            if not grace:
+                self._lose()
+            else:
+                self.deadline = min(self.deadline, self.app.wheel.now + int(grace))
 
     def closes(self, request: Request) -> bool:
         """Whether the connection ends with this request's answer, so that its head says so."""

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twisted.application import strports
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
@@ -23,6 +22,7 @@ from restmq.clock import Wheel
 from restmq.config import Settings
 from restmq.core import Core
 from restmq.delivery import Delivery
+from restmq.door import Door
 from restmq.handler import Access, Application, ToFile, to_log
 from restmq.inbox import Inbox
 from restmq.ini import ConfigError
@@ -137,6 +137,10 @@ class Broker(Service):
             connection.transport.abortConnection()
         self._reactor.callLater(1.0, self.redis.cut, "this instance is ending")
 
+    def connected(self) -> bool:
+        """Whether both links to Redis are there."""
+        return self.redis.link is not None and self.messages.link is not None
+
     def startService(self) -> None:
         """The wheel turns, the links are made, the beat begins."""
         super().startService()
@@ -154,7 +158,7 @@ class Broker(Service):
 
     async def _stop(self) -> None:
         log.info("ending: finishing requests and closing live consumers")
-        drained = self.app.drain(self.settings.drain)
+        drained = self.app.drain(self.settings.drain, self.settings.grace)
         self.waiting.close()
         await self.delivery.close()
         await drained
@@ -171,7 +175,7 @@ def service(settings: Settings) -> MultiService:
     from twisted.internet import reactor
 
     broker = Broker(settings, reactor)
-    return _Ordered(broker, strports.service(settings.endpoint, broker.app))
+    return _Ordered(broker, Door(settings.endpoint, broker.app, reactor, broker.connected))
 
 
 class _Ordered(MultiService):

@@ -13,7 +13,7 @@ LAYERS = [
     {"scripts", "redis", "turn", "due", "books", "core"},
     {"presence", "consumers", "inbox", "waiting", "delivery", "resume"},
     {"cyclone3", "http", "acl", "handler", "rest", "leases", "commands", "live", "websocket", "admin"},
-    {"config", "log", "embedded", "tap", "web"},
+    {"config", "log", "embedded", "door", "tap", "web"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
