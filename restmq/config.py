@@ -76,6 +76,7 @@ class Settings:
     # [queues]: what a new queue begins with
     history: int = 1000
     history_bytes: int = _MIB
+    idempotency: float = 600.0
 
     # [frontend]: None is what comes with RestMQ
     static_path: Path | None = None
@@ -295,6 +296,7 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
     "queues": {
         "history": ("history", _number(0, 1_000_000)),
         "history_bytes": ("history_bytes", _size(0, 1024 * _MIB)),
+        "idempotency": ("idempotency", _seconds(1, 7 * 86400)),
     },
     "frontend": {
         "static_path": ("static_path", _path),

@@ -144,7 +144,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         """
         request = self.request
         found: dict[str, str] = {}
-        for raw, value in request.form if request.fields.form else ():
+        for raw, value in request.form if known and request.fields.form else ():
             word = raw.decode("utf-8", "replace")
             if word in known and value:
                 if word in found:

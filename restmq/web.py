@@ -17,7 +17,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
-from restmq import admin, config, live, rest, websocket
+from restmq import admin, config, leases, live, rest, websocket
 from restmq.clock import Wheel
 from restmq.config import Settings
 from restmq.core import Core
@@ -38,7 +38,8 @@ ROUTES: list[tuple[str, Any]] = [
     (r"/", rest.Root),
     (r"/q/([^/]+)", rest.Queue),
     (r"/q/([^/]+)/take", rest.Take),
-    (r"/q/([^/]+)/([0-9]+)", rest.One),
+    (r"/q/([^/]+)/ack", leases.Ack),
+    (r"/q/([^/]+)/([0-9]+)", leases.One),
     (r"/queue", admin.Form),
     (r"/c/([^/]+)", live.CometHandler),
     (r"/sse/([^/]+)", live.SseHandler),
