@@ -1,8 +1,8 @@
 """The live consumers of one queue in this instance, and whose turn it is.
 
-Owns the list and the round-robin pointer, and what is on its way to whom;
-pure Python: knows no socket, no Redis and no reactor. A consumer is anything
-with the attributes of Consumer below. Read delivery.py next.
+Owns the list and the round-robin pointer, what is on its way to whom, and what
+each leases; pure Python: knows no socket, no Redis and no reactor. A consumer is
+anything with the attributes of Consumer below. Read delivery.py next.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Hashable
 from typing import Protocol
 
 from restmq.element import Element
+
+AHEAD = 64  # round-robin elements on their way to one consumer that takes them
 
 
 class Batch:
@@ -28,20 +30,46 @@ class Batch:
         """Whether the elements have positions, so that a stream can be resumed after them."""
         return self.first > 0
 
+    @property
+    def last(self) -> int:
+        """The last one's position."""
+        return self.first + len(self.elements) - 1
+
+    def beyond(self, position: int) -> Batch | None:
+        """What of it comes after a position; None when nothing does."""
+        skip = position + 1 - self.first
+        if skip <= 0:
+            return self
+        if skip >= len(self.elements):
+            return None
+        return Batch(self.queue, self.elements[skip:], self.first + skip, self.epoch)
+
 
 class Consumer(Protocol):
-    """One live connection. `written` counts all bytes, `unsent` those not yet in the kernel."""
+    """One live connection. `written` counts all bytes, `unsent` those not yet in the kernel.
+
+    `lease` is 0, or the ms for which it has an element until it is acknowledged, and
+    `prefetch` how many of a queue at a time.
+    """
 
     framing: Hashable
     written: int
     unsent: int
     full: bool
+    lease: int
+    prefetch: int
 
     def frame(self, batch: Batch) -> bytes:
         """The bytes of a batch; asked once for all consumers of equal framing."""
 
     def deliver(self, data: bytes, queue: bytes, batch: Batch) -> None:
         """Write framed bytes. Never raises."""
+
+    def missed(self, queue: bytes, first: int, last: int) -> None:
+        """These positions will never come: tell, or end so that it shows."""
+
+    def renewed(self, queue: bytes, epoch: bytes, position: int) -> None:
+        """The queue has begun another life, and goes on from this position in it."""
 
     def close(self, why: str) -> None:
         """End the connection cleanly."""
@@ -67,20 +95,38 @@ class Consumers:
         self.all: list[Consumer] = []
         self._pointer = 0
         self._held: dict[int, deque[tuple[int, Element]]] = {}  # id(consumer) -> (mark, element)
+        self._leased: dict[int, dict[int, Element]] = {}  # id(consumer) -> number -> element, oldest first
         self._witnesses: deque[tuple[int, Consumer, int]] = deque()  # position, who, mark
+        self._replaying: dict[int, list[Batch]] = {}  # id(consumer) -> what came while it gets the past
+        self._ahead: dict[int, int] = {}  # id(consumer) -> position that it has, though not heard here yet
 
     def __len__(self) -> int:
         return len(self.all)
 
+    def takes(self, consumer: Consumer) -> bool:
+        """Whether it would take an element now."""
+        if consumer.full:
+            return False
+        return not consumer.lease or len(self._leased.get(id(consumer), ())) < consumer.prefetch
+
     @property
     def ready(self) -> int:
         """How many take elements."""
-        return sum(1 for consumer in self.all if not consumer.full)
+        return sum(1 for consumer in self.all if self.takes(consumer))
 
     @property
-    def stuck(self) -> int:
-        """How many round-robin elements wait in the buffers of those that do not."""
-        return sum(len(self._held.get(id(consumer), ())) for consumer in self.all if consumer.full)
+    def room(self) -> int:
+        """How many round-robin elements may be on their way here in all, those that wait in full buffers included."""
+        room = 0
+        for consumer in self.all:
+            held = len(self._held.get(id(consumer), ()))
+            if not self.takes(consumer):
+                room += held
+            elif consumer.lease:
+                room += held + consumer.prefetch - len(self._leased.get(id(consumer), ()))
+            else:
+                room += AHEAD
+        return room
 
     @property
     def held(self) -> set[int]:
@@ -91,29 +137,67 @@ class Consumers:
         """The newest consumer stands last in the ring."""
         self.all.append(consumer)
 
-    def leave(self, consumer: Consumer) -> tuple[list[int], list[Element]]:
-        """Take a consumer out; answers what its socket took, and what is now without an owner."""
+    def leave(self, consumer: Consumer) -> tuple[list[Element], list[Element], list[Element]]:
+        """Take a consumer out; answers what its socket took, what is now without an owner, and what it leases."""
         if consumer not in self.all:
-            return [], []
+            return [], [], []
         at = self.all.index(consumer)
         sent = self.settled(consumer)
         rest = [element for _, element in self._held.pop(id(consumer), ())]
+        leased = self._leased.pop(id(consumer), {})
+        for element in rest:
+            leased.pop(element.number, None)
         del self.all[at]
         if at < self._pointer:
             self._pointer -= 1
+        self._replaying.pop(id(consumer), None)
+        self._ahead.pop(id(consumer), None)
         for place, (position, witness, _) in enumerate(self._witnesses):
             if witness is consumer and self.all:  # another vouches, for all that it was given till now
                 self._witnesses[place] = (position, self.all[0], self.all[0].written)
-        return sent, rest
+        return sent, rest, list(leased.values())
+
+    # -- broadcast
 
     def everyone(self, batch: Batch) -> None:
         """Broadcast: all of them, in one order."""
+        witness: Consumer | None = None
         for consumer in list(self.all):
-            offer(consumer, batch)
+            mine: Batch | None = batch
+            if self._replaying or self._ahead:
+                mine = self._mine(consumer, batch)
+            if mine is not None:
+                offer(consumer, mine)
+                if witness is None or (witness.full and not consumer.full):
+                    witness = consumer
         if self.all:
-            last = batch.first + len(batch.elements) - 1
-            witness = next((consumer for consumer in self.all if not consumer.full), self.all[0])
-            self._witnesses.append((last, witness, witness.written))
+            witness = witness or self.all[0]
+            self._witnesses.append((batch.last, witness, witness.written))
+
+    def _mine(self, consumer: Consumer, batch: Batch) -> Batch | None:
+        """What of a batch a consumer should get now."""
+        kept = self._replaying.get(id(consumer))
+        if kept is not None:
+            kept.append(batch)
+            return None
+        ahead = self._ahead.get(id(consumer))
+        if ahead is None:
+            return batch
+        if batch.last >= ahead:
+            del self._ahead[id(consumer)]
+        return batch.beyond(ahead)
+
+    def replaying(self, consumer: Consumer) -> None:
+        """From now on what comes is kept for this consumer: it gets the past first."""
+        self._replaying[id(consumer)] = []
+
+    def replayed(self, consumer: Consumer, position: int) -> None:
+        """It has everything up to a position; now it gets what came meanwhile, and then what comes."""
+        self._ahead[id(consumer)] = position
+        for batch in self._replaying.pop(id(consumer), ()):
+            mine = self._mine(consumer, batch)
+            if mine is not None:
+                offer(consumer, mine)
 
     def confirmed(self, position: int) -> int:
         """The highest position that some consumer's socket took, from `position` on."""
@@ -121,16 +205,25 @@ class Consumers:
             position = max(position, self._witnesses.popleft()[0])
         return position
 
+    def again(self, position: int) -> None:
+        """A confirmation was not heard: the next must say it again."""
+        if self.all:
+            self._witnesses.appendleft((position, self.all[0], 0))
+
+    # -- round-robin
+
     def give(self, queue: bytes, elements: list[Element], epoch: bytes) -> list[Element]:
-        """Round-robin: each element to the next that is not full; answers those nobody could take."""
+        """Round-robin: each element to the next that takes; answers those nobody could take."""
         shares: dict[int, tuple[Consumer, list[Element]]] = {}
         refused: list[Element] = []
         for element in elements:
             consumer = self._next()
             if consumer is None:
                 refused.append(element)
-            else:
-                shares.setdefault(id(consumer), (consumer, []))[1].append(element)
+                continue
+            if consumer.lease:
+                self._leased.setdefault(id(consumer), {})[element.number] = element
+            shares.setdefault(id(consumer), (consumer, []))[1].append(element)
         for consumer, share in shares.values():
             held = self._held.setdefault(id(consumer), deque())
             offer(consumer, Batch(queue, share, 0, epoch))
@@ -143,24 +236,31 @@ class Consumers:
                 self._pointer = 0
             consumer = self.all[self._pointer]
             self._pointer += 1
-            if not consumer.full:
+            if self.takes(consumer):
                 return consumer
         return None
 
-    def settled(self, consumer: Consumer) -> list[int]:
-        """Numbers of what the consumer held and its socket has taken; they are forgotten here."""
+    def settled(self, consumer: Consumer) -> list[Element]:
+        """What the consumer held and its socket has taken; it is forgotten here, but for what it leases."""
         held = self._held.get(id(consumer))
-        numbers: list[int] = []
+        sent: list[Element] = []
         if held:
             mark = flushed(consumer)
             while held and held[0][0] <= mark:
-                numbers.append(held.popleft()[1].number)
-        return numbers
+                sent.append(held.popleft()[1])
+        return sent
 
-    def again(self, position: int) -> None:
-        """A confirmation was not heard: the next must say it again."""
-        if self.all:
-            self._witnesses.appendleft((position, self.all[0], 0))
+    def freed(self, numbers: set[int]) -> None:
+        """These leases are over, wherever they ended: whoever had them may have as many more."""
+        for leased in self._leased.values():
+            for number in numbers & leased.keys():
+                del leased[number]
+
+    def leasing(self) -> list[Consumer]:
+        """Those that lease."""
+        return [consumer for consumer in self.all if consumer.lease]
+
+    # -- both
 
     def waits(self) -> bool:
         """Whether something is still to be confirmed."""
@@ -168,5 +268,12 @@ class Consumers:
 
     def drop(self) -> None:
         """Forget what is on its way: it is another's now."""
+        for consumer, held in self._held.items():
+            for _, element in held:
+                self._leased.get(consumer, {}).pop(element.number, None)
         self._held.clear()
         self._witnesses.clear()
+
+    def forget(self) -> None:
+        """The queue was emptied: nobody leases anything of it."""
+        self._leased.clear()

@@ -304,9 +304,10 @@ class Core:
         number = b"%d" % element.number
         await self.script("untake", element.queue, self.db, element.epoch, number, element.value, how)
 
-    async def unwait(self, queue: bytes, instance: bytes, many: int) -> None:
-        """GETs of an instance wait no more."""
-        await self.script("unwait", queue, self.db, instance, b"%d" % many)
+    async def unwait(self, queue: bytes, instance: bytes, many: int) -> int:
+        """GETs of an instance wait no more; answers how many of them had been woken already."""
+        woken: int = await self.script("unwait", queue, self.db, instance, b"%d" % many)
+        return woken
 
     async def get(self, queue: bytes) -> Element | bool:
         """Show the next element and count it; True when nothing waits, False when never added to."""
@@ -545,6 +546,15 @@ class Core:
     def note(self, instance: bytes, queue: bytes) -> Slot[Reply]:
         """Enter a queue in the set of those an instance listens to, so that it can be reaped."""
         return self.turn.whole("note", [b"restmq:{inst}:q:" + instance], queue)
+
+    async def unnote(self, instance: bytes, queue: bytes) -> None:
+        """Take it out of that set."""
+        await self.redis.call(b"SREM", b"restmq:{inst}:q:" + instance, queue)
+
+    async def depart(self, instance: bytes) -> None:
+        """This instance goes, and has nothing left: nobody needs to reap it."""
+        await self.reap(instance)
+        await self.redis.call(b"ZREM", b"restmq:{inst}:alive", instance)
 
     async def reap(self, dead: bytes) -> None:
         """Take a dead instance out of all its queues; what it held goes to others."""

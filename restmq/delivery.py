@@ -3,11 +3,13 @@
 Owns joining, handing over, confirming and giving back; knows neither HTTP nor
 how Redis is spoken to. What is heard in one turn is written once a consumer;
 what the sockets took is confirmed once a queue, two turns later. Read
-docs/architecture.md for the protocol, live.py for what a consumer is.
+docs/architecture.md for the protocol, resume.py for how the past is sent first,
+live.py for what a consumer is.
 """
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import Any
 
@@ -16,54 +18,62 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from restmq.consumers import Batch, Consumer, Consumers
-from restmq.core import Core
+from restmq.consumers import Batch, Consumer, Consumers, offer
+from restmq.core import Core, Nack
 from restmq.element import Element
-from restmq.errors import Error, Unavailable
+from restmq.errors import BadOption, Error, Unavailable
+from restmq.inbox import Inbox
 from restmq.presence import Presence
 from restmq.redis import Redis
 from restmq.slot import Slot, deferred, drive
+from restmq.turn import word
 
-AHEAD = 64  # round-robin elements on their way to one ready consumer
+MERGED = 500
 
 log = Logger()
 
 
-class _Queue:
+class Joined:
     """One queue that this instance listens to."""
 
     def __init__(self, name: bytes) -> None:
         self.name = name
         self.consumers = Consumers()
+        self.taps: list[Consumer] = []
         self.joined = False
         self.joining = False
         self.heldback: list[bytes] = []  # messages that came before the join's answer
         self.waiting: list[Slot[None]] = []  # who joins
         self.epoch = b""
+        self.past: set[bytes] = set()  # epochs that are over
+        self.birthword = b""
         self.position = 0  # highest P heard
         self.highest = 0  # highest N seen
         self.sure = 0  # highest P confirmed
         self.policy = b"broadcast"
+        self.settings: dict[str, str] = {}
         self.told: tuple[int, int, int] = (0, 0, 0)
         self.written: list[int] = []
-        self.refused: set[tuple[int, int]] = set()
+        self.leased: list[tuple[int, int]] = []  # number, ms: written to consumers that lease
         self.unheard: list[Batch] = []  # broadcasts that came when nobody was left to hear them
 
 
 class Delivery(Service):
     """queue -> consumers. Everything it takes over is delivered, given back, or told."""
 
-    def __init__(self, core: Core, messages: Redis, presence: Presence, clock: IReactorTime) -> None:
-        self.core, self.messages, self.presence, self.clock = core, messages, presence, clock
-        self.queues: dict[bytes, _Queue] = {}
+    def __init__(self, core: Core, messages: Redis, presence: Presence, inbox: Inbox, clock: IReactorTime) -> None:
+        self.core, self.messages, self.presence, self.inbox, self.clock = core, messages, presence, inbox, clock
+        self.queues: dict[bytes, Joined] = {}
         self.of: dict[Consumer, list[bytes]] = {}
-        self._dirty: set[_Queue] = set()
-        self._changed: set[_Queue] = set()
+        self.woken: Any = lambda queue, many: None  # GETs that wait: waiting.py
+        self.up: Any = lambda: None
+        self._tapping: dict[Consumer, list[bytes]] = {}
+        self._dirty: set[Joined] = set()
+        self._changed: set[Joined] = set()
         self._confirming = False
         self._fenced: list[tuple[bytes, bytes]] = []
         self._holding = False
         self._closing = False
-        self._subscriptions = 0  # how often the message link came up
         self._silent = 0
         messages.heard = self.heard
         messages.up = self._link_up
@@ -72,8 +82,14 @@ class Delivery(Service):
 
     # -- who listens
 
-    async def join(self, consumer: Consumer, queues: list[bytes]) -> dict[bytes, tuple[int, bytes]]:
-        """Make a consumer hear queues; answers each one's position and epoch. Raises Unavailable."""
+    async def join(
+        self, consumer: Consumer, queues: list[bytes], later: bool = False
+    ) -> dict[bytes, tuple[int, bytes]]:
+        """Make a consumer hear queues; answers each one's position and epoch.
+
+        With `later`, broadcasts are kept for it until it has got the past (resume.py). Raises Unavailable,
+        and BadOption when it leases and a queue broadcasts.
+        """
         if self._closing:
             raise Unavailable("this instance is ending; connect again")
         self.of[consumer] = queues
@@ -81,7 +97,7 @@ class Delivery(Service):
             for name in queues:
                 queue = self.queues.get(name)
                 if queue is None:
-                    queue = self.queues[name] = _Queue(name)
+                    queue = self.queues[name] = Joined(name)
                 if not queue.joined:
                     slot: Slot[None] = Slot()
                     queue.waiting.append(slot)
@@ -89,7 +105,14 @@ class Delivery(Service):
                     await slot
                 if consumer not in self.of:
                     break  # it left while it waited
+                if consumer.lease and queue.policy == b"broadcast":
+                    raise BadOption(
+                        f"{name.decode('utf-8')} broadcasts, and what everybody gets nobody can lease: "
+                        f"POST policy=roundrobin to /p/{name.decode('utf-8')} first"
+                    )
                 queue.consumers.join(consumer)
+                if later:
+                    queue.consumers.replaying(consumer)
                 unheard, queue.unheard = queue.unheard, []
                 for batch in unheard:
                     queue.consumers.everyone(batch)
@@ -99,18 +122,37 @@ class Delivery(Service):
             raise
         return {name: (self.queues[name].position, self.queues[name].epoch) for name in queues if name in self.queues}
 
-    def leave(self, consumer: Consumer) -> None:
-        """A consumer went; what it did not get goes to the next."""
+    def leave(self, consumer: Consumer, failed: bool = True) -> None:
+        """A consumer went; what it did not get, or not acknowledge, goes to the next.
+
+        Unless `failed` is false, the oldest unacknowledged one that it got counts as a failed try: what
+        crashes its worker must not come back for ever.
+        """
+        self._untap(consumer)
         for name in self.of.pop(consumer, ()):
             queue = self.queues.get(name)
             if queue is None or consumer not in queue.consumers.all:
                 continue
-            sent, rest = queue.consumers.leave(consumer)
-            queue.written += sent
+            sent, rest, leased = queue.consumers.leave(consumer)
+            self._sent(queue, consumer, sent)
             if rest:
                 self._give(queue, rest)
+            if leased:
+                drive(self._unlease(queue, leased, failed), _nothing, partial(self._kept, queue))
             self._later(queue)
             self._tell(queue)
+
+    async def _unlease(self, queue: Joined, leased: list[Element], failed: bool) -> None:
+        """Their consumer has closed: they go back, confirmed or not."""
+        reason = b"its consumer closed"
+        nacks = [Nack(e.lease, None if failed and not at else 0, failed and not at, reason if failed and not at else b"")
+                 for at, e in enumerate(leased)]  # fmt: skip
+        await self.core.nack(queue.name, nacks)
+
+    def _kept(self, queue: Joined, error: BaseException) -> None:
+        """Redis is away: these leases end by themselves."""
+        if not isinstance(error, Error):
+            log.error("giving back leases of {queue} failed: {error!r}", queue=queue.name.decode(), error=error)
 
     def full(self, consumer: Consumer) -> None:
         """Its socket takes no more: it is passed over."""
@@ -125,14 +167,45 @@ class Delivery(Service):
                 self._later(self.queues[name])
                 self._tell(self.queues[name])
 
+    # -- taps: they see what is added, and take nothing
+
+    async def tap(self, consumer: Consumer, queues: list[bytes]) -> None:
+        """Show every element that is added from now on to a consumer, which counts as none. Raises Unavailable."""
+        if self._closing:
+            raise Unavailable("this instance is ending; connect again")
+        self._tapping[consumer] = queues
+        try:
+            for name in queues:
+                queue = self.queues.get(name)
+                if queue is None:
+                    queue = self.queues[name] = Joined(name)
+                queue.taps.append(consumer)
+                await self.inbox.open(name, (self, "taps"), b"t")
+                await self.core.script("tap", name, self.core.db, self.presence.instance, b"1")
+        except Error:
+            self._untap(consumer)
+            raise
+
+    def _untap(self, consumer: Consumer) -> None:
+        for name in self._tapping.pop(consumer, ()):
+            queue = self.queues.get(name)
+            if queue is None or consumer not in queue.taps:
+                continue
+            queue.taps.remove(consumer)
+            if not queue.taps:
+                self.inbox.close(name, (self, "taps"))
+                self.core.script("tap", name, self.core.db, self.presence.instance, b"0").then(_answered)
+                if not queue.consumers.all and not queue.joined and not queue.waiting:
+                    self.queues.pop(name, None)
+
     # -- joining: subscribe, wait for its answer, then the script; what comes meanwhile is held
 
-    def _join(self, queue: _Queue) -> None:
+    def _join(self, queue: Joined) -> None:
         if not queue.joining:
             queue.joining = True
             drive(self._joining(queue), _nothing, partial(self._unjoined, queue))
 
-    def _unjoined(self, queue: _Queue, error: BaseException) -> None:
+    def _unjoined(self, queue: Joined, error: BaseException) -> None:
         queue.joining = False
         if not isinstance(error, Error):
             log.error("joining {queue} failed: {error!r}", queue=queue.name.decode(), error=error)
@@ -142,103 +215,120 @@ class Delivery(Service):
             slot.fail(Unavailable(str(error)))
         if queue.consumers.all:
             self.clock.callLater(0.2, self._again, queue)
-        else:
+        elif not queue.taps:
             self.queues.pop(queue.name, None)
 
-    def _again(self, queue: _Queue) -> None:
+    def _again(self, queue: Joined) -> None:
         if not queue.joined and queue.consumers.all and not self._closing:
             self._join(queue)
 
-    def _channels(self, queue: _Queue) -> tuple[bytes, bytes]:
-        prefix = b"restmq:{%b}:" % queue.name
-        return prefix + b"c" + self.core.db, prefix + b"i" + self.core.db + b":" + self.presence.instance
-
-    async def _joining(self, queue: _Queue) -> None:
-        subscriptions, instance = self._subscriptions, self.presence.instance
-        await self.core.note(instance, queue.name)
-        for channel in self._channels(queue):
-            await self.messages.call(b"SUBSCRIBE", channel)
+    async def _joining(self, queue: Joined) -> None:
+        ups, instance = self.inbox.ups, self.presence.instance
+        await self.inbox.open(queue.name, self, b"ci")
         known = queue.epoch != b""
         count = max(1, len(queue.consumers))
-        ready, stuck = (queue.consumers.ready, queue.consumers.stuck) if queue.consumers.all else (0, 0)
-        epoch, position, highest, policy, missing, mine, history, _ = await self._live(
-            queue, ready, stuck, count, queue.position if known else None
-        )
-        if subscriptions != self._subscriptions or instance != self.presence.instance:
+        ready, room = (queue.consumers.ready, queue.consumers.room) if queue.consumers.all else (0, 0)
+        reply = await self._live(queue, ready, room, count, queue.position if known else None)
+        epoch, position, highest, queue.policy, missing, mine, history, settings = reply
+        if ups != self.inbox.ups or instance != self.presence.instance:
             raise Unavailable("the connection to Redis was lost while joining")
+        self._learn(queue, settings)
+        queue.highest = max(queue.highest, highest)
         if known and epoch != queue.epoch:
-            log.warn(
-                "queue {queue} has another epoch: it was forgotten, or Redis lost data",
-                queue=queue.name.decode(),
-            )
+            self._renew(queue, epoch, position)
             history, mine, known = [], [], False
-            queue.consumers.drop()
-        queue.epoch, queue.policy, queue.highest = epoch, policy, max(queue.highest, highest)
+        queue.epoch = epoch
         if not known:
             queue.position = queue.sure = position
         if missing:
+            first = int(history[0]) if history else position + 1
             log.warn("queue {queue}: more was missed than history keeps", queue=queue.name.decode())
+            for consumer in list(queue.consumers.all):
+                consumer.missed(queue.name, queue.position + 1, first - 1)
         for at in range(0, len(history), 3):
             if int(history[at]) > queue.position:
                 element = Element(queue.name, int(history[at + 1]), history[at + 2])
                 self._broadcast(queue, Batch(queue.name, [element], int(history[at]), epoch))
-        lost = {int(number) for number in mine} - queue.consumers.held - set(queue.written)
-        if lost:  # they were on their way when the connection went
-            self._back(queue, sorted(lost))
-        queue.joined, queue.joining, queue.told = True, False, (ready, stuck, count)
+        away = {int(number) for number in mine} - queue.consumers.held - set(queue.written)
+        away -= {number for number, _ in queue.leased}
+        if away:  # they were on their way when the connection went
+            self._back(queue, sorted(away))
+        queue.joined, queue.joining, queue.told = True, False, (ready, room, count)
         waiting, queue.waiting = queue.waiting, []
         for slot in waiting:  # each stands in the list before this returns, and so hears what was held back
             slot.resolve(None)
         heldback, queue.heldback = queue.heldback, []
         for data in heldback:
             self._handle(queue, data)
+        self._policy(queue, queue.policy)
         self._tell(queue)
 
-    def _live(self, queue: _Queue, ready: int, stuck: int, count: int, after: int | None) -> Slot[Any]:
+    def _learn(self, queue: Joined, settings: list[bytes]) -> None:
+        words = [text.decode() for text in settings]
+        queue.settings = dict(zip(words[::2], words[1::2]))
+        queue.birthword = self.core.birthword
+
+    def _renew(self, queue: Joined, epoch: bytes, position: int) -> None:
+        """The queue has another epoch than it had: it was forgotten, or Redis lost data."""
+        log.warn("queue {queue} has another epoch: it was forgotten, or Redis lost data", queue=queue.name.decode())
+        queue.consumers.drop()
+        queue.consumers.forget()
+        queue.written, queue.leased = [], []
+        queue.past.add(queue.epoch)
+        queue.epoch, queue.position, queue.sure = epoch, position, 0
+        for consumer in list(queue.consumers.all):
+            consumer.renewed(queue.name, epoch, position)
+
+    def _live(self, queue: Joined, ready: int, room: int, count: int, after: int | None) -> Slot[Any]:
         return self.core.script(
             "live",
             queue.name,
             self.core.db,
             self.presence.instance,
             b"%d" % ready,
-            b"%d" % (ready * AHEAD + stuck),
+            b"%d" % room,
             b"%d" % count,
             b"%d" % queue.sure,
             queue.epoch,
             b"%d" % queue.highest,
             b"%d" % queue.position,
-            b"{}",
+            json.dumps(queue.settings).encode(),
             b"" if after is None else b"%d" % after,
-            self.presence.instance,
-            b"0",
+            word(),
+            b"0" if queue.birthword in (b"", self.core.birthword) else b"1",
         )
 
-    def _tell(self, queue: _Queue) -> None:
+    def _tell(self, queue: Joined) -> None:
         """Say how many listen: once a turn, in absolute numbers."""
         if queue.joined and queue not in self._changed:
             self._changed.add(queue)
             self.clock.callLater(0, self._telling, queue)
 
-    def _telling(self, queue: _Queue) -> None:
+    def _telling(self, queue: Joined) -> None:
         self._changed.discard(queue)
-        numbers = (queue.consumers.ready, queue.consumers.stuck, len(queue.consumers))
+        numbers = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
         if not queue.joined or numbers == queue.told or queue.waiting:
             return
         queue.told = numbers
         drive(self._said(queue, numbers), _nothing, partial(self._unsaid, queue))
 
-    async def _said(self, queue: _Queue, numbers: tuple[int, int, int]) -> None:
+    async def _said(self, queue: Joined, numbers: tuple[int, int, int]) -> None:
+        if numbers[2] == 0:
+            await self._confirm_written(queue)
         reply = await self._live(queue, *numbers, None)
         queue.policy = reply[3]
+        self._learn(queue, reply[7])
         if numbers[2] == 0:
             queue.unheard.clear()  # the script gave them back, or another instance has heard them
         if numbers[2] == 0 and not queue.consumers.all and not queue.waiting:
             await self._confirm_written(queue)
             if not queue.consumers.all and not queue.waiting and self.queues.get(queue.name) is queue:
-                del self.queues[queue.name]
-                await self.messages.call(b"UNSUBSCRIBE", *self._channels(queue))
+                queue.joined = False
+                if not queue.taps:
+                    del self.queues[queue.name]
+                self.inbox.close(queue.name, self)
 
-    def _unsaid(self, queue: _Queue, error: BaseException) -> None:
+    def _unsaid(self, queue: Joined, error: BaseException) -> None:
         if not isinstance(error, Error):
             log.error("telling who hears {queue} failed: {error!r}", queue=queue.name.decode(), error=error)
         queue.told = (-1, -1, -1)
@@ -247,23 +337,26 @@ class Delivery(Service):
     # -- the links
 
     def _link_up(self) -> None:
-        if self.messages.link is not None and self.core.redis.link is not None and self.core.birthword:
-            self._subscriptions += 1
-            self.presence.beat()
-            for queue in self.queues.values():
-                queue.joined = queue.joining = False
-                queue.heldback = []
+        if not self.inbox.connected:
+            return
+        self.inbox.ups += 1
+        self.presence.beat()
+        for consumer in list(self._tapping):
+            consumer.close("Redis was away, so what was added meanwhile was not seen here; connect again")
+        for queue in list(self.queues.values()):
+            queue.joined = queue.joining = False
+            queue.heldback = []
+            if queue.consumers.all or queue.waiting:
                 self._join(queue)
+        self.up()
 
     def watch(self) -> None:
         """Called every second: a message link that answers no PING for three is given up."""
-        link = self.messages.link
-        if link is not None:
+        if self.messages.link is not None:
             self._silent += 1
             if self._silent > 3:
-                log.warn("the subscription to Redis went deaf; connecting again")
                 self._silent = 0
-                link.transport.abortConnection()
+                self.messages.cut("the subscription went deaf")
                 return
             self.messages.ask(b"*1\r\n$4\r\nPING\r\n", self._ponged)
 
@@ -274,57 +367,80 @@ class Delivery(Service):
     # -- messages
 
     def heard(self, channel: bytes, data: bytes) -> None:
-        """A message of Redis: R or B, epoch, first position; then N D LENGTH of each; then the values."""
+        """A message of Redis: a letter, the epoch, a number; then N D LENGTH of each element; then the values."""
         if not self._holding and self.presence.fenced():
             self._holding = True
             self.presence.beat()
         if self._holding:
             self._fenced.append((channel, data))
             return
-        queue = self.queues.get(channel[8 : channel.index(b"}:")])
+        name = channel[8 : channel.index(b"}:")]
+        if data[:1] == b"W":
+            self.woken(name, int(data.split(b"\n", 1)[0].split(b" ")[2]))
+            return
+        queue = self.queues.get(name)
         if queue is None:
             return
-        if queue.joined:
+        if data[:1] == b"T":
+            self._tapped(queue, data)
+        elif queue.joined:
             self._handle(queue, data)
         else:
             queue.heldback.append(data)
 
-    def _handle(self, queue: _Queue, data: bytes) -> None:
-        head, sizes, body = data.split(b"\n", 2)
+    def _handle(self, queue: Joined, data: bytes) -> None:
+        head, numbers, body = data.split(b"\n", 2)
         kind, epoch, first = head.split(b" ")
-        if kind not in (b"R", b"B"):
-            return
-        numbers = list(map(int, sizes.split(b" ")))
-        elements, at = [], 0
-        for place in range(0, len(numbers), 3):
-            number, deliveries, length = numbers[place : place + 3]
-            if (number, deliveries) not in queue.refused:
-                elements.append(Element(queue.name, number, body[at : at + length]))
-            at += length
-        queue.highest = max(queue.highest, numbers[-3])
+        if epoch in queue.past:
+            return  # it was on its way when the queue was forgotten
         if epoch != queue.epoch:
-            queue.epoch, queue.sure = epoch, 0
-        if kind == b"R":
-            self._give(queue, elements)
+            self._renew(queue, epoch, int(first) - 1 if kind == b"B" else queue.position)
+        if kind == b"P":
+            self._policy(queue, numbers)
+        elif kind == b"Z":
+            queue.consumers.forget()
+            self._tell(queue)
+        elif kind == b"A":
+            queue.consumers.freed({int(number) for number in numbers.split(b" ")})
+            self._tell(queue)
         else:
-            skip = max(0, queue.position + 1 - int(first))
-            if skip < len(elements):
-                self._broadcast(queue, Batch(queue.name, elements[skip:], int(first) + skip, epoch))
-        self._later(queue)
+            elements = _elements(queue, epoch, numbers, body)
+            queue.highest = max(queue.highest, elements[-1].number)
+            if kind == b"R":
+                self._give(queue, elements)
+            else:
+                batch = Batch(queue.name, elements, int(first), epoch).beyond(queue.position)
+                if batch is not None:
+                    self._broadcast(queue, batch)
+            self._later(queue)
 
-    def _broadcast(self, queue: _Queue, batch: Batch) -> None:
-        queue.position = batch.first + len(batch.elements) - 1
+    def _policy(self, queue: Joined, policy: bytes) -> None:
+        queue.policy = policy
+        if policy == b"broadcast":
+            for consumer in queue.consumers.leasing():
+                self.leave(consumer, failed=False)
+                consumer.close("the queue broadcasts now, and what everybody gets nobody can lease")
+
+    def _tapped(self, queue: Joined, data: bytes) -> None:
+        head, numbers, body = data.split(b"\n", 2)
+        epoch = head.split(b" ")[1]
+        batch = Batch(queue.name, _elements(queue, epoch, numbers, body), 0, epoch)
+        for consumer in list(queue.taps):
+            offer(consumer, batch)
+
+    def _broadcast(self, queue: Joined, batch: Batch) -> None:
+        queue.position = batch.last
         if queue.consumers.all:
             queue.consumers.everyone(batch)
         else:  # the last one left just now: nobody heard this, and nobody may confirm it
             queue.unheard.append(batch)
 
-    def _give(self, queue: _Queue, elements: list[Element]) -> None:
+    def _give(self, queue: Joined, elements: list[Element]) -> None:
         refused = queue.consumers.give(queue.name, elements, queue.epoch)
         if refused:
             self._back(queue, [element.number for element in refused])
 
-    def _back(self, queue: _Queue, numbers: list[int]) -> None:
+    def _back(self, queue: Joined, numbers: list[int]) -> None:
         words = [b"%d" % number for number in numbers]
         slot = self.core.script("back", queue.name, self.core.db, self.presence.instance, queue.epoch, *words)
 
@@ -336,7 +452,7 @@ class Delivery(Service):
 
     # -- confirming
 
-    def _later(self, queue: _Queue) -> None:
+    def _later(self, queue: Joined) -> None:
         self._dirty.add(queue)
         if not self._confirming:  # two turns later the sockets have been served
             self._confirming = True
@@ -352,33 +468,39 @@ class Delivery(Service):
             if queue.consumers.waits():
                 self.clock.callLater(0.02, self._later, queue)
 
-    async def _confirm_written(self, queue: _Queue) -> None:
+    def _sent(self, queue: Joined, consumer: Consumer, elements: list[Element]) -> None:
+        """The consumer's socket took these."""
+        if consumer.lease:
+            queue.leased += [(element.number, consumer.lease) for element in elements]
+        else:
+            queue.written += [element.number for element in elements]
+
+    async def _confirm_written(self, queue: Joined) -> None:
         for consumer in queue.consumers.all:
-            queue.written += queue.consumers.settled(consumer)
+            self._sent(queue, consumer, queue.consumers.settled(consumer))
         sure = queue.consumers.confirmed(queue.sure)
         written, queue.written = queue.written, []
-        if not written and sure == queue.sure:
+        leased, queue.leased = queue.leased, []
+        if not written and not leased and sure == queue.sure:
             return
         before, queue.sure = queue.sure, max(queue.sure, sure)
+        if leased:
+            self.core.due.soon(queue.name, min(ms for _, ms in leased))
         try:
-            for at in range(0, max(len(written), 1), 500):
-                await self.core.script(
-                    "confirm",
-                    queue.name,
-                    self.core.db,
-                    self.presence.instance,
-                    queue.epoch,
-                    b"%d" % sure,
-                    b"%d" % len(written[at : at + 500]),
-                    *(b"%d" % number for number in written[at : at + 500]),
-                )
+            for at in range(0, max(len(written), len(leased), 1), MERGED):
+                numbers = [b"%d" % number for number in written[at : at + MERGED]]
+                leases = [b"%d" % part for pair in leased[at : at + MERGED] for part in pair]
+                told = queue.told = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
+                words = (queue.epoch, b"%d" % sure, b"%d %d %d" % told, b"%d" % len(numbers), *numbers, *leases)
+                await self.core.script("confirm", queue.name, self.core.db, self.presence.instance, *words)
         except Error:
             queue.written += written  # repeated until told: a window that stays full is a deadlock
+            queue.leased += leased
             queue.sure = min(queue.sure, before)
             queue.consumers.again(sure)
             raise
 
-    def _unconfirmed(self, queue: _Queue, error: BaseException) -> None:
+    def _unconfirmed(self, queue: Joined, error: BaseException) -> None:
         if not isinstance(error, Error):
             log.error("confirming {queue} failed: {error!r}", queue=queue.name.decode(), error=error)
         if not self._closing:
@@ -402,7 +524,7 @@ class Delivery(Service):
         self.presence.renew()
         for queue in self.queues.values():
             queue.consumers.drop()
-            queue.written = []
+            queue.written, queue.leased = [], []
         drive(self._reborn(), _nothing, self._unborn)
 
     def _unborn(self, error: BaseException) -> None:
@@ -433,31 +555,47 @@ class Delivery(Service):
 
     async def _close(self) -> None:
         self._closing = True
-        for consumer in list(self.of):
+        for consumer in [*self.of, *self._tapping]:
+            if consumer.lease:
+                self.leave(consumer, failed=False)
             consumer.close("the server is ending")
         for _ in range(100):
             if not self.of:
                 break
-            await _pause(self.clock, 0.02)
+            await pause(self.clock, 0.02)
         for consumer in list(self.of):
-            self.leave(consumer)
+            self.leave(consumer, failed=False)
         self.presence.stop()
         try:
             for queue in list(self.queues.values()):
                 await self._confirm_written(queue)
                 if queue.joined:
                     await self._live(queue, 0, 0, 0, None)
-                while await self.core.script("reap", queue.name, self.core.db, self.presence.instance):
-                    pass
+            await self.core.depart(self.presence.instance)
         except Error as error:
             log.warn("not everything could be given back; the others will do it: {error}", error=error)
+
+
+def _elements(queue: Joined, epoch: bytes, numbers: bytes, body: bytes) -> list[Element]:
+    """The elements of a message."""
+    words = list(map(int, numbers.split(b" ")))
+    elements, at = [], 0
+    for place in range(0, len(words), 3):
+        number, deliveries, length = words[place : place + 3]
+        elements.append(Element(queue.name, number, body[at : at + length], 0, deliveries, epoch))
+        at += length
+    return elements
 
 
 def _nothing(_: object) -> None:
     """What is to do when all went well."""
 
 
-def _pause(clock: IReactorTime, seconds: float) -> Slot[None]:
+def _answered(reply: Any, error: BaseException | None) -> None:
+    """Nobody waits for this; when Redis is away, what it asked for is over anyway."""
+
+
+def pause(clock: IReactorTime, seconds: float) -> Slot[None]:
     slot: Slot[None] = Slot()
     clock.callLater(seconds, slot.resolve, None)
     return slot

@@ -8,14 +8,17 @@ who calls deliver() is delivery.py. Read that next.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Sequence
 from json.encoder import encode_basestring_ascii as quote
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from twisted.logger import Logger, LogLevel
 
+from restmq import options, resume
 from restmq.errors import BadName, BadOption, BadRequest, Error, Forbidden, Misdirected, Unauthorized
 from restmq.handler import NO_ADDRESS, Answer, Handler, name
+from restmq.slot import drive
 
 if TYPE_CHECKING:
     from restmq.consumers import Batch
@@ -31,10 +34,18 @@ HEADERS = ((b"Cache-Control", b"no-cache, no-transform"), (b"X-Accel-Buffering",
 log = Logger()
 
 
-def documents(batch: Batch) -> list[str]:
-    """The JSON object of each element of a batch, in the seed's field order and spacing, ASCII only."""
+def documents(batch: Batch, leased: bool = False, ids: Sequence[str] = ()) -> list[str]:
+    """The JSON object of each element of a batch, in the seed's field order and spacing, ASCII only.
+
+    With `leased` it has the lease, and where there are `ids`, the id after it.
+    """
     head = '{"key": ' + quote(batch.queue.decode("utf-8"))[:-1] + ":"
-    return [f'{head}{one.number}", "value": {quote(one.value.decode("utf-8"))}}}' for one in batch.elements]
+    found = [f'{head}{one.number}", "value": {quote(one.value.decode("utf-8"))}' for one in batch.elements]
+    if leased:
+        found = [f'{text}, "lease": "{bytes(one.lease).decode()}"' for text, one in zip(found, batch.elements)]
+    if ids:
+        found = [f'{text}, "id": "{word}"' if word else text for text, word in zip(found, ids)]
+    return [text + "}" for text in found]
 
 
 def queue_names(raw: bytes) -> list[bytes]:
@@ -53,11 +64,42 @@ def queue_names(raw: bytes) -> list[bytes]:
     return names
 
 
-def check_options(handler: Handler) -> None:
-    """Refuse what a stream does not know. Raises BadOption."""
-    handler.options({})
+class Wish(NamedTuple):
+    """What a stream was asked for: where it goes on, or a lease in ms and how many at a time, or to see all adds."""
+
+    since: dict[bytes, resume.Since] | None = None
+    lease: int = 0
+    prefetch: int = 1
+    tap: bool = False
+
+
+def wish(handler: Handler, queues: list[bytes], again: bytes = b"") -> Wish:
+    """The options of a stream; `again` is the Last-Event-ID with which it comes back, which weighs more than `since`.
+
+    Raises BadOption, and Unauthorized or Forbidden for a tap, which is also looking.
+    """
     if any(word == b"callback" for word, _ in handler.request.query):
         raise BadOption("callback is for plain JSON answers, not for a stream: read it line by line, or use /sse")
+    asked = handler.options({"since": str, "lease": options.lease, "prefetch": options.prefetch, "tap": _tap})
+    since = again or asked.get("since", "").encode("utf-8")
+    if "prefetch" in asked and "lease" not in asked:
+        raise BadOption("prefetch bounds what is leased: it goes with lease")
+    if "lease" in asked and since:
+        raise BadOption("since and lease do not go together: what was broadcast is nobody's")
+    if asked.get("tap") and (since or "lease" in asked):
+        raise BadOption("a tap sees what is added from now on, and takes nothing: it goes neither with since nor lease")
+    if asked.get("tap"):
+        handler.allow("rest:consumer")
+    return Wish(
+        resume.parse(since, queues) if since else None,
+        asked.get("lease", 0),
+        asked.get("prefetch", 1),
+        asked.get("tap", False),
+    )
+
+
+def _tap(text: str) -> bool:
+    return options.yes("tap", text)
 
 
 class Live:
@@ -70,12 +112,26 @@ class Live:
     """
 
     section: ClassVar[str]
-    framing: Hashable
+    always_ids: ClassVar[bool] = False  # whether ids are there also when nobody asked for `since`
 
-    def __init__(self, handler: Handler, queues: Sequence[bytes], clock: Any = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        queues: Sequence[bytes],
+        clock: Any = None,
+        wish: Wish = Wish(),  # noqa: B008
+    ) -> None:
         self.app = handler.app
         self.request = handler.request
         self.queues = list(queues)
+        self.wish = wish
+        self.lease, self.prefetch = wish.lease, wish.prefetch
+        self.ids = self.always_ids or wish.since is not None
+        self.framing: Hashable = (self.section, bool(wish.lease), self.ids)
+        if self.ids and len(queues) > 1:
+            self.framing = self  # its ids have the positions of all its queues, so that one id resumes them all
+        self._places: dict[bytes, tuple[int, bytes]] = {}
+        self._before: dict[bytes, tuple[int, bytes]] = {}  # where each queue stood before what came early
         self.full = False
         self.ended = False
         self.written = 0
@@ -100,8 +156,16 @@ class Live:
         Raises Unavailable when Redis cannot be asked; then nothing is left behind.
         """
         handler.on_gone = [self.leave]
+        positions: dict[bytes, tuple[int, bytes]] = {}
+        delivery, since = self.app.delivery, self.wish.since
         try:
-            positions: dict[bytes, tuple[int, bytes]] = await self.app.delivery.join(self, self.queues)
+            if self.wish.tap:
+                await delivery.tap(self, self.queues)
+            else:
+                positions = await delivery.join(self, self.queues, later=since is not None)
+                for queue in self.queues if since else ():
+                    if not handler.gone:
+                        positions[queue] = await resume.begin(delivery, self, queue, since[queue])
         except Exception:
             self.leave()
             raise
@@ -123,6 +187,17 @@ class Live:
         self._timer = self._clock.callLater(self._period, self._beat)
         log.info("{who} joined {where}", who=self._who, where=self._where)
         stream.resume()
+        if self.wish.since is not None:
+            drive(self._replay(positions), _nothing, self._unreplayed)
+
+    async def _replay(self, positions: dict[bytes, tuple[int, bytes]]) -> None:
+        for queue in self.queues:
+            await resume.replay(self.app.delivery, self, queue, positions[queue][0])
+
+    def _unreplayed(self, error: BaseException) -> None:
+        if not isinstance(error, Error):
+            log.error("sending the past failed: {error!r}", error=error)
+        self.close("the past could not be read; connect again with the last id")
 
     # What Delivery calls
 
@@ -151,7 +226,49 @@ class Live:
 
     def frame(self, batch: Batch) -> bytes:
         """A batch as this transport writes it."""
-        raise NotImplementedError
+        return b"".join([self.framed(text) for text in documents(batch, bool(self.lease), self._words(batch))])
+
+    def missed(self, queue: bytes, first: int, last: int) -> None:
+        """What was broadcast at these positions is no longer kept: tell, or end so that it shows."""
+        if not self.ids:
+            self.close("elements were missed that are no longer kept; connect again")
+            return
+        said = {"queue": queue.decode("utf-8"), "gap": [first, last], "missed": last - first + 1}
+        self._announce("gap", said)
+
+    def renewed(self, queue: bytes, epoch: bytes, position: int) -> None:
+        """The queue has begun another life; who has no ids misses nothing by it."""
+        if self.ids:
+            self._places[queue] = (position, epoch)
+            self._announce("reset", {"queue": queue.decode("utf-8"), "epoch": epoch.decode("ascii")})
+
+    def _announce(self, event: str, said: dict[str, Any]) -> None:
+        data = self.framed(json.dumps(said), event)
+        if self._stream is None:
+            self._early.append(data)
+            self.written += len(data)
+        elif not self.ended:
+            self.write(data)
+
+    def _words(self, batch: Batch) -> list[str]:
+        """The id after each element of a batch; [] where there is none."""
+        if not self.ids or not batch.numbered:
+            return []
+        epoch = batch.epoch.decode("ascii")
+        if len(self.queues) == 1:
+            return [f"{batch.first + place}@{epoch}" for place in range(len(batch.elements))]
+        words = []
+        for place in range(batch.first, batch.last + 1):
+            if self._stream is None:
+                self._before.setdefault(batch.queue, (place - 1, batch.epoch))
+            self._places[batch.queue] = (place, batch.epoch)
+            words.append(self._id(self._places))
+        return words
+
+    def _id(self, places: dict[bytes, tuple[int, bytes]]) -> str:
+        """The id of all queues, "" as long as one of them has no position."""
+        words = [places.get(queue) for queue in self.queues]
+        return ",".join(f"{word[0]}@{word[1].decode('ascii')}" for word in words if word) if all(words) else ""
 
     def close(self, why: str) -> None:
         """End the stream as its transport ends one; `why` is for a person."""
@@ -168,9 +285,15 @@ class Live:
 
     # What a transport adds
 
+    def framed(self, document: str, event: str = "") -> bytes:
+        """One JSON object as this transport writes it; `event` is what it tells when it is no element."""
+        raise NotImplementedError
+
     def opening(self, positions: dict[bytes, tuple[int, bytes]], early: bytes) -> bytes:
         """The first bytes after the head, with what was delivered early in them."""
-        return early
+        first = self._id({**positions, **self._before})
+        self._places = {**positions, **self._places}
+        return (self.framed(json.dumps({"id": first})) if self.ids else b"") + early
 
     def beat(self) -> None:
         """Write a heartbeat; nothing else waits to be sent."""
@@ -280,11 +403,10 @@ class Comet(Live):
     """A consumer of /c/NAMES: one JSON object and CRLF an element."""
 
     section = "comet:consumer"
-    framing = "comet"
 
-    def frame(self, batch: Batch) -> bytes:
-        """The elements as lines of JSON."""
-        return ("\r\n".join(documents(batch)) + "\r\n").encode("ascii")
+    def framed(self, document: str, event: str = "") -> bytes:
+        """A line."""
+        return document.encode("ascii") + b"\r\n"
 
     def beat(self) -> None:
         """A blank line, which clients skip."""
@@ -292,45 +414,32 @@ class Comet(Live):
 
 
 class Sse(Live):
-    """A consumer of /sse/NAMES: an event stream (WHATWG HTML, section 9.2).
-
-    On one queue all consumers share their bytes. On several each has an id of
-    its own: the positions of all its queues, so that one id resumes them all.
-    """
+    """A consumer of /sse/NAMES: an event stream (WHATWG HTML, section 9.2)."""
 
     section = "sse:consumer"
-
-    def __init__(self, handler: Handler, queues: Sequence[bytes], clock: Any = None) -> None:
-        super().__init__(handler, queues, clock)
-        self.framing = "sse" if len(queues) == 1 else self
-        self._places: dict[bytes, tuple[int, bytes]] = {}
-        self._before: dict[bytes, tuple[int, bytes]] = {}  # where each queue stood before what came early
+    always_ids = True
 
     def opening(self, positions: dict[bytes, tuple[int, bytes]], early: bytes) -> bytes:
         """How long to wait before coming again, and the id to come with."""
-        first = f"retry: {RETRY}\n{self._id({**positions, **self._before})}\n"
+        first = self._id({**positions, **self._before})
         self._places = {**positions, **self._places}
         # What came early on several queues has no ids, for not all positions were known.
-        after = self._id(self._places) + "\n" if self._before else ""
-        return first.encode("ascii") + early + after.encode("ascii")
+        after = f"id: {self._id(self._places)}\n\n" if self._before else ""
+        return f"retry: {RETRY}\n{f'id: {first}' if first else ''}\n\n".encode("ascii") + early + after.encode("ascii")
 
     def frame(self, batch: Batch) -> bytes:
         """The elements as events; with ids if they are numbered."""
-        numbered = batch.first > 0
-        single = len(self.queues) == 1
-        epoch = batch.epoch.decode("ascii")
-        events = []
-        for place, document in enumerate(documents(batch), batch.first):
-            word = ""
-            if numbered and single:
-                word = f"id: {place}@{epoch}\n"
-            elif numbered:
-                if self._stream is None:
-                    self._before.setdefault(batch.queue, (place - 1, batch.epoch))
-                self._places[batch.queue] = (place, batch.epoch)
-                word = self._id(self._places)
-            events.append(f"{word}data: {document}\n\n")
+        words = self._words(batch)
+        texts = documents(batch, bool(self.lease))
+        if not words:
+            return "".join([f"data: {text}\n\n" for text in texts]).encode("ascii")
+        events = [f"{f'id: {word}' + chr(10) if word else ''}data: {text}\n\n" for word, text in zip(words, texts)]
         return "".join(events).encode("ascii")
+
+    def framed(self, document: str, event: str = "") -> bytes:
+        """An event of a kind of its own, which a browser's onmessage does not see."""
+        first = f"id: {self._id(self._places)}\n" if self._id(self._places) and len(self.queues) == 1 else ""
+        return f"{first}event: {event}\ndata: {document}\n\n".encode("ascii")
 
     def beat(self) -> None:
         """A comment, which an EventSource skips."""
@@ -339,13 +448,6 @@ class Sse(Live):
     def farewell(self, stream: Stream, why: str) -> None:
         """Tell why, and when to come again."""
         stream.close(comment(why, RETRY_ENDING))
-
-    def _id(self, places: dict[bytes, tuple[int, bytes]]) -> str:
-        """The id line for all queues, or nothing as long as one of them has no position."""
-        words = [places.get(queue) for queue in self.queues]
-        if not all(words):
-            return ""
-        return "id: " + ",".join(f"{word[0]}@{word[1].decode('ascii')}" for word in words if word) + "\n"
 
 
 def comment(why: str, retry: int) -> bytes:
@@ -360,8 +462,8 @@ class CometHandler(Handler):
 
     async def get(self, raw: bytes) -> None:
         """Join, and stream one JSON object a line for as long as the connection lives."""
-        check_options(self)
-        consumer = Comet(self, queue_names(raw))
+        queues = queue_names(raw)
+        consumer = Comet(self, queues, wish=wish(self, queues))
         positions = await consumer.join(self)
         if positions is not None:
             consumer.open(self.stream(b"application/x-ndjson", HEADERS), positions)
@@ -380,8 +482,8 @@ class SseHandler(Handler):
         A browser's EventSource gives up for good on anything but 200, so this
         answers 200 and tells in a comment why it cannot stream now.
         """
-        check_options(self)
-        consumer = Sse(self, queue_names(raw))
+        queues = queue_names(raw)
+        consumer = Sse(self, queues, wish=wish(self, queues, self.request.fields.values.get(b"last-event-id", b"")))
         try:
             positions = await consumer.join(self)
         except (BadRequest, Unauthorized, Forbidden, Misdirected):
@@ -393,3 +495,7 @@ class SseHandler(Handler):
         return None
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+def _nothing(_: object) -> None:
+    """What is to do when all went well."""

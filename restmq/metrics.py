@@ -145,10 +145,7 @@ class Metrics(Handler):
             requests.add_metric((route, method, str(status)), count)
         yield requests
         yield _gauge("connections", "Open connections to this instance", len(app.connections))
-        under_way = sum(
-            1 for one in app.connections if one.stream is None for request in one.line if request.answer is None
-        )
-        yield _gauge("requests_under_way", "Requests not answered yet, GETs that wait among them", under_way)
+        yield _gauge("waiting_gets", "GETs of this instance that wait for an element", len(app.waiting))
         live = GaugeMetricFamily("restmq_live_consumers", "Live consumers of this instance", labels=("transport",))
         transports = Counter(consumer.section.partition(":")[0] for consumer in app.delivery.of)
         for transport in ("comet", "sse", "websocket"):

@@ -11,7 +11,8 @@ from restmq.errors import BadOption
 
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(ms|s|m|h|d)?\Z", re.ASCII)
 _UNITS = {"ms": 1, "s": 1000, None: 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-YEAR = 366 * 86_400_000
+DAY = 86_400_000
+YEAR = 366 * DAY
 
 
 def milliseconds(name: str, text: str) -> int:
@@ -29,6 +30,21 @@ def ttl(text: str) -> int:
     if not 0 < value <= YEAR:
         raise BadOption("ttl must be above 0 and at most 366 days")
     return value
+
+
+def lease(text: str) -> int:
+    """A lease in ms: above 0, at most 24 hours. Raises BadOption."""
+    value = milliseconds("lease", text)
+    if not 0 < value <= DAY:
+        raise BadOption("lease must be above 0 and at most 24 hours")
+    return value
+
+
+def prefetch(text: str) -> int:
+    """How many may be leased at a time: 1 to 1000. Raises BadOption."""
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 1000:
+        raise BadOption("prefetch is a number from 1 to 1000")
+    return int(text)
 
 
 def yes(name: str, text: str) -> bool:

@@ -155,6 +155,6 @@ def _written(name: str, stored: str) -> int | str:
 
 def time_written(ms: int) -> str:
     """A time in the largest unit that holds it exactly; reading it gives the same again."""
-    if not ms:
-        return "0s"
+    if not ms or (ms % 1000 and ms >= 10**9):  # nine digits are the most that a time may have
+        return f"{ms / 1000:.3f}s" if ms else "0s"
     return next(f"{ms // size}{unit}" for unit, size in _UNITS if ms % size == 0)

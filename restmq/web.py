@@ -24,11 +24,13 @@ from restmq.config import Settings
 from restmq.core import Core
 from restmq.delivery import Delivery
 from restmq.handler import Access, Application, ToFile, to_log
+from restmq.inbox import Inbox
 from restmq.ini import ConfigError
 from restmq.log import FILE_SIZE, FILES
 from restmq.presence import Presence
 from restmq.redis import Redis
 from restmq.slot import deferred
+from restmq.waiting import Waiting
 
 log = Logger()
 
@@ -93,9 +95,13 @@ class Broker(Service):
         self.messages = Redis(settings.redis, reactor, heard=lambda channel, data: None, **link)
         self.core = Core(self.redis, reactor, settings.rules)
         self.presence = Presence(self.core, reactor)
-        self.delivery = Delivery(self.core, self.messages, self.presence, reactor)
+        self.inbox = Inbox(self.core, self.messages, self.presence)
+        self.delivery = Delivery(self.core, self.messages, self.presence, self.inbox, reactor)
+        self.waiting = Waiting(self.core, self.inbox, reactor)
+        self.delivery.woken, self.delivery.up = self.waiting.woken, self.waiting.up
         self.acl = config.access(settings)
         self.app = Application(ROUTES, settings, self.core, self.delivery, self.acl, self.wheel)
+        self.app.waiting = self.waiting
         self.app.pages = pages.Pages(frontend_path(), settings.static_path, settings.template_path)
         self.app.rates, self.app.health = looking.Rates(), health.Watch(self.core)
         self.access_log = Access(self.wheel, _access_log(settings.access_log)) if settings.access_log else None
@@ -155,6 +161,7 @@ class Broker(Service):
     async def _stop(self) -> None:
         log.info("ending: finishing requests and closing live consumers")
         drained = self.app.drain(self.settings.drain)
+        self.waiting.close()
         await self.delivery.close()
         await drained
         self.wheel.stop()

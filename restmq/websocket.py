@@ -24,11 +24,10 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 from restmq import commands
 from restmq.errors import BadRequest, Error, UpgradeRequired
 from restmq.handler import Handler
-from restmq.live import Live, check_options, documents, queue_names
+from restmq.live import Live, Wish, queue_names, wish
 from restmq.slot import drive
 
 if TYPE_CHECKING:
-    from restmq.consumers import Batch
     from restmq.http import Stream
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
@@ -97,10 +96,9 @@ class WebSocket(Live):
     """A consumer of /ws/NAMES: elements go out as text messages, commands are answered in order."""
 
     section = "websocket:consumer"
-    framing = "websocket"
 
-    def __init__(self, handler: Handler, queues: Sequence[bytes], clock: Any = None) -> None:
-        super().__init__(handler, queues, clock)
+    def __init__(self, handler: Handler, queues: Sequence[bytes], clock: Any = None, wish: Wish = Wish()) -> None:  # noqa: B008
+        super().__init__(handler, queues, clock, wish)
         self._limit = self.app.config.max_form  # bytes of one message
         self._parser = Connection(ConnectionType.SERVER)
         self._message = StringIO()
@@ -115,9 +113,9 @@ class WebSocket(Live):
 
     # Elements
 
-    def frame(self, batch: Batch) -> bytes:
-        """The elements as text messages."""
-        return b"".join([to_frame(TEXT, document.encode("ascii")) for document in documents(batch)])
+    def framed(self, document: str, event: str = "") -> bytes:
+        """A text message."""
+        return to_frame(TEXT, document.encode("ascii"))
 
     # What comes in
 
@@ -292,8 +290,8 @@ class WebSocketHandler(Handler):
     async def get(self, raw: bytes) -> None:
         """Join, then answer the handshake: a refusal is still a plain HTTP answer."""
         key = check_handshake(self.request.version, self.request.fields.values)
-        check_options(self)
-        consumer = WebSocket(self, queue_names(raw))
+        queues = queue_names(raw)
+        consumer = WebSocket(self, queues, wish=wish(self, queues))
         positions = await consumer.join(self)
         if positions is not None:
             headers = (

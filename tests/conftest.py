@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,8 @@ collect_ignore = ["test_browser.py"] if sys.implementation.name == "pypy" else [
 ROOT = Path(__file__).resolve().parent.parent
 #: Seconds an instance may take to answer: PyPy, on a busy machine and with no compiled modules yet, needs many.
 START = 90
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 TWISTD = "from twisted.scripts.twistd import run; run()"
 
 

@@ -68,7 +68,8 @@ COMMANDS = {
 MORE = [
     (PRODUCER, "POST", "/q/{}?ttl=5", "value=x"),
     (ADMIN, "DELETE", "/q/{}?forget=1", ""),
-    *((CONSUMER, "GET", f"/?{query}", "") for query in ("queue={}", "%71ueue={}", "a=b&q%75eue={}", "queue={}&queue={}")),
+    *((CONSUMER, "GET", f"/?{query}", "") for query in ("queue={}", "%71ueue={}", "a=b&q%75eue={}")),
+    (CONSUMER, "GET", "/?queue={}&queue={}", ""),
     *((CONSUMER, "GET", path, "") for path in ("/stats", "/control", "/q", "/stats/?max=5", "/stats/{}?callback=f")),
 ]  # fmt: skip
 REQUESTS = [

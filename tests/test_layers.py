@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
 LAYERS = [
     {"errors", "element", "slot", "clock", "cork", "ini", "options"},
     {"scripts", "redis", "turn", "due", "books", "core"},
-    {"presence", "consumers", "delivery"},
+    {"presence", "consumers", "inbox", "waiting", "delivery", "resume"},
     {"cyclone3", "http", "acl", "handler", "rest", "commands", "live", "websocket"}
     | {"rules", "admin", "dead", "looking", "pages", "health", "metrics"},
     {"config", "log", "embedded", "tap", "web"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +12,73 @@ import pytest
 pytestmark = pytest.mark.wire
 ASKED = json.loads((Path(__file__).parent / "original.json").read_text("utf-8"))
 
-PROBLEM = "errors are JSON that tell what to do, not an HTML page"
-PAGE = "a page of our own, which shows what can be done, at its address"
-NUMBER = "stats tell more, in true JSON, and redis is an address"
-#: name -> (status, what the body holds, reason)
-DIFFERENT: dict[str, tuple[int, str, str]] = {
-    "consume-root-empty": (404, '"type": "urn:restmq:not-found"', PROBLEM),
-    "produce-novalue": (400, "--data-urlencode value@file", PROBLEM),
-    "produce-root-noqueue": (400, "needs a field `queue`", PROBLEM),
-    "policy-default": (200, '{"queue": "queue_name", "value": "broadcast"}\r\n', "the seed: broadcast is the default"),
-    "policy-set-bad": (400, "policy is broadcast or roundrobin", "null with 200 hid the mistake"),
-    "policy-set-none": (400, "policy is broadcast or roundrobin", PROBLEM),
-    "control-get": (200, '{"queue": "queue_name", "status": {"queue": "queue_name", "status": 1}, "redis": ', NUMBER),
-    "control-get-stopped": (
-        200,
-        '{"queue": "queue_name", "status": {"queue": "queue_name", "status": 0}, "redis": ',
-        NUMBER,
+TEXT = (Path(__file__).parent.parent / "docs/protocol.txt").read_text("utf-8")
+#: What docs/protocol.txt tells of the differences, with its lines joined.
+TOLD = " ".join(TEXT.partition("Differences from the first RestMQ\n")[2].split())
+
+# Reasons: words of that section.
+PROBLEM = "Errors were pages of HTML; they are JSON that tells what to do"
+PAGE = "GET / and GET /queue redirected to files; they are the pages."
+LISTS = "What stands on pages is laid out anew, and escaped."
+LINKS = "/q/ linked to /q/NAME, which takes an element; it links to /j/NAME, which does not."
+REDIS = "redis was the text of an object; it is the address, without a password."
+STATS = "/stats was not quite JSON and told status, policy and length; it is, and tells more."
+WORD = "with another word answered null, POST /control/NAME with another word a text, both 200; they are 400"
+NEVER = 'get answered "empty queue" for a queue that was never used; it says "Null resultset"'
+ORDER = "and its fields have the README's order."
+NAMED = 'An unknown command answered "null resultset", a missing field only its name in quotes; both are named'
+CONTROL = '{"queue": "queue_name", "status": {"queue": "queue_name", "status": %d}, "redis": "…"}\r\n'
+
+
+def problem(word: str, error: str) -> str:
+    """An error's body."""
+    return f'{{"error": "{error}", "type": "urn:restmq:{word}", …}}\r\n'
+
+
+#: name -> (status, what the body is, `…` standing for anything, reasons)
+DIFFERENT: dict[str, tuple[int, str, list[str]]] = {
+    "consume-root-empty": (404, problem("not-found", "…"), [PROBLEM]),
+    "produce-novalue": (400, problem("bad-value", "…--data-urlencode value@file…"), [PROBLEM]),
+    "produce-root-noqueue": (400, problem("bad-request", "…needs a field `queue`…"), [PROBLEM]),
+    "policy-default": (
+        200, '{"queue": "queue_name", "value": "broadcast"}\r\n', ['it says "broadcast", which is what holds.']
     ),
-    "control-bad": (400, "status is start or stop", "an error is an error"),
-    "control-all": (200, '"queue_name": {"queue": "queue_name", "status": 1}', "the original listed a name of its own"),
-    "stats-queue": (200, '{"queue": "queue_name", "redis": ', NUMBER),
-    "stats-all": (200, '"queue_name": {"name": "queue_name", "len": 0, "status": 1, "policy": "broadcast"', NUMBER),
-    "json-get-missing": (200, '{"error": "Null resultset"}', "the seed's words for a queue never used"),
-    "json-get": (200, '{"queue": "test", "value": "oi", "count": 1, "key": "test:1"}', "the seed's order of fields"),
-    "json-get-again": (
-        200,
-        '{"queue": "test", "value": "oi", "count": 2, "key": "test:1"}',
-        "the seed's order of fields",
+    "policy-set-bad": (400, problem("bad-option", "policy is broadcast or roundrobin…"), [WORD]),
+    "policy-set-none": (400, problem("bad-option", "policy is broadcast or roundrobin…"), [PROBLEM]),
+    "control-get": (200, CONTROL % 1, [REDIS]),
+    "control-get-stopped": (200, CONTROL % 0, [REDIS]),
+    "control-bad": (400, problem("bad-option", "status is start or stop…"), [WORD]),
+    "control-all": (
+        200, '{"count": 4, "queues": {…"queue_name": {"queue": "queue_name", "status": 1}…}, "redis": "…"}\r\n',
+        ["GET /control/ listed a set of Redis as its only queue; it lists the queues.", REDIS],
     ),
-    "json-unknown": (200, '{"error": "unknown command \'frobnicate\'', "says what is wrong"),
-    "json-missing-queue": (200, '{"error": "the field \'queue\' is missing"}', "says what is wrong"),
-    "json-missing-value": (200, '{"error": "the field \'value\' is missing"}', "says what is wrong"),
-    "json-malformed": (400, "this is no JSON", PROBLEM),
-    "json-nobody": (400, "send a command", PROBLEM),
-    "number-consume": (200, '"value": "007"}', "a value is kept byte for byte"),
-    "list-queues": (200, '<a href="/j/queue_name">queue_name</a>', "a link to /q/NAME would take an element"),
-    "form-page": (200, "<form", PAGE),
-    "index": (200, "<h1>RestMQ</h1>", PAGE),
-    "jobs-page": (200, "nothing waits", PAGE),
+    "stats-queue": (200, '{"queue": "queue_name", "redis": "…", "len": 0, …}', [STATS, REDIS]),
+    "stats-all": (
+        200,
+        '{"count": 4, "queues": {…"queue_name": {"name": "queue_name", "len": 0, "status": 1, "policy": "broadcast"…',
+        [STATS, REDIS],
+    ),
+    "json-get-missing": (200, '{"error": "Null resultset"}', [NEVER]),
+    "json-get": (200, '{"queue": "test", "value": "oi", "count": 1, "key": "test:1"}', [ORDER]),
+    "json-get-again": (200, '{"queue": "test", "value": "oi", "count": 2, "key": "test:1"}', [ORDER]),
+    "json-unknown": (200, '{"error": "unknown command \'frobnicate\'…"}', [NAMED]),
+    "json-missing-queue": (200, '{"error": "the field \'queue\' is missing"}', [NAMED]),
+    "json-missing-value": (200, '{"error": "the field \'value\' is missing"}', [NAMED]),
+    "json-malformed": (400, problem("bad-request", "this is no JSON…"), [PROBLEM]),
+    "json-nobody": (400, problem("bad-request", "…send a command…"), [PROBLEM]),
+    "number-consume": (
+        200, '{"count": 0, "key": "num:1", "value": "007"}\r\n', ["it stays the text it was, byte for byte."]
+    ),
+    "list-queues": (200, '<!doctype html>…<a href="/j/queue_name">queue_name</a>…', [LINKS, LISTS]),
+    "form-page": (200, "<!doctype html>…<form…", [PAGE]),
+    "index": (200, "<!doctype html>…<h1>RestMQ</h1>…", [PAGE]),
+    "jobs-page": (200, "<!doctype html>…nothing waits…", [LISTS]),
 }
+
+
+def fits(said: str, wanted: str) -> bool:
+    """Whether text is what is wanted."""
+    return re.fullmatch(".*".join(map(re.escape, wanted.split("…"))), said, re.S) is not None
 
 
 def test_the_original_s_56_requests_get_its_answers_or_better_ones(start: Any, redis_server: Any) -> None:
@@ -58,18 +87,22 @@ def test_the_original_s_56_requests_get_its_answers_or_better_ones(start: Any, r
         request, _, body = asked["request"].partition("  ")
         method, path = request.split(" ")
         kind = {"Content-Type": "application/x-www-form-urlencoded"} if method == "POST" else {}
-        status, _, answer = one.http(method, path, body if method == "POST" else None, kind)
-        text = answer.decode("utf-8")
-        name = asked["name"]
+        status, headers, answer = one.http(method, path, body if method == "POST" else None, kind)
+        came, text, name = (status, answer.decode("utf-8")), answer.decode("utf-8"), asked["name"]
         if name in DIFFERENT:
-            wanted, part, _ = DIFFERENT[name]
-            assert (status, part in text) == (wanted, True), (name, status, text)
+            wanted, pattern, _ = DIFFERENT[name]
+            assert (status, fits(text, pattern)) == (wanted, True), (name, came)
+            assert came != (asked["status"], asked["body"]), f"{name} is no difference any more"
         else:
-            assert (status, text) == (asked["status"], asked["body"]), name
+            assert came == (asked["status"], asked["body"]), name
+        assert text.startswith("<") == headers.get("content-type", "").startswith("text/html"), (name, headers)
 
 
-def test_every_difference_names_a_request_and_a_reason() -> None:
+def test_every_difference_names_a_request_and_stands_in_the_protocol_with_its_reason() -> None:
     names = {asked["name"] for asked in ASKED}
-    assert len(ASKED) == 56
+    assert len(ASKED) == len(names) == 56
     assert set(DIFFERENT) <= names
-    assert all(reason for _, _, reason in DIFFERENT.values())
+    for name, (_, _, reasons) in DIFFERENT.items():
+        assert reasons, name
+        for reason in reasons:
+            assert reason in TOLD, (name, reason)

@@ -21,14 +21,25 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 AHEAD = 100  # pipelined requests
+PATIENCE = 30  # seconds in which something must come
+EXAMPLE = """
+With RestMQ started by ./start.sh:
+
+    python3 docs/examples/carry.py README.md
+
+The queues are QUEUE.get and QUEUE.live. What is in them before is deleted, and nothing is left in them after. The exit
+status is 0 when every line came out equal, and 1 otherwise.
+"""
 
 
 def bar(word: str, done: int, whole: int) -> None:
-    """One line that fills."""
-    if sys.stderr.isatty() or done == whole:
+    """One line that fills; where nobody watches it, only the full one."""
+    watched = sys.stderr.isatty()
+    if watched or done == whole:
         full = 30 * done // max(whole, 1)
-        end = "\n" if done == whole else ""
-        print(f"\r{word:8} [{'#' * full}{'.' * (30 - full)}] {done}/{whole}", end=end, file=sys.stderr, flush=True)
+        begin, end = "\r" if watched else "", "\n" if done == whole else ""
+        text = f"{begin}{word:9} [{'#' * full}{'.' * (30 - full)}] {done}/{whole}"
+        print(text, end=end, file=sys.stderr, flush=True)
 
 
 class Client:
@@ -36,7 +47,7 @@ class Client:
 
     def __init__(self, host: str, port: int) -> None:
         self.host = f"{host}:{port}"
-        self.socket = socket.create_connection((host, port), timeout=30)
+        self.socket = socket.create_connection((host, port), timeout=PATIENCE)
         self.file = self.socket.makefile("rb")
 
     def ask(self, requests: Iterable[bytes]) -> list[tuple[int, bytes]]:
@@ -63,15 +74,20 @@ class Client:
         """A request that takes an element."""
         return f"GET {path} HTTP/1.1\r\nHost: {self.host}\r\n\r\n".encode()
 
+    def purge(self, path: str) -> bytes:
+        """A request that empties a queue."""
+        return f"DELETE {path} HTTP/1.1\r\nHost: {self.host}\r\n\r\n".encode()
+
 
 def store(client: Client, queue: str, lines: list[bytes]) -> None:
     """Every line becomes an element."""
     for at in range(0, len(lines), AHEAD):
         part = lines[at : at + AHEAD]
-        for status, body in client.ask(client.post(f"/q/{queue}", line) for line in part):
+        answers = client.ask(client.post(f"/q/{queue}", line) for line in part)
+        for number, (status, body) in enumerate(answers, at + 1):
             if status != 200:
-                raise SystemExit(f"a line was refused: {status} {body.decode()}")
-        bar("in", at + len(part), len(lines))
+                raise SystemExit(f"\n{queue}: its line {number} was refused: {status} {body.decode().strip()}")
+        bar("stored", at + len(part), len(lines))
 
 
 def take(client: Client, queue: str, count: int) -> list[bytes]:
@@ -81,9 +97,9 @@ def take(client: Client, queue: str, count: int) -> list[bytes]:
         want = min(AHEAD, count - len(out))
         for status, body in client.ask([client.get(f"/q/{queue}")] * want):
             if status != 200:
-                raise SystemExit(f"after {len(out)} of {count} lines the queue answers {status}")
+                raise SystemExit(f"\nafter {len(out)} of {count} lines the queue answers {status}")
             out.append(json.loads(body)["value"].encode())
-        bar("GET", len(out), count)
+        bar("taken", len(out), count)
     return out
 
 
@@ -92,9 +108,11 @@ def stream(host: str, port: int, kind: str, queue: str) -> Iterator[bytes]:
     if kind == "ws":
         yield from websocket(host, port, queue)
         return
-    link = http.client.HTTPConnection(host, port, timeout=60)
+    link = http.client.HTTPConnection(host, port, timeout=PATIENCE)
     link.request("GET", f"/{kind}/{queue}")
     answer = link.getresponse()
+    if answer.status != 200:
+        raise OSError(f"/{kind}/{queue} answers {answer.status}: {answer.read().decode().strip()}")
     yield b""
     while True:
         line = answer.readline()
@@ -109,13 +127,16 @@ def stream(host: str, port: int, kind: str, queue: str) -> Iterator[bytes]:
 
 def websocket(host: str, port: int, queue: str) -> Iterator[bytes]:
     """As much of RFC 6455 as a listener needs."""
-    link = socket.create_connection((host, port), timeout=60)
+    link = socket.create_connection((host, port), timeout=PATIENCE)
     key = base64.b64encode(os.urandom(16)).decode()
     link.sendall(
         f"GET /ws/{queue} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
     )
     file = link.makefile("rb")
+    first = file.readline()
+    if first.split()[1] != b"101":
+        raise OSError(f"/ws/{queue} answers {first.decode().strip()}")
     while file.readline().strip():
         pass  # the handshake's lines
     yield b""
@@ -130,53 +151,90 @@ def websocket(host: str, port: int, queue: str) -> Iterator[bytes]:
             yield json.loads(data)["value"].encode()
 
 
-def hear(host: str, port: int, kind: str, queue: str, count: int, out: list[bytes], ready: threading.Event) -> None:
-    """Fills `out` with what one live consumer sees."""
-    seen = stream(host, port, kind, queue)
-    next(seen)
-    ready.set()
-    for value in seen:
-        out.append(value)
-        if len(out) == count:
-            return
+class Listener(threading.Thread):
+    """One live consumer: fills `out` with what it sees. `trouble` is why it ended before `count` lines."""
+
+    def __init__(self, host: str, port: int, kind: str, queue: str, count: int) -> None:
+        super().__init__(daemon=True)
+        self.where, self.count = (host, port, kind, queue), count
+        self.kind, self.trouble, self.out = kind, "", []  # type: tuple[str, str, list[bytes]]
+        self.connected = threading.Event()
+        self.start()
+        if not self.connected.wait(PATIENCE) or self.trouble:
+            raise SystemExit(self.trouble or f"/{kind}/{queue} does not answer")
+
+    def run(self) -> None:
+        """Until all came."""
+        try:
+            seen = stream(*self.where)
+            next(seen)
+            self.connected.set()
+            while len(self.out) < self.count:
+                self.out.append(next(seen))
+        except (OSError, ValueError, StopIteration) as error:
+            self.trouble = str(error) or "the stream ended"
+            self.connected.set()
+
+
+def listen(listeners: list[Listener]) -> None:
+    """Wait until all have seen everything, or nothing came for a while."""
+    whole, before, since = listeners[0].count, -1, time.monotonic()
+    while any(one.is_alive() for one in listeners) and time.monotonic() - since < PATIENCE:
+        fewest = min(len(one.out) for one in listeners)
+        if fewest != before:
+            before, since = fewest, time.monotonic()
+            if fewest < whole:
+                bar("heard", fewest, whole)
+        time.sleep(0.05)
+    bar("heard", min(len(one.out) for one in listeners), whole)
+
+
+def carry(host: str, port: int, name: str, lines: list[bytes]) -> bool:
+    """Carry lines by GET and by live consumers, and tell. True when everything came out as it went in."""
+    client = Client(host, port)
+    quiet, live = f"{name}.get", f"{name}.live"
+    client.ask([client.purge(f"/q/{quiet}"), client.purge(f"/q/{live}")])
+
+    middle = len(lines) // 2
+    store(client, quiet, lines[:middle])
+    good = take(client, quiet, middle) == lines[:middle]
+    print(f"GET: {middle} lines, {'equal' if good else 'DIFFERENT'}", flush=True)
+
+    rest = lines[middle:]
+    listeners = [Listener(host, port, kind, live, len(rest)) for kind in ("c", "sse", "ws")]
+    store(client, live, rest)
+    listen(listeners)
+    for one in listeners:
+        equal = one.out == rest
+        print(f"/{one.kind}: {len(one.out)} lines, {'equal' if equal else 'DIFFERENT'}")
+        if one.trouble:
+            print(f"/{one.kind}: {one.trouble}", file=sys.stderr)
+        good = good and equal
+    return good
 
 
 def main() -> int:
     """0 when everything came out as it went in."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    how = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=how)
     parser.add_argument("file", help="any text in UTF-8")
     parser.add_argument("--url", default="http://localhost:8888", help="where RestMQ is [%(default)s]")
-    parser.add_argument("--queue", default="carried", help="the queues' name begins with this [%(default)s]")
+    parser.add_argument("--queue", default="carried", help="the queues' names begin with this [%(default)s]")
     asked = parser.parse_args()
     place = urlsplit(asked.url)
-    host, port = place.hostname or "localhost", place.port or 80
-    with open(asked.file, "rb") as file:
-        lines = file.read().split(b"\n")
-    middle = len(lines) // 2
-    client = Client(host, port)
-
-    quiet = f"{asked.queue}.get"
-    store(client, quiet, lines[:middle])
-    good = take(client, quiet, middle) == lines[:middle]
-    print(f"GET: {middle} lines, {'equal' if good else 'DIFFERENT'}")
-
-    live, rest = f"{asked.queue}.live", lines[middle:]
-    heard: dict[str, list[bytes]] = {"c": [], "sse": [], "ws": []}
-    threads = []
-    for kind, out in heard.items():
-        ready = threading.Event()
-        thread = threading.Thread(target=hear, args=(host, port, kind, live, len(rest), out, ready), daemon=True)
-        thread.start()
-        threads.append(thread)
-        ready.wait(10)
-    store(client, live, rest)
-    end = time.monotonic() + 60
-    for thread in threads:
-        thread.join(max(0.1, end - time.monotonic()))
-    for kind, out in heard.items():
-        print(f"/{kind}: {len(out)} lines, {'equal' if out == rest else 'DIFFERENT'}")
-        good = good and out == rest
-    return 0 if good else 1
+    if place.scheme != "http" or not place.hostname:
+        parser.error("--url is http://HOST:PORT")
+    try:
+        with open(asked.file, "rb") as file:
+            lines = file.read().split(b"\n")
+    except OSError as error:
+        parser.error(str(error))
+    try:
+        return 0 if carry(place.hostname, place.port or 80, asked.queue, lines) else 1
+    except OSError as error:
+        raise SystemExit(f"no RestMQ at {asked.url}: {error}; ./start.sh starts one") from None
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

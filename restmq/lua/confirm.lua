@@ -1,6 +1,6 @@
 -- An instance tells what its sockets have taken; that opens the window for the next chunk.
--- KEYS m · ARGV db, INST, epoch, P up to which broadcasts are out or 0, how many N's follow, N's of
--- round-robin elements, then N and ms of those that its consumers lease
+-- KEYS m · ARGV db, INST, epoch, P up to which broadcasts are out or 0, 'READY ROOM COUNT' as live.lua has
+-- them, how many N's follow, N's of round-robin elements, then N and ms of those that its consumers lease
 -- Returns P that is sure.
 --@include keys
 --@include state
@@ -14,8 +14,9 @@ if not packed then return 0 end
 --@include giveback
 --@include settle
 if call('HGET', P..'a', 'ep') ~= ARGV[3] then return 0 end   -- of another life of the queue
-local list, last = {}, 5 + tonumber(ARGV[5])
-for i = 6, last do list[#list + 1] = ARGV[i] end
+if call('HEXISTS', P..'live', ARGV[2]) == 1 then call('HSET', P..'live', ARGV[2], ARGV[5]) end
+local list, last = {}, 6 + tonumber(ARGV[6])
+for i = 7, last do list[#list + 1] = ARGV[i] end
 arrived(list)
 for i = last + 1, #ARGV, 2 do
   local N = ARGV[i]

@@ -10,7 +10,8 @@ if not packed then return {-1} end
 --@include lease
 local N, D, epoch, ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 if not find(N) then return {-1} end
-if D == '' and not call('ZSCORE', P..'l', N) or D ~= '' and not holds(N, D, epoch) then return {0} end
+if D == '' and not grip(N) or D ~= '' and not holds(N, D, epoch) then return {0} end
+arrive(N, grip(N))
 keep(N)   -- one that lives long must not hold a whole node of the stream
 call('ZADD', P..'l', digits(time() + ms), N)
 late(time() + ms)

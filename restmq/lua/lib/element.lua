@@ -45,7 +45,11 @@ local function drop(N, T, length)   -- its stored bytes and all that is noted of
   if way then
     call('HDEL', P..'y', N)
     local holder = string.match(way, '^%S+')
-    if holder == '*' then call('ZREM', P..'b', N) else call('SREM', P..'way:'..holder, N) end
+    if holder == '*' then call('ZREM', P..'b', N)
+    else
+      call('SREM', P..'way:'..holder, N)
+      free(holder, N)
+    end
   end
 end
 local function wipe(N)   -- true when it was there

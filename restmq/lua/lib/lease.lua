@@ -5,9 +5,20 @@ local function lease(N, D, ms, owner)   -- D counts this hand-out
   call('ZADD', P..'l', digits(time() + ms), N)
   late(time() + ms)
 end
+local function grip(N)   -- D of whoever has it: by a lease, or on its way to a consumer that may lease it
+  if call('ZSCORE', P..'l', N) then return (tries(N)) end
+  local owner, D = string.match(slow and call('HGET', P..'y', N) or '', '^(%S+) (%d+)')
+  if owner and owner ~= '*' then return tonumber(D), owner end
+end
 local function holds(N, D, epoch)   -- whether that lease still is the element's
-  if epoch ~= call('HGET', P..'a', 'ep') or not call('ZSCORE', P..'l', N) then return false end
-  return tries(N) == tonumber(D)
+  return epoch == call('HGET', P..'a', 'ep') and grip(N) == tonumber(D)
+end
+local function arrive(N, D, owner)   -- its client acts on it before its instance could tell that it went out
+  if not owner then return end
+  call('HDEL', P..'y', N)
+  call('SREM', P..'way:'..owner, N)
+  local _, C, F, _, errors = tries(N)
+  settries(N, D, C, F, owner, errors)
 end
 local function pause(F)   -- ms before the next try
   local kind, first, most = string.match(rule.backoff, '^(%a+):(%d+):?(%d*)$')
@@ -29,6 +40,7 @@ local function die(N)   -- kept with its key, reasons and hand-outs
   end
 end
 local function release(N, failed, delay, reason)   -- ms of delay, or nil for what the rules say
+  arrive(N, grip(N))
   local D, C, F, owner, errors = tries(N)
   call('ZREM', P..'l', N)
   free(owner, N)

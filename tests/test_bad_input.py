@@ -1,0 +1,362 @@
+"""Bad input at every entrance: its named error, and what stands beside it is untouched."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from websockets.sync.client import connect
+
+pytestmark = pytest.mark.wire
+
+MIB = 1 << 20
+FORM = "application/x-www-form-urlencoded"
+TEXT = "text/plain"
+PARTS = "multipart/form-data; boundary=X"
+ELEMENTS = ["one", "two", "three"]
+
+
+def part(*fields: tuple[str, bytes]) -> bytes:
+    """A multipart form."""
+    return b"".join(
+        b'--X\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (name.encode(), value)
+        for name, value in fields
+    ) + b"--X--\r\n"  # fmt: skip
+
+
+def request(method: str, target: str, body: bytes = b"", kind: str | None = None, *lines: str) -> bytes:
+    """A request as it goes over the wire."""
+    head = [f"{method} {target} HTTP/1.1", "Host: localhost", *lines]
+    if kind is not None:
+        head.append(f"Content-Type: {kind}")
+    if body or method == "POST":
+        head.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(head).encode("utf-8") + b"\r\n\r\n" + body
+
+
+def answers(link: socket.socket, count: int) -> list[tuple[int, bytes, bytes]]:
+    """So many answers of a connection: status, type and body. HEAD is not among what is asked."""
+    found: list[tuple[int, bytes, bytes]] = []
+    data = b""
+    while len(found) < count:
+        head, gap, rest = data.partition(b"\r\n\r\n")
+        if gap:
+            fields = {line.partition(b": ")[0].lower(): line.partition(b": ")[2] for line in head.split(b"\r\n")[1:]}
+            size = int(fields.get(b"content-length", b"0"))
+            if len(rest) >= size:
+                found.append((int(head.split(b" ")[1]), fields.get(b"content-type", b""), rest[:size]))
+                data = rest[size:]
+                continue
+        more = link.recv(1 << 16)
+        assert more, f"closed after {found} and {data[:300]!r}"
+        data += more
+    return found
+
+
+@pytest.fixture
+def filled(instance: Any, queue: str) -> Iterator[str]:
+    """A queue with three elements, which are as they were when the test is over."""
+    for value in ELEMENTS:
+        instance.form(f"/q/{queue}", f"value={value}")
+    before = instance.http("GET", f"/stats/{queue}")[2]
+    yield queue
+    assert instance.http("GET", f"/stats/{queue}")[2] == before
+    for number, value in enumerate(ELEMENTS, 1):
+        wanted = {"count": 0, "key": f"{queue}:{number}", "value": value}
+        assert json.loads(instance.http("GET", f"/q/{queue}")[2]) == wanted
+    assert instance.http("GET", f"/q/{queue}")[0] == 204
+
+
+def refused(instance: Any, filled: str, bad: bytes, status: int, word: str) -> bytes:
+    """Send it between two good requests, pipelined, then another; answers the error's text."""
+    good = request("GET", f"/stats/{filled}")
+    head, gap, body = bad.replace(b"{}", filled.encode()).partition(b"\r\n\r\n")
+    bad = re.sub(rb"Content-Length: \d+", b"Content-Length: %d" % len(body), head) + gap + body
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=60) as link:
+        link.sendall(good + bad + good)
+        before, wrong, behind = answers(link, 3)
+        assert (before[0], behind[0]) == (200, 200)
+        assert wrong[:2] == (status, b"application/problem+json"), wrong
+        problem = json.loads(wrong[2])
+        assert (problem["type"], problem["status"]) == ("urn:restmq:" + word, status)
+        link.sendall(good)
+        assert answers(link, 1)[0][0] == 200
+        text: str = problem["error"]
+        return text.encode("utf-8")
+
+
+BIG = b"a" * (MIB + 1)
+FAT = b"x=" + b"a" * (3 * MIB + (64 << 10))  # over the limit of a form
+MANY = b"&".join(b"f%d=1" % n for n in range(101))
+OPTIONS = [  # (what follows the target, header lines, part of the text)
+    ("?leese=5", (), "leese"),
+    ("?Callback=f", (), "Callback"),
+    ("?%ff=1", (), "not known"),
+    ("", ("RestMQ-Leese: 5",), "RestMQ-leese"),
+    ("?" + "&".join(f"_={n}" for n in range(101)), (), "more than 100"),
+]
+BAD: list[tuple[bytes, int, str]] = [
+    # REST: a form
+    (request("POST", "/q/{}", b"", FORM), 400, "bad-value"),
+    (request("POST", "/q/{}", b"other=1", FORM), 400, "bad-value"),
+    (request("POST", "/q/{}", b"value=%ff", FORM), 400, "bad-value"),
+    (request("POST", "/q/{}", b"value=\xc3", FORM), 400, "bad-value"),
+    (request("POST", "/q/{}", b"value=%ED%A0%80", FORM), 400, "bad-value"),  # a lone surrogate
+    (request("POST", "/q/{}", b"value=a&value=b", FORM), 400, "bad-request"),
+    (request("POST", "/q/{}", b"msg=a&v=1&msg=a", FORM), 400, "bad-request"),
+    (request("POST", "/q/{}", b"value=a&v%61lue=b", FORM), 400, "bad-request"),
+    (request("POST", "/q/{}?value=a&value=b", b"", FORM), 400, "bad-request"),
+    (request("POST", "/q/{}", b"value=a&" + MANY, FORM), 400, "bad-request"),
+    (request("POST", "/q/{}", b"value=" + BIG, FORM), 413, "too-large"),
+    (request("POST", "/q/{}", b"value=" + b"%61" * (MIB + 1), FORM), 413, "too-large"),
+    (request("POST", "/q/{}", b"value=a&" + FAT, FORM), 413, "too-large"),
+    # REST: multipart
+    (request("POST", "/q/{}", part(("other", b"x")), PARTS), 400, "bad-value"),
+    (request("POST", "/q/{}", part(("value", b"\xff")), PARTS), 400, "bad-value"),
+    (request("POST", "/q/{}", part(("value", b"a"), ("value", b"b")), PARTS), 400, "bad-request"),
+    (request("POST", "/q/{}", part(("value", BIG)), PARTS), 413, "too-large"),
+    (request("POST", "/q/{}", part(("value", b"a"), ("x", FAT)), PARTS), 413, "too-large"),
+    (request("POST", "/q/{}", part(("value", b"a"), ("ttl", b"0")), PARTS), 400, "bad-option"),
+    (request("POST", "/q/{}", part(("value", b"a"))[:-6], PARTS), 400, "bad-request"),
+    (request("POST", "/q/{}", part(("value", b"a")), "multipart/form-data"), 400, "bad-request"),
+    (request("POST", "/q/{}", b"--X\r\n\r\na\r\n--X--\r\n", PARTS), 400, "bad-request"),
+    (request("POST", "/q/{}", part(*[("f", b"1")] * 101), PARTS), 400, "bad-request"),
+    # REST: the body itself
+    (request("POST", "/q/{}", b"hello"), 400, "bad-value"),
+    (request("POST", "/q/{}", b"hello", ""), 400, "bad-value"),
+    (request("POST", "/q/{}"), 400, "bad-value"),
+    (request("POST", "/q/{}", b"\xff", TEXT), 400, "bad-value"),
+    (request("POST", "/q/{}", b"ab\xed\xb0\x80", "application/json"), 400, "bad-value"),
+    (request("POST", "/q/{}", BIG, TEXT), 413, "too-large"),
+    (request("POST", "/q/{}?ttl=0", b"x", TEXT), 400, "bad-option"),
+    (request("POST", "/q/{}?ttl=1&ttl=2", b"x", TEXT), 400, "bad-option"),
+    (request("POST", "/q/{}", b"value=x&ttl=1&ttl=1", FORM), 400, "bad-option"),
+    (request("POST", "/q/{}", b"x", TEXT, "RestMQ-TTL: 1", "RestMQ-TTL: 2"), 400, "bad-option"),
+    (request("POST", "/q/{}", b"x", TEXT, "RestMQ-TTL: \xff"), 400, "bad-option"),
+    (request("POST", "/q/{}?ttl=%ff", b"x", TEXT), 400, "bad-option"),
+    # POST /
+    (request("POST", "/", b"value=x", FORM), 400, "bad-request"),
+    (request("POST", "/", b"queue=&value=x", FORM), 400, "bad-request"),
+    (request("POST", "/", b"queue={}", FORM), 400, "bad-value"),
+    (request("POST", "/", b"queue={}&queue={}&value=x", FORM), 400, "bad-request"),
+    (request("POST", "/", b"queue={}&value=%ff", FORM), 400, "bad-value"),
+    (request("POST", "/", b"queue={}&value=" + BIG, FORM), 413, "too-large"),
+    (request("POST", "/", b"queue={}&value=x&ttl=x", FORM), 400, "bad-option"),
+    (request("POST", "/?tll=5", b"queue={}&value=x", FORM), 400, "bad-option"),
+    (request("POST", "/?queue={}", b"hello"), 400, "bad-value"),
+    # GET /
+    (request("GET", "/?queue=&_=1"), 400, "bad-name"),
+    (request("GET", "/?queue={}&queue={}"), 400, "bad-request"),
+    (request("GET", "/?queue={}&leese=5"), 400, "bad-option"),
+    (request("GET", "/?queue={}&callback=a-b"), 400, "bad-option"),
+    # DELETE by key
+    (request("DELETE", "/q/{}/0"), 400, "bad-key"),
+    (request("DELETE", "/q/{}/01"), 400, "bad-key"),
+    (request("DELETE", "/q/{}/" + "1" * 17), 400, "bad-key"),
+    (request("DELETE", "/q/{}/x"), 404, "not-found"),
+    (request("DELETE", "/q/{}/-1"), 404, "not-found"),
+    (request("DELETE", "/q/{}/%31"), 404, "not-found"),
+    (request("DELETE", "/q/{}?forget=yes"), 400, "bad-option"),
+    (request("DELETE", "/q/{}?forget=1&forget=0"), 400, "bad-option"),
+    (request("DELETE", "/q/{}?forgte=1"), 400, "bad-option"),
+    (request("DELETE", "/q/{}", b"", None, "RestMQ-Forgte: 1"), 400, "bad-option"),
+    # policy and control
+    (request("POST", "/p/{}", b"policy=random", FORM), 400, "bad-option"),
+    (request("POST", "/p/{}", b"", FORM), 400, "bad-option"),
+    (request("POST", "/p/{}", b"policy=roundrobin&policy=broadcast", FORM), 400, "bad-request"),
+    (request("POST", "/p/{}", b"policy=roundrobin", TEXT), 400, "bad-option"),
+    (request("POST", "/control/{}", b"status=pause", FORM), 400, "bad-option"),
+    (request("POST", "/control/{}", b"status=stop&status=start", FORM), 400, "bad-request"),
+    (request("POST", "/control/", b"status=stop", FORM), 405, "method-not-allowed"),
+    # listings
+    *((request("GET", f"{path}?{query}"), 400, "bad-option")
+      for path in ("/stats/", "/control/")
+      for query in ("max=0", "max=1001", "max=x", "max=1&max=2", "match=%ff", "after=%ff", "mach=x")),
+    # the JSON protocol: what is no object
+    *((request("POST", "/queue", text, kind), 400, "bad-request")
+      for text in (b"{", b"[]", b'"x"', b"", b'{"a": "\xff"}', b'{"a": NaN}', b"{" * 5000)
+      for kind in ("application/json", TEXT, None)),
+    (request("POST", "/queue", b"body=%7B", FORM), 400, "bad-request"),
+    (request("POST", "/queue", b"other=1", FORM), 400, "bad-request"),
+    (request("POST", "/queue", b"body={}&body={}", FORM), 400, "bad-request"),
+    (request("POST", "/queue?lease=5", b'{"cmd": "take", "queue": "{}"}', FORM), 400, "bad-option"),
+    (request("POST", "/queue?callback=a-b", b'{"cmd": "take", "queue": "{}"}', FORM), 400, "bad-option"),
+    (request("POST", "/queue", b'{"cmd": "add", "queue": "{}", "value": "' + BIG + b'"}', FORM), 413, "too-large"),
+    (request("POST", "/queue", b"{" + b" " * len(FAT) + b"}", FORM), 413, "too-large"),
+    # methods and paths
+    (request("PUT", "/q/{}", b"x", TEXT), 405, "method-not-allowed"),
+    (request("DELETE", "/p/{}"), 405, "method-not-allowed"),
+    (request("GET", "/q/{}/take"), 405, "method-not-allowed"),
+    (request("GET", "/q/{}/1/2"), 404, "not-found"),
+    (request("GET", "/q/{}/"), 404, "not-found"),
+    # live consumers
+    *((request("GET", f"/{kind}/{names}"), 400, "bad-name")
+      for kind in ("c", "sse")
+      for names in ("{},", ",{}", "{},,x", "{},{}", "{},a%2Cb", ",".join(f"n{n}" for n in range(101)))),
+    *((request("GET", f"/{kind}/{{}}?{query}"), 400, "bad-option")
+      for kind in ("c", "sse")
+      for query in ("leese=5", "callback=f", "c%61llback=f")),
+    (request("GET", "/ws/{}"), 426, "upgrade-required"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad", "status", "word"), BAD, ids=[str(n) for n in range(len(BAD))])
+def test_bad_input_gets_its_error_and_touches_nothing_beside_it(
+    instance: Any, filled: str, bad: bytes, status: int, word: str
+) -> None:
+    assert refused(instance, filled, bad, status, word)
+
+
+@pytest.mark.parametrize(("after", "lines", "said"), OPTIONS)
+def test_an_option_that_is_not_known_is_refused_at_every_route(
+    instance: Any, filled: str, after: str, lines: tuple[str, ...], said: str
+) -> None:
+    word = "bad-request" if "100" in said else "bad-option"
+    for method, target, body, kind in [
+        ("POST", "/q/{}", b"value=x", FORM),
+        ("POST", "/q/{}", b"x", TEXT),
+        ("GET", "/q/{}", b"", None),
+        ("POST", "/q/{}/take", b"", None),
+        ("DELETE", "/q/{}/1", b"", None),
+        ("DELETE", "/q/{}", b"", None),
+        ("POST", "/", b"queue={}&value=x", FORM),
+        ("POST", "/queue", b'{"cmd": "take", "queue": "{}"}', FORM),
+        ("GET", "/c/{}", b"", None),
+        ("GET", "/sse/{}", b"", None),
+        ("GET", "/p/{}", b"", None),
+        ("POST", "/p/{}", b"policy=roundrobin", FORM),
+        ("GET", "/control/{}", b"", None),
+        ("POST", "/control/{}", b"status=stop", FORM),
+        ("GET", "/control/", b"", None),
+        ("GET", "/stats/{}", b"", None),
+        ("GET", "/stats/", b"", None),
+    ]:
+        text = refused(instance, filled, request(method, target + after, body, kind, *lines), 400, word)
+        assert said.encode() in text, (method, target)
+
+
+@pytest.mark.parametrize("callback", ["alert(1)", "a-b", "a..b", ".a", "a.", "1a", "a b", "é", "a" * 65, "a\n", "[0]"])
+def test_a_callback_that_is_no_name_is_refused_before_anything_is_done(
+    instance: Any, filled: str, callback: str
+) -> None:
+    query = "?callback=" + quote(callback)
+    for bad in [
+        request("GET", "/q/{}" + query),
+        request("POST", "/q/{}/take" + query),
+        request("DELETE", "/q/{}" + query),
+        request("DELETE", "/q/{}/1" + query),
+        request("GET", "/?queue={}&" + query[1:]),
+        request("POST", "/queue" + query, b'{"cmd": "take", "queue": "{}"}', FORM),
+        request("GET", "/p/{}" + query),
+        request("GET", "/control/{}" + query),
+        request("POST", "/control/{}" + query, b"status=stop", FORM),
+        request("GET", "/stats/{}" + query),
+        request("GET", "/stats/" + query),
+    ]:
+        refused(instance, filled, bad, 400, "bad-option")
+
+
+# Names: one rule at every entrance
+
+NAMES = [*(f"a{c}b" for c in '/,{}"<>\\ \0\x1f\x7f\x85\n'), "", ".", "..", "é" * 128]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_bad_name_is_refused_at_every_entrance(instance: Any, filled: str, name: str) -> None:
+    escaped = quote(name, safe="")
+    field = escaped.encode()
+    bad = [request("GET", f"/?queue={escaped}")]
+    if name:
+        bad.append(request("POST", "/", b"value=x&queue=" + field, FORM))
+        bad.append(request("POST", "/", part(("queue", name.encode()), ("value", b"x")), PARTS))
+        for target in ("/q/", "/c/", "/sse/", "/p/", "/control/", "/stats/", "/j/"):
+            bad.append(request("GET", target + escaped))
+        bad.append(request("POST", f"/q/{escaped}", b"value=x", FORM))
+        bad.append(request("POST", f"/q/{escaped}/take"))
+        bad.append(request("DELETE", f"/q/{escaped}"))
+        bad.append(request("DELETE", f"/q/{escaped}/1"))
+        bad.append(request("POST", f"/p/{escaped}", b"policy=roundrobin", FORM))
+        bad.append(request("POST", f"/control/{escaped}", b"status=stop", FORM))
+        bad.append(request("GET", f"/c/{filled},{escaped}"))
+        bad.append(request("GET", f"/sse/{escaped},{filled}"))
+    for one in bad:
+        refused(instance, filled, one, 400, "bad-name")
+    command = json.dumps({"cmd": "add", "queue": name, "value": "x"})
+    for body, kind in ((command, "application/json"), ("body=" + quote(command), FORM)):
+        status, _, answer = instance.http("POST", "/queue", body, {"Content-Type": kind})
+        assert (status, list(json.loads(answer))) == (200, ["error"])
+        assert b"queue name" in answer
+
+
+def test_a_name_that_is_no_utf8_is_refused_at_every_entrance(instance: Any, filled: str) -> None:
+    for target in ("/q/", "/c/", "/sse/", "/p/", "/control/", "/stats/", "/j/", "/?queue="):
+        for name in ("%ff", "%ed%a0%80", "a%c3"):
+            refused(instance, filled, request("GET", target + name), 400, "bad-name")
+    refused(instance, filled, request("POST", "/", b"queue=%ff&value=x", FORM), 400, "bad-name")
+
+
+# JSON commands: by form, as the body, on a WebSocket
+
+COMMANDS = [
+    '"cmd": "nothing", "queue": "{}"',
+    '"cmd": "take"',
+    '"cmd": "take", "queue": 1',
+    '"cmd": "take", "queue": null',
+    '"cmd": "take", "queue": "{}\\ud800"',
+    '"cmd": "take", "queue": "{}", "leese": 5',
+    '"cmd": "add", "queue": "{}"',
+    '"cmd": "add", "queue": "{}", "value": "\\ud800"',
+    '"cmd": "add", "queue": "{}", "value": "\\udc00\\ud800"',
+    '"cmd": "add", "queue": "{}", "value": "x", "ttl": -1',
+    '"cmd": "add", "queue": "{}", "value": "x", "ttl": "1w"',
+    '"cmd": "add", "queue": "{}", "value": "x", "ttl": []',
+    '"cmd": "add", "queue": "{}", "value": "x", "id": 1e999',
+    '"cmd": "del", "queue": "{}"',
+    '"cmd": "del", "queue": "{}", "key": "{}"',
+    '"cmd": "del", "queue": "{}", "key": "{}:0"',
+    '"cmd": "del", "queue": "{}", "key": "{}:1 "',
+    '"cmd": "del", "queue": "{}", "key": "other:1"',
+    '"cmd": "del", "queue": "{}", "key": "{}:\\ud800"',
+    '"cmd": ["take"], "queue": "{}"',
+]
+
+
+@pytest.mark.parametrize("fields", COMMANDS)
+def test_a_wrong_command_does_nothing_however_it_came(instance: Any, filled: str, fields: str) -> None:
+    command = "{" + fields.replace("{}", filled) + "}"
+    field = quote(command)
+    for body, kind in ((command, "application/json"), ("body=" + field, FORM), ("msg=" + field, FORM)):
+        status, headers, answer = instance.http("POST", "/queue", body, {"Content-Type": kind})
+        assert (status, headers["content-type"], list(json.loads(answer))) == (200, "application/json", ["error"])
+    with connect(f"ws://127.0.0.1:{instance.port}/ws/{filled}.other", open_timeout=60) as ws:
+        for text in (command, "{nope", "[]", ""):
+            ws.send(text)
+            assert next(iter(json.loads(ws.recv(timeout=60)))) == "error"
+        ws.send(f'{{"cmd": "del", "queue": "{filled}", "key": "{filled}:99"}}')
+        assert json.loads(ws.recv(timeout=60))["deleted"] is False  # it goes on
+
+
+def test_names_on_a_websocket_follow_the_rule_too(instance: Any, filled: str) -> None:
+    lines = (
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    )
+    for names in ("a%2Fb", f"{filled},a%20b", f"{filled},{filled}", "%ff", ",".join(f"n{n}" for n in range(101))):
+        refused(instance, filled, request("GET", f"/ws/{names}", b"", None, *lines), 400, "bad-name")
+    refused(instance, filled, request("GET", f"/ws/{filled}?leese=5", b"", None, *lines), 400, "bad-option")
+    refused(instance, filled, request("GET", f"/ws/{filled}", b"", None, *lines[:3]), 426, "upgrade-required")
+
+
+def test_what_old_clients_put_into_a_query_passes(instance: Any, queue: str) -> None:
+    for target in ("?value=x", "?msg=x&value=y&queue=z&policy=&status=&body=&ttl=1h&_=1&callback=cb"):
+        assert instance.http("POST", f"/q/{queue}{target}", None)[0] == 200
+        assert json.loads(instance.http("GET", f"/q/{queue}?_=1")[2])["value"] == "x"
+    assert instance.http("GET", f"/q/{queue}?value=x")[0] == 400
+    assert instance.http("DELETE", f"/q/{queue}?queue=x")[0] == 400
