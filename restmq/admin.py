@@ -164,7 +164,9 @@ class Settings(Handler):
             raise BadOption(f"there is nothing to set; known are {', '.join(rules.NAMES)}")
         self.jsonp(b"")
         await self.app.core.set(queue, changed)
-        told = ", ".join(f"{word} to {text or 'its default'}" for word, text in changed.items())
+        told = ", ".join(
+            f"{word} to {rules.written(word, text) if text else 'its default'}" for word, text in changed.items()
+        )
         self.did("set {told} of {queue}", told=told, queue=queue.decode("utf-8"))
         return await self._shown(queue)
 

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
-from restmq import __version__
+import restmq
 from restmq.errors import Unavailable
 from restmq.handler import Answer, Handler
 from restmq.looking import LOOK, NAMED, most, together
@@ -136,7 +136,7 @@ class Metrics(Handler):
     def _instance(self) -> Iterator[Metric]:
         app = self.app
         info = GaugeMetricFamily("restmq_build_info", "Always 1; the labels tell", labels=("version", "redis"))
-        info.add_metric((__version__, app.core.redis_name), 1)
+        info.add_metric((restmq.__version__, app.core.redis_name), 1)
         yield info
         requests = CounterMetricFamily(
             "restmq_requests", "Requests answered by this instance", labels=("route", "method", "status")

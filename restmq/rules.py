@@ -141,19 +141,20 @@ class _Pairs(list[Any]):
 def shown(told: Mapping[str, str], defaults: Mapping[str, object]) -> dict[str, int | str]:
     """Every setting with the value that holds, as people write it: what the queue was told, else the default."""
     values: dict[str, Any] = {"policy": POLICIES[0], **RULES, **defaults, **told}
-    return {name: _written(name, str(values[name])) for name in NAMES}
+    return {name: written(name, str(values[name])) for name in NAMES}
 
 
-def _written(name: str, stored: str) -> int | str:
+def written(name: str, stored: str) -> int | str:
+    """A setting as people write it, out of what is stored."""
     if name in TIMES:
-        return time_written(int(stored))
+        return timewritten(int(stored))
     if name == "backoff":
         kind, *times = stored.split(":")
-        return ":".join([kind or "none", *(time_written(int(ms)) for ms in times)])
+        return ":".join([kind or "none", *(timewritten(int(ms)) for ms in times)])
     return int(stored) if stored.isdecimal() else stored
 
 
-def time_written(ms: int) -> str:
+def timewritten(ms: int) -> str:
     """A time in the largest unit that holds it exactly; reading it gives the same again."""
     if not ms or (ms % 1000 and ms >= 10**9):  # nine digits are the most that a time may have
         return f"{ms / 1000:.3f}s" if ms else "0s"
