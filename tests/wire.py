@@ -212,6 +212,17 @@ class Talker:
             self._read()
         return self._texts.pop(0)
 
+    def poll(self) -> None:
+        """Take what is here already, and answer pings."""
+        self.socket.settimeout(0.05)
+        try:
+            self._read()
+            self._flush()
+        except socket.timeout:
+            return
+        finally:
+            self.socket.settimeout(60)
+
     def __enter__(self) -> Talker:
         return self
 
