@@ -213,6 +213,7 @@ def test_a_redis_that_died_is_back_with_its_data(start, tmp_path):
         return False
 
     wait(back, 20)  # an idle machine takes a few hundredths of a second
+    wait(lambda: not one.ask("GET a").startswith(b"-LOADING"))
     assert one.ask("GET a") == b"$1\r\n1\r\n"
 
 

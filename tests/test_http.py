@@ -35,7 +35,10 @@ def talk(
         try:
             for part in parts:
                 link.sendall(part)
-                if len(parts) > 1:
+                if b"\r\nExpect: " in part:
+                    link.settimeout(20)
+                    got += link.recv(65536)  # its 100 Continue; there is none for a body that is there already
+                elif len(parts) > 1:
                     time.sleep(0.02)
             if half:
                 link.shutdown(socket.SHUT_WR)
