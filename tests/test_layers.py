@@ -12,7 +12,8 @@ LAYERS = [
     {"errors", "element", "slot", "clock", "cork", "ini", "options"},
     {"scripts", "redis", "turn", "due", "books", "core"},
     {"presence", "consumers", "inbox", "waiting", "delivery", "resume"},
-    {"cyclone3", "http", "acl", "handler", "rest", "leases", "commands", "live", "websocket", "admin"},
+    {"cyclone3", "http", "acl", "handler", "rest", "leases", "commands", "live", "websocket"}
+    | {"rules", "admin", "dead", "looking", "pages", "health", "metrics"},
     {"config", "log", "embedded", "door", "tap", "web"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
