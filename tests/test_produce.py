@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import reactor
 import redis
-from conftest import http_call
+from conftest import RedisServer, http_call
 
 pytestmark = pytest.mark.wire
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -33,6 +36,15 @@ def core(redis_server: Any) -> Iterator[Any]:
     with reactor.core(redis_server.address) as one:
         until(lambda: one.redis.link is not None)
         yield one
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that a test may stop and fill."""
+    (tmp_path / "redis").mkdir()
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    server.stop()
 
 
 def lengths(instance: Any, queue: str) -> list[int]:
@@ -73,7 +85,6 @@ def test_what_is_delayed_is_not_to_be_seen_before_its_time(instance: Any, queue:
 def test_what_becomes_due_stands_at_its_key_s_place(instance: Any, queue: str) -> None:
     instance.form(f"/q/{queue}", "value=first&delay=300ms")
     instance.form(f"/q/{queue}", "value=second")
-    assert lengths(instance, queue)[1] == 1
     until(lambda: lengths(instance, queue) == [2, 0, 0])
     assert values(instance, queue) == ["first", "second"]
 
@@ -95,9 +106,9 @@ def test_a_delay_of_nothing_is_none(instance: Any, queue: str, delay: str) -> No
 def test_a_ttl_ends_an_element_wherever_it_is(instance: Any, core: Any, queue: str) -> None:
     reactor.wait(core.set, queue.encode(), {"max_deliveries": "1"})
     for value in ("dead", "leased"):
-        instance.form(f"/q/{queue}", f"value={value}&ttl=3")
-    instance.form(f"/q/{queue}", "value=delayed&ttl=3&delay=1h")
-    instance.form(f"/q/{queue}", "value=waiting&ttl=3")
+        instance.form(f"/q/{queue}", f"value={value}&ttl=5")
+    instance.form(f"/q/{queue}", "value=delayed&ttl=5&delay=1h")
+    instance.form(f"/q/{queue}", "value=waiting&ttl=5")
     instance.http("GET", f"/q/{queue}?max=2&lease=1h")
     instance.http("POST", f"/q/{queue}/1?lease=0&error=failed")
     states = [json.loads(instance.http("GET", f"/q/{queue}/{number}")[2])["state"] for number in range(1, 5)]
@@ -259,6 +270,49 @@ def test_a_key_holds_at_any_instance_and_after_a_purge_but_not_after_forget(
     assert again(other, f"/q/{queue}", "value=a", FORM, "k") == (200, "true", keys(queue, 1, 1))
     instance.http("DELETE", f"/q/{queue}?forget=1")
     assert again(other, f"/q/{queue}", "value=a", FORM, "k") == (200, None, keys(queue, 1, 1))
+
+
+def test_whoever_sends_a_key_may_try_again_blindly(own: RedisServer, start: Any, queue: str) -> None:
+    one = start("[redis]\ndeadline = 1s\n", own.address)
+    stored = []
+    for number in range(1, 4):
+        os.kill(own.process.pid, signal.SIGSTOP)
+        try:
+            status, headers, answer = one.http("POST", f"/q/{queue}", "a", {**TEXT, "Idempotency-Key": f"k{number}"})
+        finally:
+            os.kill(own.process.pid, signal.SIGCONT)
+        assert (status, "retry-after" in headers) == (503, True)
+        stored.append(json.loads(answer)["stored"])
+        until(lambda: one.http("GET", "/readyz")[0] == 200)
+        status, _, answer = again(one, f"/q/{queue}", "a", TEXT, f"k{number}")
+        assert (status, answer) == (200, keys(queue, number, number))
+        assert lengths(one, queue) == [number, 0, 0]
+    assert set(stored) <= {"no", "maybe"}
+    assert "maybe" in stored
+
+
+def test_a_full_redis_refuses_adds_and_still_leases_and_acknowledges(own: RedisServer, start: Any, queue: str) -> None:
+    one = start("", own.address)
+    one.http("POST", f"/q/{queue}", b"a\nb\nc\nd", BATCH)
+    first, second, third = (one["lease"] for one in json.loads(one.http("GET", f"/q/{queue}?max=3&lease=1h")[2]))
+    with redis.Redis(unix_socket_path=str(own.socket)) as store:
+        store.config_set("maxmemory", 1)
+        for path, body, headers in (
+            (f"/q/{queue}", "x\ny", BATCH),
+            (f"/q/{queue}?delay=5", "x", TEXT),
+            (f"/q/{queue}", "x", {**TEXT, "Idempotency-Key": "k"}),
+        ):
+            status, told, answer = one.http("POST", path, body, headers)
+            assert (status, json.loads(answer)["type"], "retry-after" in told) == (503, "urn:restmq:full", True)
+        assert json.loads(one.http("GET", f"/q/{queue}?lease=1h")[2])["value"] == "d"
+        assert one.http("POST", f"/q/{queue}/2?lease=2h", None, {"If-Match": second})[0] == 200
+        assert one.http("POST", f"/q/{queue}/4?lease=0&delay=1h&error=x")[0] == 200
+        assert b'"deleted": true' in one.http("DELETE", f"/q/{queue}/1", None, {"If-Match": first})[2]
+        body = json.dumps({"ack": [second], "nack": [{"lease": third}]})
+        assert b'"acked": 1, "nacked": 1, "lost": []' in one.http("POST", f"/q/{queue}/ack", body)[2]
+        assert lengths(one, queue) == [1, 1, 0]
+        assert b'"status": 1' in one.http("DELETE", f"/q/{queue}")[2]
+        store.config_set("maxmemory", 0)
 
 
 # -- bounds and stops
