@@ -12,18 +12,51 @@ import json
 import re
 from collections.abc import Callable
 from json.decoder import scanstring
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from restmq import options
-from restmq.element import Element, parse_key, queue_name
-from restmq.errors import BadRequest, Error
+from restmq.core import Nack
+from restmq.element import Element, Lease, parse_key, queue_name
+from restmq.errors import BadRequest, Conflict, Error, LeaseLost, NotFound
+from restmq.leases import lease_of, touched
+from restmq.leases import touch as touch_lease
 from restmq.rest import checked
 
+if TYPE_CHECKING:
+    from restmq.handler import Handler
+    from restmq.waiting import Wait
+
 Said = dict[str, Any]
+#: What is wrong with a command, or with what it names: no more than {"error"}.
+WRONG = (BadRequest, LeaseLost, Conflict, NotFound)
 
 
 class Wrong(Exception):
     """The command is not one: the client is told, and nothing happens."""
+
+
+class Client:
+    """Who sent the command, as far as a command cares. A WebSocket has its own; this is one that sent a request."""
+
+    #: Whether its elements are leased to it, so that `del` must say which lease it means.
+    must_match = False
+
+    def __init__(self, handler: Handler | None = None) -> None:
+        self._handler = handler
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has left: what a command has in hand for it then goes back."""
+        return self._handler is not None and self._handler.gone
+
+    def waits(self, wait: Wait) -> None:
+        """A take waits from now on; wait.leave() is to be called when the client leaves."""
+        if self._handler is not None:
+            self._handler.on_gone = [*(self._handler.on_gone or ()), wait.leave]
+
+    def owns(self, queue: str, lease: str) -> bool:
+        """Whether this lease came over this very connection: who has it may end it, whatever rest:consumer says."""
+        return False
 
 
 class Command(dict[str, Any]):
@@ -106,21 +139,36 @@ def _element(element: Element, *, counted: bool) -> Said:
     return said
 
 
-async def add(app: Any, command: Command) -> Said:
+def _string(command: Command, word: str) -> bytes:
+    given = _field(command, word)
+    if not isinstance(given, str):
+        raise Wrong(f"the field {word!r} must be a string")
+    return _bytes(word, given)
+
+
+def _time(command: Command, word: str, parse: Callable[[str], int]) -> int:
+    """A field that is a time, in ms; 0 when it is not there. Raises BadOption."""
+    return options.told(word, command.get(word, ""), parse)
+
+
+async def add(app: Any, command: Command, client: Client) -> Said:
     """Store a value."""
     queue, value = _queue(command), _field(command, "value")
     text = value if isinstance(value, str) else command.written("value")
-    ttl = command.get("ttl", "")
-    if isinstance(ttl, bool) or not isinstance(ttl, (str, int, float)):
-        raise Wrong("the field 'ttl' must be a number of seconds or a text such as \"5m\"")
-    ttl_ms = options.ttl(str(ttl)) if ttl != "" else 0
-    stored = checked(_bytes("value", text), app.config.max_value)
-    number = (await app.core.add_all(queue, [stored], ttl_ms)).first if ttl_ms else await app.core.add(queue, stored)
+    ttl_ms, delay_ms = _time(command, "ttl", options.ttl), _time(command, "delay", options.delay)
+    stored, key = checked(_bytes("value", text), app.config.max_value), b""
+    if "idempotency_key" in command:
+        key = options.idempotency_key("idempotency_key", _string(command, "idempotency_key").decode("utf-8"))
     name = queue.decode("utf-8")
-    return {"queue": name, "value": text, "key": f"{name}:{number}"}
+    if not (ttl_ms or delay_ms or key):
+        return {"queue": name, "value": text, "key": f"{name}:{await app.core.add(queue, stored)}"}
+    window = round(app.config.idempotency * 1000)
+    added = await app.core.add_all(queue, [stored], ttl_ms, delay_ms, key, window)
+    said = {"queue": name, "value": text, "key": f"{name}:{added.first}"}
+    return {**said, "replayed": True} if added.replayed else said
 
 
-async def get(app: Any, command: Command) -> Said:
+async def get(app: Any, command: Command, client: Client) -> Said:
     """Show the next element, and count that it was shown."""
     found = await app.core.get(_queue(command))
     if isinstance(found, Element):
@@ -128,27 +176,67 @@ async def get(app: Any, command: Command) -> Said:
     return {"error": "empty queue" if found else "Null resultset"}
 
 
-async def take(app: Any, command: Command) -> Said:
-    """Remove the next element."""
-    found = await app.core.take(_queue(command))
-    return _element(found, counted=False) if found else {"error": "empty queue"}
+async def take(app: Any, command: Command, client: Client) -> Said:
+    """Remove or lease the next element."""
+    queue = _queue(command)
+    wait_ms = _time(command, "wait", options.wait)
+    leased = command.get("lease", "") != ""
+    ms = _time(command, "lease", options.lease)
+    found: list[Element | None]
+    if wait_ms:
+        wait = app.waiting.enter(queue, 1, wait_ms / 1000, ms)
+        client.waits(wait)
+        found = await wait.elements
+    elif leased:
+        found = await app.core.lease(queue, 1, ms)
+        if client.gone:
+            await app.core.nack(queue, [Nack(element.lease, 0) for element in found if element])
+    else:
+        found = [await app.core.take(queue)]
+    element = found[0] if found else None
+    if element is None:
+        return {"error": "empty queue"}
+    said = _element(element, counted=False)
+    if leased:
+        said.update(deliveries=element.deliveries, lease=bytes(element.lease).decode("ascii"))
+    return said
 
 
-async def delete(app: Any, command: Command) -> Said:
-    """Delete one element by its key."""
-    queue, key = _queue(command), _field(command, "key")
-    if not isinstance(key, str):
-        raise Wrong("the field 'key' must be a string")
-    gone = await app.core.delete(queue, parse_key(_bytes("key", key), queue))
-    return {"queue": queue.decode("utf-8"), "deleted": gone, "key": key}
+def _named(command: Command) -> tuple[bytes, int, Lease | None]:
+    """The element that a command names by its key, and the lease that it must have, if any."""
+    queue = _queue(command)
+    number = parse_key(_string(command, "key"), queue)
+    return queue, number, lease_of(_string(command, "match"), number) if "match" in command else None
 
 
+async def delete(app: Any, command: Command, client: Client) -> Said:
+    """Delete one element by its key; with a lease, acknowledge it."""
+    queue, number, lease = _named(command)
+    if lease is None and client.must_match:
+        raise Wrong("the field 'match' is missing: the elements of this connection are leased, say which lease")
+    gone = await app.core.delete(queue, number, lease)
+    return {"queue": queue.decode("utf-8"), "deleted": gone, "key": command["key"]}
+
+
+async def touch(app: Any, command: Command, client: Client) -> Said:
+    """Prolong a lease, or give it back."""
+    queue, number, lease = _named(command)
+    asked: dict[str, Any] = {"lease": options.told("lease", _field(command, "lease"), options.release)}
+    if command.get("delay", "") != "":
+        asked["delay"] = _time(command, "delay", options.delay)
+    if "error" in command:
+        asked["error"] = _string(command, "error").decode("utf-8")
+    return touched(queue, number, await touch_lease(app.core, queue, number, lease, asked))
+
+
+Verb = Callable[[Any, Command, Client], Any]
 #: verb -> what it does, the ACL section it needs, the fields it knows beside cmd, queue and id
-COMMANDS: dict[str, tuple[Callable[[Any, Command], Any], str, tuple[str, ...]]] = {
-    "add": (add, "rest:producer", ("value", "ttl")),
+COMMANDS: dict[str, tuple[Verb, str, tuple[str, ...]]] = {
+    "add": (add, "rest:producer", ("value", "ttl", "delay", "idempotency_key")),
     "get": (get, "rest:consumer", ()),
-    "take": (take, "rest:consumer", ()),
-    "del": (delete, "rest:consumer", ("key",)),
+    "take": (take, "rest:consumer", ("lease", "wait")),
+    "del": (delete, "rest:consumer", ("key", "match")),
+    "touch": (touch, "rest:consumer", ("key", "match", "lease", "delay", "error")),
 }
 
 
@@ -167,7 +255,13 @@ def _id(command: Command) -> str:
         raise Wrong("the field 'id' cannot be sent back: a number is too large, or it is nested too deep") from None
 
 
-async def _run(app: Any, command: Command, allow: Callable[[str], object]) -> Said:
+def _own(command: Command, client: Client) -> bool:
+    """Whether it is about a lease that this client has over its own connection."""
+    queue, lease = command.get("queue"), command.get("match")
+    return isinstance(queue, str) and isinstance(lease, str) and client.owns(queue, lease)
+
+
+async def _run(app: Any, command: Command, allow: Callable[[str], object], ordered: bool, client: Client) -> Said:
     word = _field(command, "cmd")
     if not isinstance(word, str) or word not in COMMANDS:
         raise Wrong(f"unknown command {str(word)[:40]!a}; {_near(str(word), list(COMMANDS))}")
@@ -176,28 +270,37 @@ async def _run(app: Any, command: Command, allow: Callable[[str], object]) -> Sa
     for field in command:
         if field not in known:
             raise Wrong(f"unknown field {field[:40]!a} in {word}; {_near(field, known)}")
-    allow(section)
-    said: Said = await do(app, command)
+    if not _own(command, client):
+        allow(section)
+    if ordered and command.get("wait", 0) not in (0, "") and "id" not in command:
+        raise Wrong("a take that waits needs an 'id': it is answered when it is served, others go on meanwhile")
+    said: Said = await do(app, command, client)
     return said
 
 
-async def run(app: Any, text: bytes | str, allow: Callable[[str], object], whole: bool = False) -> bytes:
+async def run(
+    app: Any, text: bytes | str, allow: Callable[[str], object], whole: bool = False, client: Client | None = None
+) -> bytes:
     """Run one command; answers JSON, with the command's `id` as its last field.
 
     `allow(section)` raises when the command's ACL section is not open to this client.
     Raises BadRequest for what is no JSON object, and the errors that have a status of
     their own: access, size, full, stopped, unavailable. With `whole`, for a client
     that sees no status, these are answers too: the problem (RFC 9457) and the id.
+    A take that waits then needs an `id`: client.waits(wait) is called before run()
+    first awaits, so a connection that answers in order can see at once that this
+    command's answer comes later, and go on with the next; the answer is run()'s result
+    as ever, and `{"error": "empty queue"}` when the time is over.
     """
     echo = ""
     try:
         command = parse(text)
         try:
             echo = _id(command)
-            said = await _run(app, command, allow)
+            said = await _run(app, command, allow, whole, client or Client())
         except Wrong as wrong:
             said = {"error": str(wrong)}
-        except BadRequest as wrong:
+        except WRONG as wrong:
             said = {"error": wrong.text}
     except Error as problem:
         if not whole:

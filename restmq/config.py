@@ -43,6 +43,7 @@ class Settings:
     port: int = 8888
     data: Path = field(default_factory=_default_data)
     drain: float = 10.0
+    grace: float = 3.0
     get_consumes: bool = True
     access_log: bool | Path = False
     acl_file: Path | None = None
@@ -76,6 +77,7 @@ class Settings:
     # [queues]: what holds for queues that were not told otherwise, as the scripts read it (times in ms)
     history: int = 1000
     history_bytes: int = _MIB
+    idempotency: float = 600.0
     max_deliveries: int = 0
     backoff: str = ""
     dead_ttl: int = 0
@@ -280,6 +282,7 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
         "port": ("port", _number(0, 65535)),
         "data": ("data", _path),
         "drain": ("drain", _seconds(0, 3600)),
+        "grace": ("grace", _seconds(0, 3600)),
         "get_consumes": ("get_consumes", _yes_no),
         "access_log": ("access_log", _yes_no_or_path),
         "acl_file": ("acl_file", _path),
@@ -314,7 +317,8 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
         "heartbeat": ("heartbeat", _seconds(0.1, 3600)),
     },
     "queues": {
-        name: (name, _rule(name)) for name in RULES
+        **{name: (name, _rule(name)) for name in RULES},
+        "idempotency": ("idempotency", _seconds(1, 7 * 86400)),
     },
     "frontend": {
         "static_path": ("static_path", _path),

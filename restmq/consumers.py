@@ -96,7 +96,7 @@ class Consumers:
         self._pointer = 0
         self._held: dict[int, deque[tuple[int, Element]]] = {}  # id(consumer) -> (mark, element)
         self._leased: dict[int, dict[int, Element]] = {}  # id(consumer) -> number -> element, oldest first
-        self._witnesses: deque[tuple[int, Consumer, int]] = deque()  # position, who, mark
+        self._witnesses: deque[tuple[int, Consumer, int | None]] = deque()  # position, who, mark: None till it has it
         self._replaying: dict[int, list[Batch]] = {}  # id(consumer) -> what came while it gets the past
         self._ahead: dict[int, int] = {}  # id(consumer) -> position that it has, though not heard here yet
 
@@ -154,7 +154,7 @@ class Consumers:
         self._ahead.pop(id(consumer), None)
         for place, (position, witness, _) in enumerate(self._witnesses):
             if witness is consumer and self.all:  # another vouches, for all that it was given till now
-                self._witnesses[place] = (position, self.all[0], self.all[0].written)
+                self._witnesses[place] = (position, self.all[0], self._mark(self.all[0]))
         return sent, rest, list(leased.values())
 
     # -- broadcast
@@ -172,7 +172,11 @@ class Consumers:
                     witness = consumer
         if self.all:
             witness = witness or self.all[0]
-            self._witnesses.append((batch.last, witness, witness.written))
+            self._witnesses.append((batch.last, witness, self._mark(witness)))
+
+    def _mark(self, consumer: Consumer) -> int | None:
+        """How much of its stream must be out for it to have all that came; None while it gets the past first."""
+        return None if id(consumer) in self._replaying else consumer.written
 
     def _mine(self, consumer: Consumer, batch: Batch) -> Batch | None:
         """What of a batch a consumer should get now."""
@@ -198,11 +202,23 @@ class Consumers:
             mine = self._mine(consumer, batch)
             if mine is not None:
                 offer(consumer, mine)
+        for place, (last, witness, mark) in enumerate(self._witnesses):
+            if witness is consumer and mark is None:
+                self._witnesses[place] = (last, consumer, consumer.written)
+
+    def kept(self, consumer: Consumer) -> int:
+        """The first position that is kept for it, 0 when nothing is."""
+        batches = self._replaying.get(id(consumer))
+        return batches[0].first if batches else 0
 
     def confirmed(self, position: int) -> int:
         """The highest position that some consumer's socket took, from `position` on."""
-        while self._witnesses and flushed(self._witnesses[0][1]) >= self._witnesses[0][2]:
-            position = max(position, self._witnesses.popleft()[0])
+        while self._witnesses:
+            last, witness, mark = self._witnesses[0]
+            if mark is None or flushed(witness) < mark:
+                break
+            self._witnesses.popleft()
+            position = max(position, last)
         return position
 
     def again(self, position: int) -> None:

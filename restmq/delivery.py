@@ -144,9 +144,9 @@ class Delivery(Service):
 
     async def _unlease(self, queue: Joined, leased: list[Element], failed: bool) -> None:
         """Their consumer has closed: they go back, confirmed or not."""
-        reason = b"its consumer closed"
-        nacks = [Nack(e.lease, None if failed and not at else 0, failed and not at, reason if failed and not at else b"")
-                 for at, e in enumerate(leased)]  # fmt: skip
+        nacks = [Nack(element.lease, 0) for element in leased]
+        if failed:
+            nacks[0] = Nack(leased[0].lease, None, True, b"its consumer closed")
         await self.core.nack(queue.name, nacks)
 
     def _kept(self, queue: Joined, error: BaseException) -> None:

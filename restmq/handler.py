@@ -144,7 +144,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         """
         request = self.request
         found: dict[str, str] = {}
-        for raw, value in request.form if request.fields.form else ():
+        for raw, value in request.form if known and request.fields.form else ():
             word = raw.decode("utf-8", "replace")
             if word in known and value:
                 if word in found:
@@ -527,16 +527,16 @@ class Application(web.Application):  # type: ignore[misc]
         except Exception as error:
             guard.failed(error)
 
-    def drain(self, seconds: float) -> Deferred[None]:
+    def drain(self, seconds: float, grace: float) -> Deferred[None]:
         """Finish what is in flight, then close; fires when all connections are gone.
 
-        Idle connections are closed at once, and a request that is under way or
-        arriving is answered with `Connection: close`. Streams are their owners' to
-        close. What is left after `seconds` is aborted.
+        A request that is under way or arriving is answered with `Connection: close`.
+        Idle connections are closed after `grace` seconds: a request may be on its way
+        to one. Streams are their owners' to close. What is left after `seconds` is aborted.
         """
         self.draining = True
         for connection in list(self.connections):
-            connection.drain()
+            connection.drain(grace)
         return deferred(self._drained(seconds))
 
     async def _drained(self, seconds: float) -> None:

@@ -44,6 +44,7 @@ _HEAD = re.compile(
 )
 _HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*\Z")
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
+_SPECIAL = (b"sec-purpose", b"if-match", b"idempotency-key")  # beside RestMQ-…: what makes a request mean more
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?\Z")
 _TRAILER = re.compile(_FIELD + rb"\Z")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
@@ -107,7 +108,7 @@ class Fields:
         self.expects = newer and b"100-continue" in values.get(b"expect", b"").lower()
         kind = values.get(b"content-type", b"").partition(b";")[0].strip().lower()
         self.form = {b"application/x-www-form-urlencoded": 1, b"multipart/form-data": 2}.get(kind, 0)
-        self.special = any(name.startswith(b"restmq-") or name in (b"sec-purpose", b"if-match") for name in values)
+        self.special = any(name.startswith(b"restmq-") or name in _SPECIAL for name in values)
 
 
 _NOTHING = Fields(b"", False)
@@ -119,7 +120,7 @@ def fields(block: bytes, newer: bool) -> Fields:
     known = _memo.get((block, newer))
     if known is None:
         known = Fields(block, newer)
-        if len(block) <= 1024:
+        if len(block) <= 1024 and not known.special:  # an Idempotency-Key or a lease comes once
             if len(_memo) >= 512:
                 _memo.clear()
             _memo[(block, newer)] = known
@@ -414,14 +415,17 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if not self.line:
             self._answered()
 
-    def drain(self) -> None:
-        """Read no new request; close when those under way are answered."""
+    def drain(self, grace: float) -> None:
+        """Close when what is under way is answered, or the next request is; without any, after `grace` seconds."""
         if self.stream is not None:
             return
         if self.line:
             self.closing = True
         elif self._body is None and not self._partial:
-            self._lose()
+            if not grace:
+                self._lose()
+            else:
+                self.deadline = min(self.deadline, self.app.wheel.now + int(grace))
 
     def closes(self, request: Request) -> bool:
         """Whether the connection ends with this request's answer, so that its head says so."""

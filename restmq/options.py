@@ -1,11 +1,14 @@
 """What options mean: times as people write them, in milliseconds for the core.
 
-Owns the parsers that handlers give to `options()`; knows no route.
+Owns the parsers that handlers give to `options()`, and the same for JSON fields;
+knows no route.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 from restmq.errors import BadOption
 
@@ -13,6 +16,10 @@ _TIME = re.compile(r"(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(ms|s|m|h|d)?\Z", re.ASCII
 _UNITS = {"ms": 1, "s": 1000, None: 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 DAY = 86_400_000
 YEAR = 366 * DAY
+MINUTE = 60_000
+MOST = 1000  # elements in one answer, leases in one request
+_NUMBER = re.compile(r"0*([1-9][0-9]{0,2}|1000)\Z", re.ASCII)
+_KEY = re.compile(r"[!-~]{1,255}\Z", re.ASCII)
 
 
 def milliseconds(name: str, text: str) -> int:
@@ -32,19 +39,66 @@ def ttl(text: str) -> int:
     return value
 
 
+def delay(text: str) -> int:
+    """A delay in ms, at most 366 days; 0 is none. Raises BadOption."""
+    value = milliseconds("delay", text)
+    if value > YEAR:
+        raise BadOption("delay is at most 366 days")
+    return value
+
+
 def lease(text: str) -> int:
-    """A lease in ms: above 0, at most 24 hours. Raises BadOption."""
-    value = milliseconds("lease", text)
-    if not 0 < value <= DAY:
+    """How long an element is leased, in ms: above 0, at most 24 hours. Raises BadOption."""
+    value = release(text)
+    if not value:
         raise BadOption("lease must be above 0 and at most 24 hours")
     return value
 
 
+def release(text: str) -> int:
+    """How much longer a lease holds, in ms, at most 24 hours; 0 gives it back. Raises BadOption."""
+    value = milliseconds("lease", text)
+    if value > DAY:
+        raise BadOption("lease is at most 24 hours")
+    return value
+
+
+def wait(text: str) -> int:
+    """How long to wait for an element, in ms, at most 60 seconds; 0 is not at all. Raises BadOption."""
+    value = milliseconds("wait", text)
+    if value > MINUTE:
+        raise BadOption("wait is at most 60 seconds; ask again when it is over")
+    return value
+
+
+def most(text: str) -> int:
+    """How many elements at the most: 1 to 1000. Raises BadOption."""
+    return _count("max", text)
+
+
+def _count(name: str, text: str) -> int:
+    if not _NUMBER.match(text):
+        raise BadOption(f"{name} is a number from 1 to {MOST}")
+    return int(text)
+
+
+def idempotency_key(name: str, text: str) -> bytes:
+    """An Idempotency-Key: 1 to 255 visible ASCII characters, compared as they stand. Raises BadOption."""
+    if not _KEY.match(text):
+        raise BadOption(f"{name} is one word of 1 to 255 visible ASCII characters, without spaces")
+    return text.encode("ascii")
+
+
+def told(name: str, value: Any, parse: Callable[[str], int]) -> int:
+    """A time in a JSON document, a number of seconds or a text such as "5m"; "" is 0. Raises BadOption."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise BadOption(f"the field {name!r} must be a number of seconds or a text such as \"5m\"")
+    return parse(str(value)) if value != "" else 0
+
+
 def prefetch(text: str) -> int:
     """How many may be leased at a time: 1 to 1000. Raises BadOption."""
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= 1000:
-        raise BadOption("prefetch is a number from 1 to 1000")
-    return int(text)
+    return _count("prefetch", text)
 
 
 def yes(name: str, text: str) -> bool:

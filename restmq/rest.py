@@ -1,22 +1,29 @@
-"""REST: /q/NAME and its elements. Producers POST, consumers GET.
+"""REST: /q/NAME. Producers POST, consumers GET.
 
 Owns what a form, a body and a path mean; knows of the core only its verbs.
-docs/protocol.txt is the reference. Read commands.py next.
+docs/protocol.txt is the reference. Read leases.py next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Coroutine, Mapping
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
 from restmq import options
-from restmq.element import Element, number, queue_name
+from restmq.core import Nack
+from restmq.element import Element, Lease, queue_name
 from restmq.errors import BadRequest, BadValue, Error, NotAllowed, NotFound, TooLarge
 from restmq.handler import JSON, Answer, Handler, name
+from restmq.http import Request
+from restmq.slot import drive
 
-TTL = {"ttl": options.ttl}
+STORE = {"ttl": options.ttl, "delay": options.delay}
+HAND_OUT = {"wait": options.wait, "max": options.most, "lease": options.lease}
 FORGET = {"forget": lambda text: options.yes("forget", text)}
+LINES = 10_000  # values in one batch
+REPLAYED = ((b"Idempotency-Replayed", b"true"),)
 NO_GET = "GET changes nothing here (get_consumes = no); POST /q/NAME/take takes"
 
 
@@ -26,15 +33,15 @@ class Prefetched(Error):
     status, type, title = 503, "prefetch", "Not for prefetching"
 
 
-def checked(value: bytes, most: int) -> bytes:
-    """A value, if it is UTF-8 and not too large. Raises BadValue, TooLarge."""
+def checked(value: bytes, most: int, what: str = "the value") -> bytes:
+    """A value, if it is UTF-8 and not too large. Raises BadValue, TooLarge, which call it `what`."""
     if len(value) > most:
-        raise TooLarge(f"the value has {len(value)} bytes, {most} are the most (max_value)")
+        raise TooLarge(f"{what} has {len(value)} bytes, {most} are the most (max_value)")
     if not value.isascii():
         try:
             value.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise BadValue(f"the value is not UTF-8: byte {error.start} cannot stand there") from None
+            raise BadValue(f"{what} is not UTF-8: byte {error.start} cannot stand there") from None
     return value
 
 
@@ -69,23 +76,124 @@ def value_of(handler: Handler) -> bytes:
     return checked(found, most)
 
 
-def shown(element: Element) -> bytes:
-    """An element as REST shows it."""
-    return b'{"count": %d, "key": %b, "value": %b}' % (
+def is_batch(request: Request) -> bool:
+    """Whether the body is a batch: one value a line."""
+    kind: bytes = request.fields.values.get(b"content-type", b"")
+    return kind.partition(b";")[0].strip().lower() == b"application/x-ndjson"
+
+
+def lines(body: bytes, most: int) -> list[bytes]:
+    """A batch's values: each line as it stands, but for a CR before its LF; blank lines are none.
+
+    Raises BadValue, which names the line, when there is none or one is not UTF-8; TooLarge when one
+    is over `most` bytes, or there are over 10,000.
+    """
+    found = body.split(b"\n")
+    last = found.pop()  # what comes after the last LF: a CR at its end is its own
+    found = [line[:-1] if line[-1:] == b"\r" else line for line in found]
+    values = [checked(line, most, f"line {place}") for place, line in enumerate([*found, last], 1) if line]
+    if not values:
+        raise BadValue("the batch is empty: each line that is not blank is a value")
+    if len(values) > LINES:
+        raise TooLarge(f"the batch has {len(values)} values, {LINES} are the most; send several")
+    return values
+
+
+def idempotency_key(request: Request) -> bytes:
+    """The header Idempotency-Key, b"" when there is none. Raises BadOption."""
+    given = request.fields.values.get(b"idempotency-key")
+    return b"" if given is None else options.idempotency_key("Idempotency-Key", given.decode("latin-1"))
+
+
+async def store(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> bytes | Answer:
+    """Store what a POST with options brings, a value or a batch of them; the answer is one key a line."""
+    app, request = handler.app, handler.request
+    key = idempotency_key(request)
+    batch = is_batch(request)
+    values = lines(request.body, app.config.max_value) if batch else [value_of(handler)]
+    if not (batch or key or any(asked.values())):
+        return b"%b:%d\r\n" % (queue, await app.core.add(queue, values[0]))
+    window = round(app.config.idempotency * 1000)
+    added = await app.core.add_all(queue, values, asked.get("ttl", 0), asked.get("delay", 0), key, window)
+    keys = b"".join([b"%b:%d\r\n" % (queue, number) for number in range(added.first, added.first + added.many)])
+    return Answer(keys, headers=REPLAYED) if added.replayed else keys
+
+
+def shown(element: Element, leased: bool = False) -> bytes:
+    """An element as REST shows it; leased, with what its consumer must know to acknowledge it."""
+    seed = b'{"count": %d, "key": %b, "value": %b' % (
         element.count,
         quote(element.key.decode("utf-8")).encode("ascii"),
         quote(element.value.decode("utf-8")).encode("ascii"),
     )
+    if not leased:
+        return seed + b"}"
+    return b'%b, "deliveries": %d, "lease": "%b"}' % (seed, element.deliveries, bytes(element.lease))
+
+
+def etag(lease: Lease) -> tuple[tuple[bytes, bytes], ...]:
+    """The lease as a header, for a later If-Match."""
+    return ((b"ETag", b'"%b"' % bytes(lease)),)
+
+
+def no_prefetch(handler: Handler) -> None:
+    """Raises Prefetched: what a browser fetches ahead of its user must not consume."""
+    if b"prefetch" in handler.request.fields.values.get(b"sec-purpose", b""):
+        raise Prefetched("a prefetch consumes nothing; ask again when the element is really wanted")
 
 
 async def take(handler: Handler, queue: bytes) -> Element | None:
     """The oldest element, removed; nothing is removed for a client that has left already."""
     if handler.gone:
         return None
-    if b"prefetch" in handler.request.fields.values.get(b"sec-purpose", b""):
-        raise Prefetched("a prefetch consumes nothing; ask again when the element is really wanted")
+    no_prefetch(handler)
     found: Element | None = await handler.app.core.take(queue)
     return found
+
+
+async def several(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> list[Element]:
+    """What `wait`, `max` and `lease` ask for. What comes for a client that has left goes back."""
+    if handler.gone:
+        return []
+    no_prefetch(handler)
+    core, most, ms, wait = handler.app.core, asked.get("max", 1), asked.get("lease", 0), asked.get("wait", 0)
+    if wait:
+        waits = handler.app.waiting.enter(queue, most, wait / 1000, ms)
+        handler.on_gone = [*(handler.on_gone or ()), waits.leave]
+        waited: list[Element] = await waits.elements
+        return waited
+    if ms:
+        leased: list[Element] = await core.lease(queue, most, ms)
+        if handler.gone and leased:
+            _back(handler, core.nack(queue, [Nack(element.lease, 0) for element in leased]))
+        return leased
+    taken = await core.take_many(queue, most)
+    if handler.gone:
+        for element, how in taken:
+            _back(handler, core.untake(element, how))
+    return [element for element, _ in taken]
+
+
+def _back(handler: Handler, coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Bring back what nobody waits for any more; what goes wrong with that stands in the log."""
+    drive(coroutine, lambda done: None, handler.failed)
+
+
+async def hand_out(handler: Handler, queue: bytes, known: Mapping[str, Any] = HAND_OUT) -> Answer | None:
+    """What GET, take and GET /?queue= do: remove or lease the oldest, and answer it; None when nothing waits."""
+    asked = handler.options(known)
+    handler.jsonp(b"")  # a bad callback must not cost an element
+    if not any(word in asked for word in HAND_OUT):
+        element = await take(handler, queue)
+        return None if element is None else handler.jsonp(shown(element))
+    elements = await several(handler, queue, asked)
+    if not elements:
+        return None
+    leased = "lease" in asked
+    if "max" in asked:
+        return handler.jsonp(b"[%b]" % b", ".join([shown(element, leased) for element in elements]))
+    answer = handler.jsonp(shown(elements[0], leased))
+    return answer._replace(headers=etag(elements[0].lease)) if leased else answer
 
 
 def plain(handler: Handler) -> bool:
@@ -104,17 +212,16 @@ class Queue(Handler):
         "DELETE": "admin",
     }
 
-    async def post(self, raw: bytes) -> bytes:
-        """Store an element; its key is the answer."""
+    async def post(self, raw: bytes) -> bytes | Answer:
+        """Store an element, or a batch of them; the keys are the answer."""
         queue = name(raw)
         request = self.request
-        ttl, form = 0, request.fields.form
+        form = request.fields.form
         # A form of one field has no room for an option beside the value; its names may be escaped.
-        if request.raw_query or request.fields.special or (form and (form == 2 or b"&" in request.body)):
-            ttl = self.options(TTL).get("ttl", 0)
-        value = value_of(self)
-        added = (await self.app.core.add_all(queue, [value], ttl)).first if ttl else await self.app.core.add(queue, value)
-        return b"%b:%d\r\n" % (queue, added)
+        more = b"&" in request.body if form == 1 else form or is_batch(request)
+        if more or request.raw_query or request.fields.special:
+            return await store(self, queue, self.options(STORE))
+        return b"%b:%d\r\n" % (queue, await self.app.core.add(queue, value_of(self)))
 
     async def get(self, raw: bytes) -> Answer:
         """Remove the oldest element and answer it; 204 when nothing waits."""
@@ -122,12 +229,9 @@ class Queue(Handler):
         if not self.app.config.get_consumes:
             raise NotAllowed(NO_GET, "POST, HEAD, DELETE")
         if not plain(self):
-            self.options({})
-            self.jsonp(b"")  # a bad callback must not cost an element
+            return await hand_out(self, queue) or Answer(status=204)
         element = await take(self, queue)
-        if element is None:
-            return Answer(status=204)
-        return self.jsonp(shown(element)) if self.request.raw_query else Answer(shown(element) + b"\r\n", 200, JSON)
+        return Answer(status=204) if element is None else Answer(shown(element) + b"\r\n", 200, JSON)
 
     async def head(self, raw: bytes) -> Answer:
         """The lengths, as headers."""
@@ -155,31 +259,10 @@ class Take(Handler):
     sections: ClassVar = {"POST": "rest:consumer"}
 
     async def post(self, raw: bytes) -> Answer:
-        """Remove the oldest element and answer it."""
-        queue = name(raw)
-        self.options({})
-        self.jsonp(b"")
-        element = await take(self, queue)
-        return Answer(status=204) if element is None else self.jsonp(shown(element))
+        """Remove or lease the oldest element and answer it."""
+        return await hand_out(self, name(raw)) or Answer(status=204)
 
     verbs: ClassVar[dict[str, Any]] = {"POST": post}
-
-
-class One(Handler):
-    """/q/NAME/N."""
-
-    sections: ClassVar = {"DELETE": "rest:consumer"}
-
-    async def delete(self, raw: bytes, digits: bytes) -> Answer:
-        """Delete one element wherever it is."""
-        queue, wanted = name(raw), number(digits)
-        self.options({})
-        self.jsonp(b"")
-        gone = await self.app.core.delete(queue, wanted)
-        queue_text = queue.decode("utf-8")
-        return self.json({"queue": queue_text, "deleted": gone, "key": f"{queue_text}:{wanted}"})
-
-    verbs: ClassVar[dict[str, Any]] = {"DELETE": delete}
 
 
 class Root(Handler):
@@ -187,16 +270,13 @@ class Root(Handler):
 
     sections: ClassVar = {"POST": "rest:producer"}
 
-    async def post(self) -> bytes:
+    async def post(self) -> bytes | Answer:
         """Store an element in the queue that the form names."""
-        ttl = self.options(TTL).get("ttl", 0)
+        asked = self.options(STORE)
         found = self.field(b"queue")
         if not found:
             raise BadRequest("the form needs a field `queue`")
-        queue = queue_name(found)
-        value = value_of(self)
-        added = (await self.app.core.add_all(queue, [value], ttl)).first if ttl else await self.app.core.add(queue, value)
-        return b"%b:%d\r\n" % (queue, added)
+        return await store(self, queue_name(found), asked)
 
     async def get(self) -> Answer:
         """The oldest element of the queue that the query names, or the page."""
@@ -210,11 +290,9 @@ class Root(Handler):
         if len(found) > 1:
             raise BadRequest(f"the parameter 'queue' was given {len(found)} times")
         queue = queue_name(found[0])
-        self.options({"queue": str})
-        self.jsonp(b"")
-        element = await take(self, queue)
-        if element is None:
+        answer = await hand_out(self, queue, {"queue": str, **HAND_OUT})
+        if answer is None:
             raise NotFound("nothing waits in this queue")
-        return self.jsonp(shown(element))
+        return answer
 
     verbs: ClassVar[dict[str, Any]] = {"POST": post, "GET": get}

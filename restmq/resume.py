@@ -67,10 +67,10 @@ def _one(word: bytes, queue: bytes) -> Since:
         ) from None
 
 
-async def begin(delivery: Delivery, consumer: Consumer, queue: bytes, since: Since) -> tuple[int, bytes]:
-    """Where a consumer that has joined starts in a queue: (P, epoch). Announces what is not kept any more.
+async def begin(delivery: Delivery, consumer: Consumer, queue: bytes, since: Since, joined: int) -> tuple[int, bytes]:
+    """Where a consumer that has joined at P `joined` starts in a queue: (P, epoch). Announces what is not kept.
 
-    Raises Unavailable.
+    What came after it joined it gets in any case: perhaps it is the only one. Raises Unavailable.
     """
     what, which, epoch = since
     reply = await delivery.core.replay(queue, what, which, 0)
@@ -79,8 +79,8 @@ async def begin(delivery: Delivery, consumer: Consumer, queue: bytes, since: Sin
         reply = await delivery.core.replay(queue, "all", 0, 0)
         consumer.renewed(queue, now, reply[3])
     _, position, floor, start = reply[:4]
-    start = min(start, position)
-    if start < floor:
+    start = min(start, position, joined)
+    if start < floor and not _has(delivery, consumer, queue, start):
         consumer.missed(queue, start + 1, floor)
         start = floor
     return start, now
@@ -90,6 +90,9 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
     """Give the consumer everything from `start` on, and then what comes. Raises Unavailable; it may leave meanwhile."""
     queue = delivery.queues[name]
     while consumer in queue.consumers.all:
+        if _has(delivery, consumer, name, start):
+            queue.consumers.replayed(consumer, start)
+            return
         epoch, position, floor, _, to, *words = await delivery.core.replay(name, "after", start)
         if consumer not in queue.consumers.all:
             return
@@ -102,6 +105,12 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
             return
         while consumer.full and consumer in queue.consumers.all:
             await pause(delivery.clock, 0.05)
+
+
+def _has(delivery: Delivery, consumer: Consumer, queue: bytes, start: int) -> bool:
+    """Whether all that follows a position is kept for the consumer already."""
+    first = delivery.queues[queue].consumers.kept(consumer) if queue in delivery.queues else 0
+    return 0 < first <= start + 1
 
 
 def _offer(queue: Joined, consumer: Consumer, epoch: bytes, words: list[bytes]) -> None:

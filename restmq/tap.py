@@ -67,6 +67,10 @@ class Options(usage.Options):
         ["data", "d", None, "The data directory [/var/lib/restmq for root, else ~/.local/share/restmq]."],
     ]
 
+    optFlags: ClassVar = [
+        ["shared", "s", "Refuse to start unless a Redis is named, as several instances need it."],
+    ]
+
     def parseOptions(self, options: Any = None) -> None:
         """Refuse what is not known in one line; twistd itself would print all of its help."""
         try:
@@ -143,6 +147,11 @@ def makeService(options: Options) -> MultiService:
     twistd: Mapping[str, Any] = options.parent or {}
     try:
         wanted = options.settings()
+        if options["shared"] and wanted.redis in ("auto", "embedded"):
+            raise ConfigError(
+                f"redis = {wanted.redis}: several instances, and one that init.d or systemd starts, need a Redis that "
+                "all of them name: redis = HOST:PORT or unix:/PATH in [redis] of restmq.conf, or --redis"
+            )
         _check_endpoint(wanted.endpoint)
         settings, before = embedded.prepare(wanted)
         main = RestMQ(_observer(twistd), not twistd.get("nodaemon", True))

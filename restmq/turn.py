@@ -35,7 +35,7 @@ def word() -> bytes:
 
 def refusal(text: str) -> BaseException:
     """A script's own error reply, or Redis', as one of ours."""
-    kind, _, rest = text.partition(" ")
+    kind, _, rest = text.removeprefix("ERR ").partition(" ")  # Redis puts ERR before a reply of one word
     if kind == "STOPPED":
         return Stopped(int(rest) / 1000)
     if kind == "CONFLICT":

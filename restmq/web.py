@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twisted.application import strports
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
-from restmq import admin, config, dead, health, live, looking, metrics, pages, rest, websocket
+from restmq import admin, config, dead, health, leases, live, looking, metrics, pages, rest, websocket
 from restmq.clock import Wheel
 from restmq.config import Settings
 from restmq.core import Core
 from restmq.delivery import Delivery
+from restmq.door import Door
 from restmq.handler import Access, Application, ToFile, to_log
 from restmq.inbox import Inbox
 from restmq.ini import ConfigError
@@ -38,7 +38,8 @@ ROUTES: list[tuple[str, Any]] = [
     (r"/", rest.Root),
     (r"/q/([^/]+)", rest.Queue),
     (r"/q/([^/]+)/take", rest.Take),
-    (r"/q/([^/]+)/([0-9]+)", rest.One),
+    (r"/q/([^/]+)/ack", leases.Ack),
+    (r"/q/([^/]+)/([0-9]+)", leases.One),
     (r"/queue", pages.Form),
     (r"/c/([^/]+)", live.CometHandler),
     (r"/sse/([^/]+)", live.SseHandler),
@@ -143,6 +144,10 @@ class Broker(Service):
             connection.transport.abortConnection()
         self._reactor.callLater(1.0, self.redis.cut, "this instance is ending")
 
+    def connected(self) -> bool:
+        """Whether both links to Redis are there."""
+        return self.redis.link is not None and self.messages.link is not None
+
     def startService(self) -> None:
         """The wheel turns, the links are made, the beat begins."""
         super().startService()
@@ -160,7 +165,7 @@ class Broker(Service):
 
     async def _stop(self) -> None:
         log.info("ending: finishing requests and closing live consumers")
-        drained = self.app.drain(self.settings.drain)
+        drained = self.app.drain(self.settings.drain, self.settings.grace)
         self.waiting.close()
         await self.delivery.close()
         await drained
@@ -177,7 +182,7 @@ def service(settings: Settings) -> MultiService:
     from twisted.internet import reactor
 
     broker = Broker(settings, reactor)
-    return _Ordered(broker, strports.service(settings.endpoint, broker.app))
+    return _Ordered(broker, Door(settings.endpoint, broker.app, reactor, broker.connected))
 
 
 class _Ordered(MultiService):

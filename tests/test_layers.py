@@ -12,9 +12,9 @@ LAYERS = [
     {"errors", "element", "slot", "clock", "cork", "ini", "options"},
     {"scripts", "redis", "turn", "due", "books", "core"},
     {"presence", "consumers", "inbox", "waiting", "delivery", "resume"},
-    {"cyclone3", "http", "acl", "handler", "rest", "commands", "live", "websocket"}
+    {"cyclone3", "http", "acl", "handler", "rest", "leases", "commands", "live", "websocket"}
     | {"rules", "admin", "dead", "looking", "pages", "health", "metrics"},
-    {"config", "log", "embedded", "tap", "web"},
+    {"config", "log", "embedded", "door", "tap", "web"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

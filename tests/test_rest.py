@@ -179,9 +179,9 @@ def test_the_query_weighs_more_than_the_header_and_the_header_more_than_the_form
     [
         ("GET", "?leese=5", {}, "'leese'"),
         ("GET", "?forget=1", {}, "'forget'"),
-        ("GET", "", {"RestMQ-Lease": "5"}, "'RestMQ-lease'"),
+        ("GET", "", {"RestMQ-Leese": "5"}, "'RestMQ-leese'"),
         ("HEAD", "?wait=1", {}, ""),
-        ("POST", "/take?wait=1", {}, "'wait'"),
+        ("POST", "/take?delay=1", {}, "'delay'"),
         ("DELETE", "?forgte=1", {}, "did you mean 'forget'?"),
         ("DELETE", "?forget=yes", {}, "forget is 1 or 0"),
         ("DELETE", "/1?match=x", {}, "'match'"),

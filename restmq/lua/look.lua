@@ -6,10 +6,7 @@
 --@include state
 --@include save
 --@include element
-if packed and slow and due > 0 and due <= time() then   -- what has ended is not there, though nobody swept
-  for _, N in ipairs(call('ZRANGEBYSCORE', P..'t', '-inf', digits(time()), 'LIMIT', 0, 250)) do ended(N) end
-  save()
-end
+if packed and expire() > 0 then save() end
 local rare = call('HMGET', P..'a', 'deleted', 'expired', 'purged', 'dropped')
 for i = 1, 4 do rare[i] = tonumber(rare[i] or 0) end
 local there, away, delayed, dead = waiting()

@@ -14,7 +14,7 @@
 local out = {}
 for i = 2, #ARGV, 6 do
   local N, D, epoch, delay, failed, reason = unpack(ARGV, i, i + 5)
-  local held = D ~= '' and holds(N, D, epoch) or (D == '' and grip(N))
+  local held = holds(N, D, epoch)
   if held then release(N, failed == '1', tonumber(delay), reason) end
   out[#out + 1] = held and 1 or (packed and find(N) and 0 or -1)
 end

@@ -20,23 +20,23 @@ local function told(N, state, at)
   local ends = slow and call('ZSCORE', P..'t', N)
   if value and not (ends and tonumber(ends) <= time()) then show(N, state, value, T, at or ends) end
 end
-local function inorder(zset, state)   -- by time, from behind `after`
-  local from = 0
-  if after ~= '0' then
-    from = call('ZRANK', P..zset, after)
-    if not from then return {'?'} end
-    from = from + 1
-  end
+local function inorder(zset, state)   -- by time, from behind `after`; false when that is not in it
+  local from = after == '0' and 0 or call('ZRANK', P..zset, after)
+  if not from then return false end
+  if after ~= '0' then from = from + 1 end
   local page = call('ZRANGE', P..zset, from, from + most - 1, 'WITHSCORES')
   for i = 1, #page, 2 do told(page[i], state, page[i + 1]) end
-  return out
+  return true
 end
-if state == 'leased' then
-  inorder('l', state)
-  if after == '0' or out[1] == '?' then   -- on their way come last
-    for _, N in ipairs(slow and call('HKEYS', P..'y') or {}) do if #out < 8 * most then told(N, state) end end
+if state == 'leased' then   -- those on their way come last, by N
+  local way = after ~= '0' and call('HEXISTS', P..'y', after) == 1
+  if not way and not inorder('l', state) then return {'?'} end
+  local list = #out < 8 * most and call('HKEYS', P..'y') or {}
+  table.sort(list, function(a, b) return tonumber(a) < tonumber(b) end)
+  for _, N in ipairs(list) do
+    if #out < 8 * most and (not way or tonumber(N) > tonumber(after)) then told(N, state) end
   end
-elseif state == 'delayed' then return inorder('d', state)
+elseif state == 'delayed' then return inorder('d', state) and out or {'?'}
 elseif state == 'dead' then
   for _, N in ipairs(call('ZRANGEBYSCORE', P..'g', '('..after, '+inf', 'LIMIT', 0, most)) do told(N, state) end
 elseif state == 'history' then

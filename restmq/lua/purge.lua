@@ -5,6 +5,7 @@
 --@include state
 if not packed then return 0 end
 --@include save
+--@include rules
 --@include forget
 if ARGV[2] == '1' then return forget(ARGV[3]) and 1 or 0 end
 local held = empty()

@@ -5,7 +5,11 @@
 --@include state
 --@include save
 --@include rules
+--@include element
+--@include wait
+--@include hand
+--@include giveback
 --@include renew
-renew(ARGV[2], tonumber(ARGV[3]), 0, ARGV[4], ARGV[5], ARGV[6] == '1')
+if renew(ARGV[2], tonumber(ARGV[3]), 0, ARGV[4], ARGV[5], ARGV[6] == '1') then pump() end
 save()
 return call('HGET', P..'a', 'ep')

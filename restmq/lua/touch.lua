@@ -9,8 +9,10 @@ if not packed then return {-1} end
 --@include element
 --@include lease
 local N, D, epoch, ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-if not find(N) then return {-1} end
-if D == '' and not grip(N) or D ~= '' and not holds(N, D, epoch) then return {0} end
+if ended(N) or not find(N) or not holds(N, D, epoch) then
+  save()
+  return {find(N) and 0 or -1}
+end
 arrive(N, grip(N))
 keep(N)   -- one that lives long must not hold a whole node of the stream
 call('ZADD', P..'l', digits(time() + ms), N)

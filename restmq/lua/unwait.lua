@@ -11,6 +11,5 @@ if not packed then return 0 end
 local most = tonumber(ARGV[3])
 local woken = most - call('LREM', P..'wt', -most, ARGV[2])
 wake(woken)
-if call('EXISTS', P..'wt') == 0 then waits = false end
 save()
 return woken

@@ -37,8 +37,7 @@ local function drop(N, T, length)   -- its stored bytes and all that is noted of
   if not slow then return end
   local _, _, _, owner = tries(N)
   free(owner, N)
-  call('HDEL', P..'e', N)
-  call('HDEL', P..'x', N)
+  for _, hash in ipairs({'e', 'x', 'u'}) do call('HDEL', P..hash, N) end
   for _, zset in ipairs({'r', 't', 'l', 'd'}) do call('ZREM', P..zset, N) end
   if call('ZREM', P..'g', N) == 1 then count('gb', -length) end
   local way = call('HGET', P..'y', N)
@@ -63,6 +62,15 @@ local function ended(N)   -- its ttl is over, though nobody swept yet; then it i
   if not at or tonumber(at) > time() then return false end
   if wipe(N) then count('expired', 1) end
   return true
+end
+local function expire()   -- what has ended is not there, though nobody swept; answers how many went, at most 250
+  local gone = 0
+  if slow and due > 0 and due <= time() then
+    for _, N in ipairs(call('ZRANGEBYSCORE', P..'t', '-inf', digits(time()), 'LIMIT', 0, 250)) do
+      if ended(N) then gone = gone + 1 end
+    end
+  end
+  return gone
 end
 local function heads(most, limit)   -- up to `most` waiting elements, oldest first: {N, T, value, was in r}
   local back = slow and call('ZRANGE', P..'r', 0, most - 1) or {}   -- beyond c only what was delayed

@@ -5,10 +5,12 @@ local function empty()   -- how many there were
     local owner = string.match(way, '^%S+')
     if owner ~= '*' then call('UNLINK', P..'way:'..owner) end
   end
-  call('UNLINK', P..'q', P..'r', P..'e', P..'x', P..'y', P..'b', P..'t', P..'l', P..'d', P..'g', P..'h', P..'void')
+  call('UNLINK', P..'q', P..'r', P..'e', P..'x', P..'y', P..'b', P..'t', P..'l', P..'d', P..'g', P..'u', P..'h', P..'void')
   call('HDEL', P..'a', 'gb')
   if live then publish('c'..db, 'Z '..call('HGET', P..'a', 'ep')..' 0\n\n') end   -- their leases are over
-  bytes, due, sure, best, floor, cut, slow, c = 0, 0, pos, pos, pos, sum, false, n
+  bytes, sure, best, floor, cut, c = 0, pos, pos, pos, sum, n
+  if not ruled then due = 0 end   -- else a stop or the queue's idleness may end then
+  slow = due > 0
   return held
 end
 local function forget(epoch)   -- true when there was something
@@ -18,6 +20,7 @@ local function forget(epoch)   -- true when there was something
     call('DEL', M, P..'ring', P..'live', P..'from')   -- what is left of the deaf
     return had
   end
+  due, slow = 0, false
   n, c, taken, acked, delivered, born, roundrobin, stopped = 0, 0, 0, 0, 0, false, false, false
   ruled = call('EXISTS', P..'taps') == 1
   call('HSET', P..'a', 'ep', epoch)   -- who listens hears the new life as one

@@ -10,6 +10,7 @@
 --   b      zset    N by P: broadcast and not yet confirmed by any instance
 --   l d t  zsets   N by the ms at which its lease ends, it is due, its ttl ends
 --   g      zset    N by N: dead
+--   u      hash    N -> ms at which its own ttl ends, 0 for never: of the dead that dead_ttl ends before that
 --   h      stream  P-N -> v, t, s[, e]: history of broadcasts, in order of delivery; t ms of delivery,
 --                  s bytes of all values up to this one, so that a range's size is a subtraction; e end
 --   ring   list    instances that listen; its head is dealt the next round-robin elements

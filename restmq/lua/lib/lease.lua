@@ -10,8 +10,10 @@ local function grip(N)   -- D of whoever has it: by a lease, or on its way to a 
   local owner, D = string.match(slow and call('HGET', P..'y', N) or '', '^(%S+) (%d+)')
   if owner and owner ~= '*' then return tonumber(D), owner end
 end
-local function holds(N, D, epoch)   -- whether that lease still is the element's
-  return epoch == call('HGET', P..'a', 'ep') and grip(N) == tonumber(D)
+local function holds(N, D, epoch)   -- whether that lease still is the element's; D '': whichever holds
+  if ended(N) then return false end
+  local mine = grip(N)
+  return mine and (D == '' or epoch == call('HGET', P..'a', 'ep') and mine == tonumber(D))
 end
 local function arrive(N, D, owner)   -- its client acts on it before its instance could tell that it went out
   if not owner then return end
@@ -34,6 +36,7 @@ local function die(N)   -- kept with its key, reasons and hand-outs
   if rule.dead_ttl > 0 then
     local at, ends = time() + rule.dead_ttl, call('ZSCORE', P..'t', N)
     if not ends or at < tonumber(ends) then
+      call('HSET', P..'u', N, ends or 0)
       call('ZADD', P..'t', digits(at), N)
       late(at)
     end

@@ -1,9 +1,13 @@
 -- Redis came back with less than an instance has seen: numbers must not be given again, nor settings be
 -- lost. The first that notices does it; the new epoch keeps the next from doing it once more.
-local function renew(known, highest, position, settings, epoch, reborn)
+-- What was on its way waits again: whoever has it heard it in the life before.
+local function renew(known, highest, position, settings, epoch, reborn)   -- true when it was done
   local here = call('HGET', P..'a', 'ep')
   if known == '' or (here and here ~= known) or (not here and not reborn) then return end
   if here and highest <= n and position <= pos then return end
+  local away = call('HKEYS', P..'y')
+  for at = 1, #away, 500 do giveback({unpack(away, at, math.min(at + 499, #away))}) end
+  call('UNLINK', P..'h', P..'void')
   n, pos = math.max(n, highest), math.max(pos, position)
   sure, best, floor, cut, born = pos, pos, pos, sum, true
   for name, value in pairs(cjson.decode(settings)) do
@@ -15,4 +19,5 @@ local function renew(known, highest, position, settings, epoch, reborn)
   local gone = n - call('XLEN', P..'q') - call('HLEN', P..'e') - taken - delivered - acked
   for _, by in ipairs(call('HMGET', P..'a', 'deleted', 'expired', 'purged')) do gone = gone - tonumber(by or 0) end
   call('HSET', P..'a', 'dropped', digits(gone))   -- what went beyond: the books must balance
+  return true
 end

@@ -18,7 +18,10 @@ end
 local function birth(epoch)
   born, ruled = true, ruled or @ruled@
   call('HSETNX', P..'a', 'ep', epoch)
-  if ruled and rule.idle_ttl > 0 then late(time() + rule.idle_ttl) end
+  if ruled and rule.idle_ttl > 0 then
+    call('HSET', P..'a', 'used', digits(time()))
+    late(time() + rule.idle_ttl)
+  end
 end
 local function halted(scope)   -- the ms at which the stop ends, 0 for never; nil when it flows
   local till = ruled and call('HGET', P..'a', 'stop_'..scope)

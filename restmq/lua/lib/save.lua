@@ -14,7 +14,9 @@ local function save()
     + (roundrobin and 16 or 0) + (stopped and 32 or 0) + (ruled and 64 or 0)
   local now = struct.pack(FORM, n, bytes, c, due, taken, acked, delivered, pos, sure, best, sum, cut,
     floor, left, flags)
-  if now ~= packed then call('SET', M, now) end
+  if now == packed then return end
+  if not packed and not string.find(now, '[^%z]') and call('EXISTS', P..'a') == 0 then return end   -- it only was looked at
+  call('SET', M, now)
 end
 local function count(column, by) if by ~= 0 then call('HINCRBY', P..'a', column, digits(by)) end end
 local clock

@@ -4,6 +4,7 @@ local function enlist(inst, first)   -- `first`: woken in vain, it keeps its pla
   waits = true
 end
 local function wake(most)
+  waits = waits and call('EXISTS', P..'wt') == 1   -- some may have left
   if not waits or most <= 0 or halted('pull') then return end
   local there = waiting()
   most = math.min(most, there)

@@ -1,0 +1,211 @@
+"""/q/NAME/N and /q/NAME/ack: one element, and many leases.
+
+Owns what If-Match, the options of a lease and the body of an acknowledgement
+mean; knows of the core only its verbs. Read commands.py next.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from restmq import options
+from restmq.books import Peeked
+from restmq.core import Nack
+from restmq.element import Lease, number, parse_lease
+from restmq.errors import BadKey, BadOption, BadRequest, LeaseLost, NotFound, TooLarge
+from restmq.handler import Answer, Handler, name
+from restmq.options import MOST
+from restmq.rest import etag
+
+TOUCH: dict[str, Callable[[str], Any]] = {"lease": options.release, "delay": options.delay, "error": str}
+EXAMPLE = '{"ack": ["1.1@EPOCH"], "nack": [{"lease": "2.1@EPOCH", "delay": 30, "error": "why"}]}'
+_GONE = "there is no such element: it was taken, acknowledged or deleted, its ttl is over, or it never was"
+
+
+def matched(handler: Handler, wanted: int) -> Lease | None:
+    """The lease that If-Match names, None when there is none. Raises BadKey, LeaseLost."""
+    given: bytes | None = handler.request.fields.values.get(b"if-match")
+    if given is None:
+        return None
+    if b"," in given or given[:2] == b"W/" or given == b"*":
+        kind = "any element" if given == b"*" else "a weak tag" if given[:2] == b"W/" else "several"
+        raise BadKey(f'If-Match takes one lease as the element came with it, "N.D@EPOCH", not {kind}')
+    return lease_of(given, wanted)
+
+
+def lease_of(text: bytes, wanted: int) -> Lease:
+    """The lease in a text, for the element it must belong to. Raises BadKey, LeaseLost."""
+    lease = parse_lease(text)
+    if lease.number != wanted:
+        raise LeaseLost(f"this is a lease of element {lease.number}, not of {wanted}")
+    return lease
+
+
+async def touch(core: Any, queue: bytes, wanted: int, lease: Lease | None, asked: Mapping[str, Any]) -> Lease | None:
+    """Prolong a lease, and answer it, or with `lease` 0 give it back, and answer None.
+
+    `asked` has `lease` and perhaps `delay` in ms, and `error`. Raises BadOption, NotFound, LeaseLost.
+    """
+    if "lease" not in asked:
+        raise BadOption("it needs lease: how long from now the lease is to hold; 0 gives it back")
+    error = asked.get("error", "")
+    if asked["lease"]:
+        if "delay" in asked or error:
+            raise BadOption("delay and error go with lease=0, which gives the lease back")
+        longer: Lease | None = await core.prolong(queue, wanted, lease, asked["lease"])
+        if longer is None:
+            raise NotFound(_GONE)
+        return longer
+    if not await core.giveback(queue, wanted, lease, asked.get("delay"), bool(error), error.encode("utf-8")):
+        raise NotFound(_GONE)
+    return None
+
+
+def touched(queue: bytes, wanted: int, lease: Lease | None) -> dict[str, object]:
+    """What touch() did, for the client."""
+    text = queue.decode("utf-8")
+    said: dict[str, object] = {"queue": text, "key": f"{text}:{wanted}"}
+    if lease is None:
+        return {**said, "lease": None}
+    return {**said, "deliveries": lease.deliveries, "lease": bytes(lease).decode("ascii")}
+
+
+def looked_at(found: Peeked, now: float) -> dict[str, object]:
+    """An element for who looks at it. `now` is Unix time in s, and so is `due`, when its state ends by itself."""
+    text = found.queue.decode("utf-8")
+    said: dict[str, object] = {
+        "queue": text,
+        "key": f"{text}:{found.number}",
+        "value": found.value.decode("utf-8"),
+        "state": found.state,
+        "deliveries": found.deliveries,
+        "count": found.count,
+        "age": max(0.0, round(now - found.added_ms / 1000, 3)),
+    }
+    if found.at:
+        said["due"] = found.at / 1000
+    if found.errors:
+        said["errors"] = found.errors
+    return said
+
+
+class One(Handler):
+    """/q/NAME/N."""
+
+    sections: ClassVar = dict.fromkeys(("GET", "POST", "DELETE"), "rest:consumer")
+
+    async def get(self, raw: bytes, digits: bytes) -> Answer:
+        """Look at one element wherever it is, and leave it there."""
+        queue, wanted = name(raw), number(digits)
+        self.options({})
+        self.jsonp(b"")
+        found = await self.app.core.look(queue, wanted)
+        if found is None:
+            raise NotFound(_GONE)
+        return self.json(looked_at(found, time.time()))
+
+    async def post(self, raw: bytes, digits: bytes) -> Answer:
+        """Prolong a lease, or give it back."""
+        queue, wanted = name(raw), number(digits)
+        asked = self.options(TOUCH)
+        self.jsonp(b"")
+        lease = await touch(self.app.core, queue, wanted, matched(self, wanted), asked)
+        answer = self.json(touched(queue, wanted, lease))
+        return answer if lease is None else answer._replace(headers=etag(lease))
+
+    async def delete(self, raw: bytes, digits: bytes) -> Answer:
+        """Delete one element wherever it is, or with If-Match acknowledge it."""
+        queue, wanted = name(raw), number(digits)
+        self.options({})
+        self.jsonp(b"")
+        gone = await self.app.core.delete(queue, wanted, matched(self, wanted))
+        text = queue.decode("utf-8")
+        return self.json({"queue": text, "deleted": gone, "key": f"{text}:{wanted}"})
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post, "DELETE": delete}
+
+
+class Ack(Handler):
+    """/q/NAME/ack: many leases at once."""
+
+    sections: ClassVar = {"POST": "rest:consumer"}
+
+    async def post(self, raw: bytes) -> Answer:
+        """Acknowledge some, give others back, and tell which were lost. Nothing is done when one is malformed."""
+        queue = name(raw)
+        self.options({})
+        self.jsonp(b"")
+        document = _document(self.request.body)
+        acks = {_text(f"lease {place} of 'ack'", one): None for place, one in enumerate(_list(document, "ack"), 1)}
+        nacks = dict(_nack(f"entry {place} of 'nack'", one) for place, one in enumerate(_list(document, "nack"), 1))
+        leases = [parse_lease(word.encode("utf-8")) for word in acks]
+        given = [*leases, *(nack.lease for nack in nacks.values())]
+        if len(set(given)) < len(document.get("ack", ())) + len(document.get("nack", ())):
+            raise BadRequest("a lease stands there twice; each can be acknowledged or given back once")
+        core = self.app.core
+        held: list[bool] = await core.ack(queue, leases) if leases else []
+        held += await core.nack(queue, list(nacks.values())) if nacks else []
+        return self.json(
+            {
+                "queue": queue.decode("utf-8"),
+                "acked": sum(held[: len(acks)]),
+                "nacked": sum(held[len(acks) :]),
+                "lost": [word for word, one in zip([*acks, *nacks], held) if not one],
+            }
+        )
+
+    verbs: ClassVar[dict[str, Any]] = {"POST": post}
+
+
+def _document(text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"this is no JSON: {error}; send {EXAMPLE}") from None
+    if not isinstance(found, dict) or not found:
+        raise BadRequest(f"send an object: {EXAMPLE}")
+    _known(found, ("ack", "nack"), "the object")
+    return found
+
+
+def _known(given: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for word in given:
+        if word not in known:
+            near = difflib.get_close_matches(word, known, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else "it knows " + ", ".join(known)
+            raise BadRequest(f"unknown field {word[:40]!a} in {where}; {hint}")
+
+
+def _list(document: Mapping[str, Any], word: str) -> list[Any]:
+    found = document.get(word, [])
+    if not isinstance(found, list):
+        raise BadRequest(f"the field {word!r} must be a list")
+    if len(found) > MOST:
+        raise TooLarge(f"{word!r} has {len(found)} leases, {MOST} are the most; send several requests")
+    return found
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise BadRequest(f"{where} must be a string")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadRequest(f"{where} has a lone surrogate in it, which is no text") from None
+    return value
+
+
+def _nack(where: str, given: Any) -> tuple[str, Nack]:
+    """The lease as it was sent, and what is to become of it. Raises BadRequest, which says where."""
+    if not isinstance(given, dict) or "lease" not in given:
+        raise BadRequest(f'{where} must be an object with a lease: {{"lease": "N.D@EPOCH", "delay": 30}}')
+    _known(given, ("lease", "delay", "error"), where)
+    word = _text(f"the lease of {where}", given["lease"])
+    delay = given.get("delay", "")
+    delay_ms = None if delay == "" else options.told("delay", delay, options.delay)
+    error = _text(f"the error of {where}", given.get("error", ""))
+    return word, Nack(parse_lease(word.encode("utf-8")), delay_ms, bool(error), error.encode("utf-8"))

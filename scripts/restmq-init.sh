@@ -1,0 +1,232 @@
+# What restmq.init and restmq-multi.init have in common: one of them reads this, and it reads /etc/default/restmq.
+# shellcheck shell=sh disable=SC2154  # MANY, defaults and here are set by who reads this
+#
+# /etc/default/restmq (RESTMQ_DEFAULTS names another) may set, each as NAME=VALUE:
+#
+#   PLACE        the folder of RestMQ: the one above this file's
+#   USER GROUP   who the instances run as: restmq, and a group of the same name. Make them once, as root:
+#                useradd --system --user-group --no-create-home --shell /usr/sbin/nologin restmq
+#   REDIS        HOST:PORT or unix:/PATH: what restmq.conf names, which must be one of these two
+#   CONF         the configuration file: PLACE/restmq.conf. USER must be able to read it
+#   FIRST_PORT   the port of the first instance, the others follow: 9901
+#   INSTANCES    how many restmq-multi.init runs: one for each core it may use
+#   SOCKETS      a folder: instance PORT listens on SOCKETS/PORT.sock instead of the port. USER must be able to write there
+#   PIN          yes: the first instance stays on the first core, and so on: yes for several, no for one
+#   LOGS RUN     folders for PORT.log and PORT.pid: /var/log/restmq and /run/restmq
+#   DATA         a folder whose PORT is the instance's data directory: /var/lib/restmq. With a named Redis it stays empty
+#   PYTHON       what PLACE/.venv is made for: python3
+#   RESTMQ_ENV   where that environment is instead
+#   ENDING       seconds an instance has to end before it is killed: 20. Above `drain` of restmq.conf
+#   READY        seconds a rolling restart waits for each: 60
+#
+# POSIX sh on Linux: /proc, readlink -f, and taskset for PIN.
+set -u
+umask 022
+cd / || exit 1
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+
+PLACE=$(dirname "$here")
+USER=restmq GROUP='' REDIS='' CONF='' FIRST_PORT=9901 INSTANCES='' SOCKETS='' PIN=$MANY PYTHON=python3 RESTMQ_ENV=''
+LOGS=/var/log/restmq RUN=/run/restmq DATA=/var/lib/restmq ENDING=20 READY=60
+# shellcheck source=/dev/null
+[ ! -r "$defaults" ] || . "$defaults"
+GROUP=${GROUP:-$USER}
+me=$(basename "$0")
+
+say() { printf '%s: %s\n' "$me" "$*"; }
+stop() { code=$1; shift; say "$*" >&2; exit "$code"; }
+
+cores() {  # the cores this may use, one a line
+    awk '/^Cpus_allowed_list:/ {
+        n = split($2, parts, ",")
+        for (i = 1; i <= n; i++) { m = split(parts[i], ends, "-"); for (c = ends[1] + 0; c <= ends[m] + 0; c++) print c }
+    }' /proc/self/status
+}
+
+ports() {  # those that are wanted; with the word `all`, those that are still there too
+    [ "$MANY" = yes ] || { echo "$FIRST_PORT"; return; }
+    {
+        last=$((FIRST_PORT + ${INSTANCES:-$(cores | wc -l)} - 1))
+        seq "$FIRST_PORT" "$last"
+        [ "${1:-}" != all ] || for file in "$RUN"/*.pid; do
+            one=$(basename "$file" .pid)
+            case $one in *[!0-9]*) ;; *) echo "$one" ;; esac
+        done
+    } | sort -nu
+}
+
+ours() {  # ours PROCESS PORT: whether it is that instance
+    [ "$(stat -c %U "/proc/$1" 2>/dev/null)" = "$USER" ] || return 1
+    { tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null | grep -q "twistd .*restmq .*--port $2 "
+}
+
+# state PORT: sets pid, and returns what LSB has for status: 0 it runs, 1 it died and left its pid file,
+# 3 it does not run, 4 nobody knows. A pid file may name a process that is somebody else's by now.
+state() {
+    pid=''
+    [ ! -d "$RUN" ] || [ -x "$RUN" ] || return 4
+    [ -e "$RUN/$1.pid" ] || return 3
+    pid=$(cat "$RUN/$1.pid" 2>/dev/null) || return 4
+    case $pid in '' | *[!0-9]*) return 1 ;; esac
+    ours "$pid" "$1" || return 1
+}
+
+environment() {
+    [ -x "$PLACE/_build/environment" ] || stop 5 "RestMQ is not in $PLACE: set PLACE in $defaults"
+    env=$("$PLACE/_build/environment" "$PYTHON" "${RESTMQ_ENV:-$PLACE/.venv}" "$PLACE/requirements.lock") ||
+        stop 1 "there is no environment for $PYTHON; why stands above"
+}
+
+launch() {  # launch PORT TWISTD'S OPTIONS: become that instance
+    port=$1
+    shift
+    set -- "$env/bin/python" "$env/bin/twistd" "$@" restmq --shared --port "$port" --data "$DATA/$port"
+    [ -z "$REDIS" ] || set -- "$@" --redis "$REDIS"
+    [ -z "$CONF" ] || set -- "$@" --config "$CONF"
+    [ -z "$SOCKETS" ] || set -- "$@" --listen "unix:$SOCKETS/$port.sock"
+    if [ "$PIN" = yes ] && command -v taskset >/dev/null; then
+        place=$(((port - FIRST_PORT) % $(cores | wc -l) + 1))
+        set -- taskset -c "$(cores | sed -n "${place}p")" "$@"
+    fi
+    PYTHONPATH=$PLACE
+    export PYTHONPATH
+    exec "$@"
+}
+
+folder() {  # folder NAME: make it for USER, or see that it is theirs
+    if [ ! -d "$1" ]; then
+        { mkdir -p "$1" && chown "$USER:$GROUP" "$1"; } || stop 4 "cannot make $1"
+    elif [ "$(stat -c %U "$1")" != "$USER" ]; then
+        stop 6 "$1 does not belong to $USER: chown $USER:$GROUP $1, or name another place in $defaults"
+    fi
+}
+
+prepared() {
+    id "$USER" >/dev/null 2>&1 || stop 6 "there is no user $USER. As root:" \
+        "useradd --system --user-group --no-create-home --shell /usr/sbin/nologin $USER"
+    drop=''
+    if [ "$(id -un)" != "$USER" ]; then
+        [ "$(id -u)" = 0 ] || stop 4 "only root or $USER can do this"
+        drop="--uid=$USER --gid=$GROUP"
+    fi
+    environment
+    folder "$LOGS"
+    folder "$RUN"
+}
+
+start_one() {
+    if state "$1"; then
+        say "$1 runs already, as process $pid"
+        return 0
+    fi
+    [ -z "$pid" ] || say "$1 had died; removing its pid file"
+    rm -f "$RUN/$1.pid"
+    log=$LOGS/$1.log
+    [ ! -L "$log" ] || stop 6 "$log is a link, which root must not follow"
+    { : >>"$log" && chown "$USER:$GROUP" "$log"; } || stop 4 "cannot write $log"
+    # shellcheck disable=SC2086  # two words, or none
+    (launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save $drop) || { say "$1 did not start" >&2; return 1; }
+    tries=100  # twistd writes the file a moment after it said that all is well
+    until state "$1"; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || { say "$1 ended at once; its log is $log" >&2; return 1; }
+        sleep 0.1
+    done
+    chmod 644 "$RUN/$1.pid"  # so that anybody may ask for the status
+    say "$1 started, as process $pid"
+}
+
+stop_one() {
+    state "$1"
+    case $? in
+        0) ;;
+        1) rm -f "$RUN/$1.pid"; say "$1 had died; removed its pid file"; return 0 ;;
+        3) say "$1 does not run"; return 0 ;;
+        *) stop 4 "cannot read $RUN/$1.pid" ;;
+    esac
+    kill -TERM "$pid" || stop 4 "may not end process $pid"
+    tries=$((ENDING * 10))
+    while ours "$pid" "$1"; do  # its pid file goes a little before it does
+        tries=$((tries - 1))
+        if [ $tries -le 0 ]; then
+            say "$1 did not end in $ENDING s; killing process $pid" >&2
+            kill -KILL "$pid"
+            sleep 0.2
+            break
+        fi
+        sleep 0.1
+    done
+    rm -f "$RUN/$1.pid"
+    say "$1 ended"
+}
+
+ready() {  # ready PORT: whether it and its Redis answer
+    "$env/bin/python" -c '
+import socket, sys
+where = sys.argv[1]
+link = socket.socket(socket.AF_INET if where.isdigit() else socket.AF_UNIX)
+link.settimeout(5)
+try:
+    link.connect(("127.0.0.1", int(where)) if where.isdigit() else where)
+    link.sendall(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    sys.exit(not link.recv(100).startswith(b"HTTP/1.1 200"))
+except OSError:
+    sys.exit(1)
+' "${SOCKETS:+$SOCKETS/}$1${SOCKETS:+.sock}"
+}
+
+start_all() {
+    prepared
+    for one in $(ports); do start_one "$one" || exit 1; done
+}
+
+stop_all() {
+    for one in $(ports all); do stop_one "$one"; done
+}
+
+roll_all() {  # the others serve while one is away; it must be back before the next goes
+    prepared
+    for one in $(ports); do
+        stop_one "$one"
+        start_one "$one" || stop 1 "the others still run the old way"
+        since=$(date +%s)
+        until ready "$one"; do
+            [ $(($(date +%s) - since)) -lt "$READY" ] ||
+                stop 1 "$one is not ready after $READY s: see $LOGS/$one.log. The others were left alone"
+            sleep 0.2
+        done
+        say "$one is ready"
+    done
+}
+
+status_all() {  # 0 when all run, 1 when one died, 4 when nobody knows, else 3
+    died=no unknown=no away=no
+    for one in $(ports all); do
+        state "$one"
+        case $? in
+            0) say "$one runs, as process $pid" ;;
+            1) say "$one died; its pid file is there"; died=yes ;;
+            3) say "$one does not run"; away=yes ;;
+            *) say "$one: cannot read $RUN/$one.pid"; unknown=yes ;;
+        esac
+    done
+    [ $died = no ] || exit 1
+    [ $unknown = no ] || exit 4
+    [ $away = no ] || exit 3
+}
+
+case ${1:-} in
+    start) start_all ;;
+    stop) stop_all ;;
+    restart) stop_all; start_all ;;
+    rolling) roll_all ;;
+    force-reload) if [ "$MANY" = yes ]; then roll_all; else stop_all; start_all; fi ;;
+    try-restart) state "$FIRST_PORT" || exit 0; stop_all; start_all ;;
+    status) status_all ;;
+    # For systemd, which does the rest itself. Asking for the help lets Twisted note its plugins in PLACE, where
+    # only root may write.
+    prepare) environment; (launch "$FIRST_PORT" --help) >/dev/null ;;
+    run) environment; launch "${2:-$FIRST_PORT}" -n --pidfile= ;;
+    *) stop 2 "usage: $me start|stop|restart|try-restart|rolling|force-reload|status" ;;
+esac

@@ -1,0 +1,220 @@
+"""RestMQ deployed as docs/operations.md tells: a folder, a user of its own, several instances, Nginx in front.
+
+Owns what test_deploy.py and test_nginx.py stand on: everything is started by the
+scripts that ship, as root, and lies in one temporary folder that others may enter.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOT, RedisServer, free_port, http_call
+
+SHIPPED = ["restmq", "twisted", "_build", "frontend", "scripts", "docs", "requirements.lock", "restmq.conf", "start.sh"]
+
+
+def until(done: Callable[[], Any], what: Callable[[], Any] = lambda: "it did not come", seconds: float = 30) -> None:
+    """Wait until something is so; fails with `what` when it does not come."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, what()
+        time.sleep(0.05)
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody listens on now."""
+    for first in range(20011 + os.getpid() % 5000, 32000, count):
+        found = []
+        try:
+            for port in range(first, first + count):
+                found.append(socket.create_server(("127.0.0.1", port)))
+            return first
+        except OSError:
+            continue  # somebody has one of them
+        finally:
+            for one in found:
+                one.close()
+    raise AssertionError("there are no free ports")
+
+
+@functools.cache
+def environment() -> Path:
+    """Where the first start makes the environment: once for all tests, for they begin with an empty folder."""
+    folder = Path(tempfile.mkdtemp(prefix="restmq-env-"))
+    folder.chmod(0o755)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+class Site:
+    """One deployment. `defaults` is what /etc/default/restmq would be."""
+
+    def __init__(self, folder: Path, instances: int, user: str) -> None:
+        self.folder, self.instances, self.user = folder, instances, user
+        self.place = folder / "opt"
+        self.place.mkdir()
+        for name in SHIPPED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, self.place / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
+            else:
+                shutil.copy2(source, self.place / name)
+        subprocess.run(["chmod", "-R", "a+rX", str(self.place)], check=True)
+        (folder / "redis").mkdir()
+        self.redis = RedisServer(folder / "redis")
+        self.redis.socket.chmod(0o777)
+        self.first = free_ports(instances)
+        self.ports = [self.first + number for number in range(instances)]
+        self.conf = folder / "restmq.conf"
+        self.configure("[server]\nxheaders = true\n")
+        self.defaults: dict[str, str] = {
+            "USER": user,
+            "INSTANCES": str(instances),
+            "FIRST_PORT": str(self.first),
+            "REDIS": self.redis.address,
+            "CONF": str(self.conf),
+            "LOGS": str(folder / "logs"),
+            "RUN": str(folder / "run"),
+            "DATA": str(folder / "data"),
+            # Any user must be able to read it: Debian's own, not one of somebody's home.
+            "PYTHON": "/usr/bin/python3",
+            "RESTMQ_ENV": str(environment()),
+        }
+
+    def configure(self, text: str) -> None:
+        """Write restmq.conf, which root owns and the instances may read."""
+        self.conf.write_text(text)
+        self.conf.chmod(0o644)
+
+    def script(self, verb: str, many: bool = True, **more: str) -> tuple[int, str]:
+        """What an init.d script answers: exit code, and what it said."""
+        file = self.folder / "default"
+        file.write_text("".join(f"{name}='{value}'\n" for name, value in {**self.defaults, **more}.items()))
+        command = [str(self.place / "scripts" / ("restmq-multi.init" if many else "restmq.init")), verb]
+        said = self.folder / "said"  # a file, not a pipe: what a daemon keeps open must not keep us waiting
+        with said.open("wb") as out:
+            done = subprocess.run(
+                command, env={"RESTMQ_DEFAULTS": str(file), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=110, check=False,
+            )  # fmt: skip
+        return done.returncode, said.read_text()
+
+    def start(self) -> None:
+        """Start all, and wait until they are ready."""
+        code, said = self.script("start")
+        assert code == 0, said + self.logs()
+        for port in self.ports:
+            until(lambda port=port: self.answers(port), self.logs)  # type: ignore[misc]
+
+    def answers(self, port: int) -> bool:
+        """Whether an instance is ready."""
+        try:
+            return http_call(port, "GET", "/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def processes(self) -> dict[int, int]:
+        """Port to process id, of the pid files."""
+        found = {}
+        for file in (self.folder / "run").glob("*.pid"):
+            found[int(file.stem)] = int(file.read_text())
+        return found
+
+    def logs(self) -> str:
+        """What the instances logged."""
+        return "\n".join(path.read_text() for path in sorted((self.folder / "logs").glob("*.log")))
+
+    def end(self) -> None:
+        """Leave nothing."""
+        code, said = self.script("stop")
+        assert code == 0, said
+        self.redis.stop()
+
+
+@contextmanager
+def deployed(instances: int) -> Iterator[Site]:
+    """A Site with a user made for it; both are gone afterwards."""
+    assert os.geteuid() == 0, "the tests of the init.d scripts make a user and need root"
+    user = f"restmq{os.getpid()}"
+    subprocess.run(
+        ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", user], check=True
+    )
+    folder = Path(tempfile.mkdtemp(prefix="restmq-site-"))
+    folder.chmod(0o755)
+    try:
+        site = Site(folder, instances, user)
+        try:
+            yield site
+        finally:
+            site.end()
+    finally:
+        subprocess.run(["userdel", user], check=True)
+        shutil.rmtree(folder)
+
+
+class Nginx:
+    """A real Nginx with docs/nginx.conf, but for its ports, its upstreams and the places it writes to."""
+
+    def __init__(self, folder: Path, upstreams: list[str], more: str = "", listen: tuple[str, ...] = ()) -> None:
+        self.folder, self.port, self._listen = folder, free_port(), listen
+        self.conf, self.log = folder / "nginx.conf", folder / "nginx.log"
+        self.write(upstreams, more)
+        command = ["nginx", "-c", str(self.conf), "-p", str(folder), "-e", str(self.log), "-g", "daemon off;"]
+        self.process = subprocess.Popen(command)
+        until(self.listens, lambda: self.log.read_text())
+
+    def write(self, upstreams: list[str], more: str = "") -> None:
+        """Write its configuration; `more` goes into the server."""
+        text = (ROOT / "docs" / "nginx.conf").read_text()
+        servers = "".join(f"        server {one} max_fails=0;\n" for one in upstreams)
+        text, count = re.subn(r"(        server 127\.0\.0\.1:99\d\d max_fails=0;\n)+", servers, text)
+        listen = "".join(f"        listen {where};\n" for where in (f"127.0.0.1:{self.port}", *self._listen))
+        text, counted = re.subn(r"(        listen .*\n)+", listen + more, text)
+        assert count == counted == 1
+        text = text.replace("pid /run/nginx.pid;", f"pid {self.folder}/nginx.pid;\nerror_log {self.log};")
+        text = text.replace("http {\n", "http {\n    access_log off;\n")
+        self.conf.write_text(text)
+
+    def listens(self) -> bool:
+        """Whether it takes connections."""
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except OSError:
+            return False
+        return True
+
+    def workers(self) -> set[int]:
+        """The process ids of its workers, also of those that are on their way out."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return {int(word) for word in children.split()}
+
+    def reload(self) -> None:
+        """Read the configuration again, and wait until the old workers are gone or have nobody new."""
+        before = self.workers()
+        self.process.send_signal(signal.SIGHUP)
+        until(lambda: self.workers() - before, lambda: self.log.read_text())
+
+    def troubles(self) -> list[str]:
+        """What it logged as an error of an upstream that it could not put right itself."""
+        lines = self.log.read_text().splitlines()
+        return [line for line in lines if "while reading response header" in line or "no live upstreams" in line]
+
+    def end(self) -> str:
+        """End it; answers its log."""
+        self.process.terminate()
+        self.process.wait(20)
+        return self.log.read_text()

@@ -1,0 +1,336 @@
+"""The init.d scripts, the systemd units and docs/operations.md: what an administrator does, done."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, http_call
+from deployed import Site, deployed, until
+from transcripts import Play, parse, same
+
+from restmq.config import Settings
+
+pytestmark = pytest.mark.timeout(300)
+SCRIPTS = ROOT / "scripts"
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Site]:
+    """A deployment of three instances, none of which runs."""
+    with deployed(3) as site:
+        yield site
+
+
+@pytest.fixture
+def site(made: Site) -> Iterator[Site]:
+    """The same, whatever the test before left."""
+    yield made
+    code, said = made.script("stop")
+    assert code == 0, said
+
+
+def alive(process: int) -> bool:
+    """Whether it runs: one that has ended may wait for its parent to take notice, without a command line."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes() != b""
+    except OSError:
+        return False
+
+
+def owner(process: int) -> tuple[set[str], set[str]]:
+    """The user ids and group ids a process has, all of them."""
+    status = Path(f"/proc/{process}/status").read_text()
+    groups = set(re.search(r"^Gid:\t(.*)$", status, re.M)[1].split())  # type: ignore[index]
+    groups |= set(re.search(r"^Groups:\t(.*)$", status, re.M)[1].split())  # type: ignore[index]
+    return set(re.search(r"^Uid:\t(.*)$", status, re.M)[1].split()), groups  # type: ignore[index]
+
+
+def test_init_d_starts_tells_restarts_and_stops_all_instances(site: Site) -> None:
+    code, said = site.script("status")
+    assert code == 3 and said.count("does not run") == 3
+    site.start()
+    code, said = site.script("status")
+    assert code == 0 and said.count("runs, as process") == 3
+    first = site.processes()
+    assert set(first) == set(site.ports)
+    code, said = site.script("start")
+    assert code == 0 and said.count("runs already") == 3
+    assert site.processes() == first
+    code, said = site.script("restart")
+    assert code == 0, said
+    second = site.processes()
+    assert set(second) == set(first) and not set(second.values()) & set(first.values())
+    for process in first.values():
+        assert not alive(process)
+    code, said = site.script("stop")
+    assert code == 0 and said.count("ended") == 3
+    assert site.script("status")[0] == 3
+    assert list((site.folder / "run").iterdir()) == []
+    for process in second.values():
+        assert not alive(process)
+    for port in site.ports:
+        with socket.socket() as link:
+            assert link.connect_ex(("127.0.0.1", port)) != 0
+    assert "Traceback" not in site.logs()
+    assert site.script("stop")[0] == 0
+
+
+def test_instances_run_as_their_user_only_each_on_its_core_with_its_log(site: Site) -> None:
+    site.start()
+    passwd = subprocess.run(["id", "-u", site.user], capture_output=True, text=True, check=True).stdout.strip()
+    group = subprocess.run(["id", "-g", site.user], capture_output=True, text=True, check=True).stdout.strip()
+    cores = sorted(os.sched_getaffinity(0))
+    for number, port in enumerate(site.ports):
+        process = site.processes()[port]
+        assert owner(process) == ({passwd}, {group})
+        assert os.sched_getaffinity(process) == {cores[number % len(cores)]}
+        log = site.folder / "logs" / f"{port}.log"
+        assert log.owner() == site.user and f"tcp:{port}:" in log.read_text()
+        assert "Linux" not in log.read_text() and http_call(port, "GET", "/healthz")[0] == 200
+    assert list(Path("/").glob("twistd*")) == list(site.place.glob("twistd*")) == []
+
+
+def test_a_user_of_the_machine_may_ask_for_the_status(site: Site) -> None:
+    site.start()
+    command = [str(site.place / "scripts" / "restmq-multi.init"), "status"]
+    done = subprocess.run(
+        ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", *command],
+        env={"RESTMQ_DEFAULTS": str(site.folder / "default")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(
+        ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", command[0], "start"],
+        env={"RESTMQ_DEFAULTS": str(site.folder / "default")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4 and "only root" in done.stderr
+
+
+def test_an_instance_that_died_is_told_and_started_again(site: Site) -> None:
+    site.start()
+    process = site.processes()[site.ports[1]]
+    os.kill(process, signal.SIGKILL)
+    until(lambda: site.script("status")[0] == 1)
+    assert f"{site.ports[1]} died" in site.script("status")[1]
+    code, said = site.script("start")
+    assert code == 0 and "had died" in said and said.count("runs already") == 2
+    assert site.script("status")[0] == 0
+
+
+def test_a_pid_file_that_names_somebody_else_s_process_harms_nobody(site: Site) -> None:
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        site.script("start", many=False)
+        site.script("stop", many=False)
+        stale = site.folder / "run" / f"{site.first}.pid"
+        stale.write_text(str(other.pid))
+        assert site.script("status", many=False)[0] == 1
+        assert site.script("stop", many=False)[0] == 0
+        assert other.poll() is None and not stale.exists()
+        stale.write_text(str(other.pid))
+        code, said = site.script("start", many=False)
+        assert code == 0 and "started" in said and site.processes()[site.first] != other.pid
+    finally:
+        other.kill()
+        other.wait(10)
+
+
+def test_one_instance_is_not_pinned_and_leaves_the_others_ports_alone(site: Site) -> None:
+    code, said = site.script("start", many=False)
+    assert code == 0, said
+    assert list(site.processes()) == [site.first]
+    assert os.sched_getaffinity(site.processes()[site.first]) == os.sched_getaffinity(0)
+    assert site.script("status", many=False)[0] == 0
+    assert site.script("status")[0] == 3
+
+
+def test_stop_kills_what_does_not_end(site: Site) -> None:
+    site.start()
+    process = site.processes()[site.first]
+    os.kill(process, signal.SIGSTOP)
+    code, said = site.script("stop", ENDING="1")
+    assert code == 0 and f"killing process {process}" in said
+    assert not alive(process)
+    assert site.processes() == {}
+
+
+def test_fewer_instances_than_before_are_stopped_all_the_same(site: Site) -> None:
+    site.start()
+    assert site.script("status", INSTANCES="1")[0] == 0
+    assert site.script("stop", INSTANCES="1")[1].count("ended") == 3
+
+
+@pytest.mark.parametrize("word", ["auto", "embedded"])
+def test_a_redis_that_is_not_named_is_refused(site: Site, word: str) -> None:
+    code, said = site.script("start", REDIS=word)
+    assert code == 1
+    assert f"redis = {word}: several instances" in said and "HOST:PORT" in said and "did not start" in said
+    assert "Traceback" not in said
+    assert site.processes() == {}
+
+
+def test_what_is_missing_is_named(site: Site) -> None:
+    code, said = site.script("start", USER="nobodyknows", GROUP="nobodyknows")
+    assert code == 6 and "useradd --system" in said
+    code, said = site.script("start", LOGS="/var/log")
+    assert code == 6 and "/var/log does not belong to" in said
+    code, said = site.script("start", PLACE="/nowhere")
+    assert code == 5 and "RestMQ is not in /nowhere" in said
+    code, said = site.script("fly")
+    assert code == 2 and "usage: " in said
+    link = site.folder / "logs" / f"{site.first}.log"
+    kept = link.with_suffix(".kept")
+    link.rename(kept)
+    link.symlink_to("/etc/passwd")
+    code, said = site.script("start")
+    link.unlink()
+    kept.rename(link)
+    assert code == 6 and "is a link" in said
+
+
+def test_rolling_replaces_each_and_stops_at_one_that_does_not_come_back(site: Site) -> None:
+    site.start()
+    first = site.processes()
+    code, said = site.script("rolling")
+    assert code == 0 and said.count("is ready") == 3
+    second = site.processes()
+    assert not set(second.values()) & set(first.values())
+    assert site.script("force-reload")[0] == 0
+    third = site.processes()
+    kept = site.conf.read_text()
+    site.configure("[server]\nprot = 1\n")
+    code, said = site.script("rolling")
+    site.configure(kept)
+    assert code == 1 and "did you mean port?" in said
+    left = site.processes()
+    assert left == {port: third[port] for port in site.ports[1:]}
+
+
+def test_instances_on_unix_sockets(site: Site) -> None:
+    sockets = site.folder / "sockets"
+    sockets.mkdir(exist_ok=True)
+    shutil.chown(sockets, site.user, site.user)
+    code, said = site.script("rolling", SOCKETS=str(sockets))
+    assert code == 0 and said.count("is ready") == 3, said + site.logs()
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(str(sockets / f"{site.first}.sock"))
+        link.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert link.recv(1000).startswith(b"HTTP/1.1 200")
+    site.script("stop", SOCKETS=str(sockets))
+    assert list(sockets.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["restmq", "restmq-multi"])
+def test_the_scripts_have_what_debian_s_init_wants(name: str) -> None:
+    text = (SCRIPTS / f"{name}.init").read_text()
+    block = re.search(r"^### BEGIN INIT INFO\n(.*?)^### END INIT INFO$", text, re.S | re.M)
+    assert block
+    keys = dict(re.findall(r"^# ([A-Z][A-Za-z-]+): +(.*)$", block[1], re.M))
+    assert keys["Provides"] == name
+    assert keys["Default-Start"] == "2 3 4 5" and keys["Default-Stop"] == "0 1 6"
+    assert {"Required-Start", "Required-Stop", "Short-Description", "Description"} <= set(keys)
+    assert os.access(SCRIPTS / f"{name}.init", os.X_OK)
+    for file in (f"{name}.init", "restmq-init.sh"):
+        subprocess.run(["dash", "-n", str(SCRIPTS / file)], check=True)
+
+
+def test_a_copy_of_a_script_finds_restmq_by_its_defaults(site: Site, tmp_path: Path) -> None:
+    copy = tmp_path / "restmq-multi"
+    shutil.copy2(SCRIPTS / "restmq-multi.init", copy)
+    file = tmp_path / "default"
+    site.script("status", PLACE=str(site.place))
+    shutil.copy2(site.folder / "default", file)
+    done = subprocess.run(
+        [str(copy), "status"], env={"RESTMQ_DEFAULTS": str(file)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3 and f"restmq-multi: {site.first} does not run" in done.stdout, done.stderr
+
+
+def test_systemd_takes_the_units(tmp_path: Path, site: Site) -> None:
+    for name in ("restmq@.service", "restmq.target"):
+        text = (SCRIPTS / name).read_text()
+        assert name == "restmq.target" or "/opt/restmq/scripts/restmq-multi.init run %i" in text
+        (tmp_path / name).write_text(text.replace("/opt/restmq", str(site.place)))
+    units = [str(tmp_path / "restmq@9901.service"), str(tmp_path / "restmq.target")]
+    done = subprocess.run(
+        ["systemd-analyze", "--man=no", "verify", *units], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_what_systemd_runs_is_one_instance_in_the_foreground(site: Site) -> None:
+    site.script("status")  # writes the defaults
+    script = str(site.place / "scripts" / "restmq-multi.init")
+    surroundings = {"RESTMQ_DEFAULTS": str(site.folder / "default"), "PATH": os.environ["PATH"]}
+    subprocess.run([script, "prepare"], env=surroundings, check=True)
+    log = site.folder / "foreground.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            ["setpriv", f"--reuid={site.user}", f"--regid={site.user}", "--clear-groups", "--no-new-privs",
+             script, "run", str(site.ports[2])],
+            env=surroundings, stdout=out, stderr=out,
+        )  # fmt: skip
+    try:
+        until(lambda: site.answers(site.ports[2]), log.read_text)
+        cores = sorted(os.sched_getaffinity(0))
+        assert os.sched_getaffinity(process.pid) == {cores[2 % len(cores)]}
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert process.returncode == -signal.SIGTERM  # which systemd takes for a good end
+    assert "Traceback" not in log.read_text() and "lugin cache" not in log.read_text(), log.read_text()
+
+
+def test_what_operations_tells_to_type_prints_what_it_says(site: Site) -> None:
+    """Its figures are those of one machine; that the commands measure them is what is tried here."""
+    blocks = parse((ROOT / "docs" / "operations.md").read_text("utf-8"))
+    assert sum(len(block.steps) for block in blocks) == 4
+    code, said = site.script("start", many=False)
+    assert code == 0, said
+    until(lambda: site.answers(site.first), site.logs)
+    measured = {
+        "scripts/size": ["--consumers", "50", "--queues", "100", "--elements", "100", "--seconds", "0.2"],
+        "scripts/bench": ["--seconds", "0.5"],
+    }
+    with Play("operations.md", site.first) as play:
+        for block in blocks:
+            for step in block.steps:
+                command, wanted = step.lines[0], "\n".join(step.lines[1:])
+                if command not in measured:
+                    play.step(step, {})
+                    continue
+                words = [sys.executable, str(ROOT / command), *measured[command]]
+                done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=True)
+                same(done.stdout.rstrip("\n"), wanted, play.where(step))
+
+
+def test_operations_names_what_there_is() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (ROOT / "docs" / link).exists(), link
+    verbs = set(re.findall(r"^    ([a-z-]+)\)", (SCRIPTS / "restmq-init.sh").read_text(), re.M))
+    told = set(re.findall(r"^\| `([a-z-]+)` \|", text, re.M))
+    assert told == {"start", "stop", "restart", "rolling", "status"} and told <= verbs
+    for word in ("grace", "drain"):
+        default = re.search(rf"^#{word} = (\d+)s$", (ROOT / "restmq.conf").read_text(), re.M)
+        assert default and f"`{word}` ({default[1]} s)" in text
+
+
+def test_nginx_lets_go_of_a_connection_before_an_ending_instance_does() -> None:
+    nginx = re.search(r"^        keepalive_timeout (\d+)s;$", (ROOT / "docs" / "nginx.conf").read_text(), re.M)
+    assert nginx and int(nginx[1]) < Settings().grace < Settings().drain
+
+
+def test_every_setting_of_the_defaults_file_is_explained() -> None:
+    text = (SCRIPTS / "restmq-init.sh").read_text()
+    head, _, rest = text.partition("set -u\n")
+    for name in re.findall(r"\b([A-Z_]+)=", rest.partition("# shellcheck source")[0]):
+        assert name == "PATH" or re.search(rf"^#   .*\b{name}\b", head, re.M), name
