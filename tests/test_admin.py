@@ -188,7 +188,8 @@ def test_no_answer_tells_the_password_of_redis(start: Any, tmp_path: Path) -> No
             assert link.recv(100) == b"+OK\r\n"
         one = start("[redis]\npassword = sesame\n", redis.address)
         one.form("/q/x", "value=x")
-        for path in ("/stats/", "/stats/x", "/control/", "/control/x", "/readyz", "/j/x", "/q/"):
+        paths = ("/stats/", "/stats/x", "/control/", "/control/x", "/settings/x", "/metrics", "/readyz", "/j/x", "/q/")
+        for path in paths:
             status, _, body = one.http("GET", path)
             assert (status, b"sesame" in body) == (200, False)
         assert "sesame" not in one.stop()
@@ -222,6 +223,22 @@ def test_the_newest_ten_are_shown_newest_first(instance: Any, queue: str) -> Non
         instance.form(f"/q/{queue}", f"value=v{number}")
     page = instance.http("GET", f"/j/{queue}")[2].decode()
     assert re.findall(r"<pre>(v\d+)</pre>", page) == [f"v{number}" for number in range(12, 2, -1)]
+
+
+def test_the_page_of_a_queue_shows_its_numbers_and_links_to_looks_that_answer(instance: Any, queue: str) -> None:
+    name = quote(queue + "é+'%", safe="")
+    for value in "abc":
+        instance.form(f"/q/{name}", f"value={value}")
+    assert instance.form(f"/q/{name}", "value=later&delay=1h")[0] == 200
+    instance.http("GET", f"/q/{name}?lease=1h")
+    page = instance.http("GET", f"/j/{name}")[2].decode()
+    told = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page))
+    shown = {"waiting": "2", "leased or on their way": "1", "delayed": "1", "dead": "0", "added so far": "4"}
+    assert {word: told[word] for word in shown} == shown
+    links = re.findall(r'href="(/(?:peek|dead|stats|ledger|control|settings)/[^"]+)"', page)
+    assert len(links) == 9
+    for link in map(html.unescape, links):
+        assert look(instance, link)["queue"] == unquote(name)
 
 
 def test_no_page_links_to_what_consumes(instance: Any, queue: str) -> None:
