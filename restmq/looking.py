@@ -149,6 +149,8 @@ async def _collect(core: Any, queue: bytes, state: str, after: int, wanted: int)
     """The elements, and whether there are more. Asked in pages: values may be large, and Redis must not send a GiB."""
     held: list[Peeked] = []
     size, at, ask = 0, after, FIRST
+    if state == "history":  # bounded by history_bytes; an element's place in a long one is found near its end only
+        ask = wanted + 1
     if state == "leased":  # what is on its way comes last, in no order: only the first page has it
         ask = PEEKED + 1
         known = await core.look(queue, after) if after else None
