@@ -18,7 +18,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from model import Model, Stopped
 from model_live import AWAY, BROADCAST, DEAD, DELAYED, LEASED, WAITING, by_time
 from stored import BEGAN, DB, KEY, LEDGER, Ear, Scripts, Stored, groups, triples
@@ -31,12 +31,12 @@ MOST = 700  # elements in a queue: any script ends within one call
 VALUES = st.lists(st.sampled_from([b"", b"a", b"007", b"x" * 50, b"\xc3\xa9\r\n"]), min_size=1, max_size=5)
 BATCHES = VALUES | VALUES | VALUES | st.just([b"many"] * 300)
 INSTANCES = st.sampled_from(["A", "B"])
-RARELY = st.sampled_from([False, False, True])
+RARELY = st.sampled_from([False] * 7 + [True])
 CONFS = [
-    {},
     {},
     {"history": 5, "history_bytes": 100},
     {"max_deliveries": 2, "backoff": "exp:100:400", "dead_ttl": 1000, "idle_ttl": 5000},
+    {"max_deliveries": 1},
     {"max_length": 7, "max_bytes": 120, "overflow": "drop_oldest"},
 ]
 SETTINGS = {
@@ -51,7 +51,8 @@ SETTINGS = {
     "overflow": ["", "refuse", "drop_oldest"],
     "idle_ttl": ["", "0", "2000"],
 }
-WAITS = st.sampled_from([1, 29, 100, 101, 1000, 6000, 3_600_000])
+WAITS = st.sampled_from([1, 29, 30, 100, 101, 1000, 6000])
+NOTHING = ("", 0, 0, {}, False)  # what an instance knew that comes anew
 LIMITS = st.sampled_from([None, None, 1 << 20, 60])
 
 
@@ -80,14 +81,24 @@ class Queue(RuleBasedStateMachine):
         for ear in self.ears.values():
             ear.messages.close()
 
-    @initialize(conf=st.sampled_from(CONFS), looks=st.booleans())
-    def begin(self, conf: dict[str, Any], looks: bool) -> None:
-        """Looking ends what is due: half of the sequences look after every step, half only at times."""
+    @initialize(
+        conf=st.sampled_from(CONFS), looks=st.booleans(), turns=st.booleans(), listen=st.sampled_from(["", "", "A", "AB"])
+    )
+    def begin(self, conf: dict[str, Any], looks: bool, turns: bool, listen: str) -> None:
+        """A policy, and who listens from the start.
+
+        Looking ends what is due: half of the sequences look after every step, half only at times.
+        """
         self.looks = looks
         self.run = self.loaded(conf)
         self.model = Model({**scripts.RULES, **conf}, bounded=any(not name.startswith("history") for name in conf))
         self.time(BEGAN)
         self.least = (self.model.rule("history"), self.model.rule("history_bytes"))
+        if turns:
+            self.setting("policy", "roundrobin")
+        for inst in listen:
+            self.subscribe(inst)
+            self.join_as(inst, (2, 128, 2), 0, "", NOTHING)
 
     def loaded(self, conf: dict[str, Any]) -> Scripts:
         if str(conf) not in self.all_loaded:
@@ -222,6 +233,10 @@ class Queue(RuleBasedStateMachine):
         """As the core merges adds: what has no room is told by its place."""
         self.adding(values, ttl, delay, {})
 
+    @rule(values=VALUES)
+    def add_plainly(self, values: list[bytes]) -> None:
+        self.adding(values, None, None, {})
+
     @rule(values=VALUES, ttl=st.sampled_from([None, 50]), delay=st.sampled_from([None, 2000]), key=st.integers(0, 4))
     def add_all(self, values: list[bytes], ttl: int | None, delay: int | None, key: int) -> None:
         """All or none, and with a key once."""
@@ -260,6 +275,7 @@ class Queue(RuleBasedStateMachine):
     def lease(self, inst: str, most: int, limit: int | None, waits: bool) -> None:
         self.getting("lease", inst, most, limit, waits)
 
+    @precondition(lambda self: any(self.model.woken.values()))
     @rule(inst=INSTANCES, verb=st.sampled_from(["take", "lease"]))
     def answer_a_wake(self, inst: str, verb: str) -> None:
         if self.model.woken.get(inst):
@@ -294,6 +310,7 @@ class Queue(RuleBasedStateMachine):
             self.leases += [(e.number, e.handed, epoch) for e in told[:5]]
             assert len(set(self.leases[-5:])) == len(self.leases[-5:]), "no lease is given twice"
 
+    @precondition(lambda self: self.taken)
     @rule(data=st.data())
     def untake(self, data: Any) -> None:
         if self.taken:
@@ -301,6 +318,7 @@ class Queue(RuleBasedStateMachine):
             reply = self.run("untake", DB, epoch, element.number, value, how)
             assert reply == self.model.untake(element, epoch)
 
+    @precondition(lambda self: self.model.line or any(self.model.woken.values()))
     @rule(inst=INSTANCES, data=st.data())
     def unwait(self, inst: str, data: Any) -> None:
         """Clients leave, of GETs that wait or were woken already."""
@@ -340,8 +358,9 @@ class Queue(RuleBasedStateMachine):
         """One that holds, or one that was given at any time, or one that never was."""
         model = self.model
         holding = [(e.number, e.handed, model.epoch) for e in model.those(LEASED)]
-        lease = data.draw(st.sampled_from((holding + self.leases[-8:]) or [(1, 1, "never")]))
-        wrong = data.draw(st.sampled_from(["", "", "", "", "hand-out", "epoch", "element"]))
+        given = self.leases[-8:] or [(1, 1, "never")]
+        lease = data.draw(st.sampled_from(holding or given) | st.sampled_from(given))
+        wrong = data.draw(st.sampled_from([""] * 7 + ["hand-out", "epoch", "element"]))
         return {
             "": lease,
             "hand-out": (lease[0], lease[1] + 1, lease[2]),
@@ -349,6 +368,7 @@ class Queue(RuleBasedStateMachine):
             "element": (lease[0] + 1, *lease[1:]),
         }[wrong]
 
+    @precondition(lambda self: self.leases)
     @rule(data=st.data(), many=st.integers(1, 3), twice=st.booleans())
     def ack(self, data: Any, many: int, twice: bool) -> None:
         leases = [self.some_lease(data) for _ in range(many)]
@@ -357,6 +377,7 @@ class Queue(RuleBasedStateMachine):
         assert self.run("ack", DB, *(word for lease in leases for word in lease)) == told
         assert not twice or not told[-1], "what is acknowledged is gone"
 
+    @precondition(lambda self: self.leases)
     @rule(
         data=st.data(),
         many=st.integers(1, 2),
@@ -372,6 +393,17 @@ class Queue(RuleBasedStateMachine):
         told = self.model.nack([(lease, None if delay == "" else delay, failed, reason) for lease in leases])
         assert self.run("nack", DB, *words) == told
 
+    @rule(inst=INSTANCES, values=VALUES, most=st.sampled_from([1, 3]))
+    def add_and_work_in_vain(self, inst: str, values: list[bytes], most: int) -> None:
+        """Elements that are leased, and the worker fails."""
+        self.adding(values, None, None, {})
+        before = len(self.leases)
+        self.getting("lease", inst, most, None, False)
+        for lease in self.leases[before:]:
+            told = self.model.nack([(lease, None, True, "it fails")])
+            assert self.run("nack", DB, *lease, "", 1, "it fails") == told
+
+    @precondition(lambda self: self.leases)
     @rule(data=st.data(), ms=st.sampled_from([100, 2000]), whichever=RARELY)
     def touch(self, data: Any, ms: int, whichever: bool) -> None:
         lease = self.some_lease(data)
@@ -379,12 +411,15 @@ class Queue(RuleBasedStateMachine):
         *told, epoch = [*self.run("touch", DB, *lease, ms), b""][:3]
         assert [*told, epoch.decode()] [: len(told) + bool(epoch)] == self.model.touch(lease, ms)
 
-    @rule(many=st.integers(0, 2), back=st.integers(0, 12))
-    def kick(self, many: int, back: int) -> None:
-        numbers = [] if many else [max(1, self.model.added - back), max(1, self.model.added - back + 1)]
+    @precondition(lambda self: self.model.those(DEAD))
+    @rule(many=st.integers(0, 2), data=st.data())
+    def kick(self, many: int, data: Any) -> None:
+        some = st.sampled_from([*(e.number for e in self.model.those(DEAD)), 1, self.model.added + 1])
+        numbers = [] if many else data.draw(st.lists(some, min_size=1, max_size=3))
         reply = self.run("kick", DB, many, *numbers)
         assert list(map(int, reply)) == self.model.kick(many, numbers)
 
+    @precondition(lambda self: self.model.those(DEAD))
     @rule(really=RARELY)
     def bury(self, really: bool) -> None:
         if really:
@@ -406,7 +441,9 @@ class Queue(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(sorted(SETTINGS)), data=st.data())
     def set(self, name: str, data: Any) -> None:
-        text = data.draw(st.sampled_from(SETTINGS[name]))
+        self.setting(name, data.draw(st.sampled_from(SETTINGS[name])))
+
+    def setting(self, name: str, text: str) -> None:
         epoch = next(self.epochs)
         assert self.run("set", DB, epoch, name, text) == self.model.set({name: text}, epoch)
         told = (self.model.rule("history"), self.model.rule("history_bytes"))
@@ -541,16 +578,20 @@ class Queue(RuleBasedStateMachine):
         self.subscribe(inst)
         ready = max(0, count - full)
         room = data.draw(st.sampled_from([64 * ready, 2 * ready])) + (stuck if full else 0)
-        self.live(inst, (ready, room, count), data, ("", 0, 0, {}, False))
+        self.live(inst, (ready, room, count), data, NOTHING)
 
     @rule(inst=INSTANCES, data=st.data())
     def leave(self, inst: str, data: Any) -> None:
-        self.live(inst, (0, 0, 0), data, ("", 0, 0, {}, False))
+        self.live(inst, (0, 0, 0), data, NOTHING)
 
     def live(self, inst: str, numbers: tuple[int, int, int], data: Any, known: Any) -> None:
-        model, stored = self.model, Stored(self.link)
+        model = self.model
         confirmed = data.draw(st.integers(model.sure, model.position))
         after = data.draw(st.sampled_from(["", model.position, max(0, model.position - 3), 0]))
+        self.join_as(inst, numbers, confirmed, after, known)
+
+    def join_as(self, inst: str, numbers: tuple[int, int, int], confirmed: int, after: Any, known: Any) -> None:
+        model, stored = self.model, Stored(self.link)
         epoch = next(self.epochs)
         words = [*known[:3], json.dumps(known[3]), after, epoch, int(known[4])]
         *reply, missing, held, came, own = self.run("live", DB, inst, *numbers, confirmed, *words)
@@ -569,12 +610,11 @@ class Queue(RuleBasedStateMachine):
             assert {int(number) for number in held} == (mine if after != "" else set())
             assert missing == int(after != "" and after < floor)
 
+    @precondition(lambda self: self.model.those(AWAY))
     @rule(inst=INSTANCES, data=st.data(), beyond=st.sampled_from([0, 0, 1]), stale=st.sampled_from([0, 0, 0, 1]))
     def confirm(self, inst: str, data: Any, beyond: int, stale: int) -> None:
         """Some are written to a socket, some are leased by a consumer."""
         model = self.model
-        if not model.epoch:
-            return
         position = data.draw(st.integers(model.sure, model.position)) + beyond
         held = [element.number for element in model.those(AWAY, inst)]
         numbers = held[: data.draw(st.sampled_from([0, 1, len(held)]))] + [model.added + 1] * beyond
@@ -591,13 +631,14 @@ class Queue(RuleBasedStateMachine):
         assert reply == model.confirm(inst, position, numbers, leased)
         self.leases += [(N, model.elements[N].handed, model.epoch) for N, _ in leased[:3] if N in model.elements]
 
+    @precondition(lambda self: self.model.those(AWAY))
     @rule(inst=INSTANCES, other=INSTANCES, few=st.booleans())
     def back(self, inst: str, other: str, few: bool) -> None:
         """What an instance holds; what is another's is refused."""
         model = self.model
         numbers = [element.number for element in model.those(AWAY, other)]
         numbers = numbers[: 2 if few else None]
-        if model.epoch:
+        if numbers:
             assert self.run("back", DB, inst, model.epoch, *numbers) == model.back(inst, numbers)
 
     @rule(inst=INSTANCES, on=st.booleans())
@@ -611,19 +652,22 @@ class Queue(RuleBasedStateMachine):
             ear.heard()
             (model.tapping.add if on else model.tapping.discard)(inst)
 
-    @rule(inst=INSTANCES)
-    def vanish(self, inst: str) -> None:
+    @rule(inst=INSTANCES, really=RARELY)
+    def vanish(self, inst: str, really: bool) -> None:
         """Its subscriptions are gone; it may join again, or be reaped."""
+        if not really:
+            return
         ear = self.ears[inst]
         ear.messages.unsubscribe(*ear.channels, ear.taps)
         ear.heard()
         self.model.subscribed.discard(inst)
         self.model.tapping.discard(inst)
 
-    @rule(inst=INSTANCES)
-    def reap(self, inst: str) -> None:
-        assert self.run("reap", DB, inst) == 0
-        self.model.reap(inst)
+    @rule(inst=INSTANCES, really=RARELY)
+    def reap(self, inst: str, really: bool) -> None:
+        if really:
+            assert self.run("reap", DB, inst) == 0
+            self.model.reap(inst)
 
     # -- Redis loses data
 
@@ -633,9 +677,11 @@ class Queue(RuleBasedStateMachine):
         keys = [key for key in self.link.keys("*") if key != b"clock"]
         self.snapshot = (copy.deepcopy(self.model), {key: self.link.dump(key) for key in keys})
 
-    @rule(all=st.booleans(), notice=st.sampled_from(["seen", "join", "twice", "nobody"]), inst=INSTANCES, data=st.data())
-    def lose(self, all: bool, notice: str, inst: str, data: Any) -> None:
+    @rule(really=RARELY, all=st.booleans(), notice=st.sampled_from(["seen", "join", "twice", "nobody"]), inst=INSTANCES, data=st.data())
+    def lose(self, really: bool, all: bool, notice: str, inst: str, data: Any) -> None:
         """It comes back with what was saved, or with nothing; an instance that knew more may notice."""
+        if not really:
+            return
         before = self.model
         self.link.flushdb()
         self.model = Model(before.conf, before.bounded)
@@ -656,10 +702,11 @@ class Queue(RuleBasedStateMachine):
             for _ in range(2 if notice == "twice" else 1):
                 self.seen(known)
 
-    @rule()
-    def nothing_was_lost(self) -> None:
+    @rule(really=RARELY)
+    def nothing_was_lost(self, really: bool) -> None:
         model = self.model
-        self.seen((model.epoch, model.added, model.position, model.own, False))
+        if really:
+            self.seen((model.epoch, model.added, model.position, model.own, False))
 
     def seen(self, known: Any) -> None:
         epoch = next(self.epochs)
