@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from restmq.consumers import Batch, Consumer, Consumers, offer
 from restmq.core import Core, Nack
-from restmq.element import Element
+from restmq.element import Element, Lease
 from restmq.errors import BadOption, Error, Unavailable
 from restmq.inbox import Inbox
 from restmq.presence import Presence
@@ -134,7 +134,11 @@ class Delivery(Service):
             if queue is None or consumer not in queue.consumers.all:
                 continue
             sent, rest, leased = queue.consumers.leave(consumer)
-            self._sent(queue, consumer, sent)
+            if consumer.lease:  # all that it has not acknowledged goes back: confirmed later, it would be another's
+                gone = {element.number for element in leased}
+                queue.leased = [pair for pair in queue.leased if pair[0] not in gone]
+            else:
+                self._sent(queue, consumer, sent)
             if rest:
                 self._give(queue, rest)
             if leased:
@@ -144,10 +148,15 @@ class Delivery(Service):
 
     async def _unlease(self, queue: Joined, leased: list[Element], failed: bool) -> None:
         """Their consumer has closed: they go back, confirmed or not."""
-        reason = b"its consumer closed"
-        nacks = [Nack(e.lease, None if failed and not at else 0, failed and not at, reason if failed and not at else b"")
-                 for at, e in enumerate(leased)]  # fmt: skip
+        nacks = [Nack(element.lease, 0) for element in leased]
+        if failed:
+            nacks[0] = Nack(leased[0].lease, None, True, b"its consumer closed")
         await self.core.nack(queue.name, nacks)
+
+    def leases(self, consumer: Consumer, queue: bytes, lease: Lease) -> bool:
+        """Whether a consumer has this lease now."""
+        here = self.queues.get(queue)
+        return here is not None and here.consumers.leases(consumer, lease)
 
     def _kept(self, queue: Joined, error: BaseException) -> None:
         """Redis is away: these leases end by themselves."""
@@ -179,6 +188,8 @@ class Delivery(Service):
                 queue = self.queues.get(name)
                 if queue is None:
                     queue = self.queues[name] = Joined(name)
+                if consumer not in self._tapping:
+                    return  # it left while it waited
                 queue.taps.append(consumer)
                 await self.inbox.open(name, (self, "taps"), b"t")
                 await self.core.script("tap", name, self.core.db, self.presence.instance, b"1")
@@ -243,7 +254,7 @@ class Delivery(Service):
         if missing:
             first = int(history[0]) if history else position + 1
             log.warn("queue {queue}: more was missed than history keeps", queue=queue.name.decode())
-            for consumer in list(queue.consumers.all):
+            for consumer in queue.consumers.current:  # who gets the past finds it out there
                 consumer.missed(queue.name, queue.position + 1, first - 1)
         for at in range(0, len(history), 3):
             if int(history[at]) > queue.position:
@@ -271,12 +282,11 @@ class Delivery(Service):
     def _renew(self, queue: Joined, epoch: bytes, position: int) -> None:
         """The queue has another epoch than it had: it was forgotten, or Redis lost data."""
         log.warn("queue {queue} has another epoch: it was forgotten, or Redis lost data", queue=queue.name.decode())
-        queue.consumers.drop()
-        queue.consumers.forget()
+        queue.consumers.renewed()
         queue.written, queue.leased = [], []
         queue.past.add(queue.epoch)
         queue.epoch, queue.position, queue.sure = epoch, position, 0
-        for consumer in list(queue.consumers.all):
+        for consumer in queue.consumers.current:
             consumer.renewed(queue.name, epoch, position)
 
     def _live(self, queue: Joined, ready: int, room: int, count: int, after: int | None) -> Slot[Any]:
@@ -307,6 +317,8 @@ class Delivery(Service):
     def _telling(self, queue: Joined) -> None:
         self._changed.discard(queue)
         numbers = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
+        if queue.consumers.orphaned:  # somebody else came at once, but what the last one left must go back first
+            numbers = (0, 0, 0)
         if not queue.joined or numbers == queue.told or queue.waiting:
             return
         queue.told = numbers
@@ -320,6 +332,9 @@ class Delivery(Service):
         self._learn(queue, reply[7])
         if numbers[2] == 0:
             queue.unheard.clear()  # the script gave them back, or another instance has heard them
+            queue.consumers.abandon()
+            if queue.consumers.all:
+                self._tell(queue)
         if numbers[2] == 0 and not queue.consumers.all and not queue.waiting:
             await self._confirm_written(queue)
             if not queue.consumers.all and not queue.waiting and self.queues.get(queue.name) is queue:
