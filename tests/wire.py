@@ -276,7 +276,7 @@ class Listener:
     @property
     def elements(self) -> list[dict[str, Any]]:
         """The elements among them."""
-        return [one for one in self.objects if "key" in one]
+        return [one for one in self.objects if "key" in one and "queue" not in one and "deleted" not in one]
 
     @property
     def values(self) -> list[str]:
