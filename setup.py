@@ -34,6 +34,7 @@ setup(
         "hiredis>=3",
         "wsproto>=1.2",
         "jinja2>=3.1",
+        "prometheus-client>=0.22",
         "zope.interface>=6",
         # Debian's PyPy: the newest of these that need no compiler there.
         'hiredis<3.3; platform_python_implementation == "PyPy" and python_version < "3.10"',

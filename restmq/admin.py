@@ -1,71 +1,25 @@
-"""Looking and administering: policy, control, stats, pages, health.
+"""Administering: a queue's policy, its flow and its settings.
 
-Owns what people and monitors ask; knows of the core only its verbs. Pages are
-Jinja2 templates of frontend/template. Read web.py next.
+Owns what changes how a queue behaves; knows of the core only its verbs. What a
+setting may be stands in rules.py, looking at a queue's contents in looking.py.
 """
 
 from __future__ import annotations
 
-import mimetypes
-import re
-from collections.abc import Coroutine
-from pathlib import Path
+import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
-from urllib.parse import quote, unquote_to_bytes
 
-from jinja2 import Environment, FileSystemLoader
-from twisted.internet.defer import DeferredList
+from restmq import options, rules
+from restmq.errors import BadOption, TooLarge
+from restmq.handler import Answer, Handler, name
+from restmq.ini import nearest
+from restmq.looking import LOOK, named, together
 
-from restmq import commands
-from restmq.errors import BadOption, BadRequest, Error, NotFound, TooLarge
-from restmq.handler import REFUSALS, Answer, Handler, name
-from restmq.slot import deferred
-
-Headers = tuple[tuple[bytes, bytes], ...]
-HTML = b"text/html; charset=utf-8"
-POLICY = (
-    (b"Content-Security-Policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
-    # Not no-referrer: a browser then sends `Origin: null` with a page's own form, which is nobody's page.
-    (b"Referrer-Policy", b"same-origin"),
-)
-EXAMPLES = (
-    ('{"cmd": "add", "queue": "test", "value": "oi"}', "stores an element"),
-    ('{"cmd": "get", "queue": "test"}', "shows the next one, leaves it there, and counts how often it was shown"),
-    ('{"cmd": "take", "queue": "test"}', "removes the next one"),
-    ('{"cmd": "del", "queue": "test", "key": "test:1"}', "deletes one by its key"),
-)
-NAMED = 1000
-_NAMED = re.compile(r"0*([1-9][0-9]{0,2}|1000)\Z", re.ASCII)
-LOOK, CHANGE = "rest:consumer", "admin"
-DONE = {b"start": "started", b"stop": "stopped"}
-
-
-class Pages:
-    """Templates and static files, read from the frontend folder."""
-
-    def __init__(self, frontend: Path, static: Path | None = None, template: Path | None = None) -> None:
-        self.static = (static or frontend / "static").resolve()
-        loader = FileSystemLoader(str(template or frontend / "template"))
-        self.templates = Environment(loader=loader, autoescape=True)
-
-    def page(self, template: str, status: int = 200, headers: Headers = (), **words: object) -> Answer:
-        """A template filled in."""
-        text = self.templates.get_template(template).render(**words)
-        return Answer(text.encode("utf-8"), status, HTML, (*headers, *POLICY))
-
-    def file(self, path: str) -> Answer:
-        """A static file, if it lies in the static folder. Raises NotFound."""
-        try:
-            wanted = (self.static / path).resolve()
-            data = wanted.read_bytes() if self.static in wanted.parents else None
-        except (OSError, RuntimeError, ValueError):  # a folder, a name too long, a loop of links, a NUL
-            data = None
-        if data is None:
-            raise NotFound("there is no such file")
-        kind = mimetypes.guess_type(wanted.name)[0] or "application/octet-stream"
-        if kind.startswith("text/") or kind.endswith("javascript"):
-            kind += "; charset=utf-8"
-        return Answer(data, 200, kind.encode("ascii"), ((b"Cache-Control", b"no-cache"), *POLICY))
+CHANGE = "admin"
+DONE = {True: "started", False: "stopped"}
+SCOPES = ("live", "pull", "add")
+LARGEST = 64 << 10  # bytes of a body with settings
 
 
 class Policy(Handler):
@@ -93,58 +47,82 @@ class Policy(Handler):
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
 
 
+def _what(text: str) -> tuple[str, ...]:
+    """Scopes of a stop: live, pull, add, or all. Raises BadOption."""
+    words = text.split(",")
+    for word in words:
+        if word not in (*SCOPES, "all"):
+            near = nearest(word, (*SCOPES, "all"))
+            raise BadOption(f"what is live, pull, add or all, or several with commas, not {word[:40]!a}; {near}")
+    return SCOPES if "all" in words else tuple(scope for scope in SCOPES if scope in words)
+
+
+def _lasting(text: str) -> int:
+    """How long a stop lasts, in ms. Raises BadOption."""
+    value = options.milliseconds("for", text)
+    if not 0 < value <= options.YEAR:
+        raise BadOption("for must be above 0 and at most 366 days")
+    return value
+
+
+def _left(stops: Mapping[str, float]) -> dict[str, float | None]:
+    """Which flows are stopped, and for how many seconds more; None is until they are started."""
+    now = time.time()
+    return {scope: round(till - now, 3) if till else None for scope, till in stops.items() if not till or till > now}
+
+
+def _flow(queue: bytes, status: int, stops: Mapping[str, float]) -> dict[str, object]:
+    """A queue's flow as the seed shows it; with its stops when something is stopped that the seed does not know."""
+    shown: dict[str, object] = {"queue": queue.decode("utf-8"), "status": status}
+    left = _left(stops)
+    if any(scope != "live" or seconds is not None for scope, seconds in left.items()):
+        shown["stops"] = left
+    return shown
+
+
 class Control(Handler):
     """/control/NAME."""
 
     sections: ClassVar = {"GET": LOOK, "POST": CHANGE}
 
     async def get(self, raw: bytes) -> Answer:
-        """Whether elements flow to live consumers."""
+        """Whether elements flow."""
         queue = name(raw)
         self.options({})
-        word = queue.decode("utf-8")
-        status = {"queue": word, "status": await self.app.core.status(queue)}
-        return self.json({"queue": word, "status": status, "redis": self.app.core.redis_name})
+        core = self.app.core
+        status, stops = await together([core.status(queue), core.stops(queue)])
+        return self.json(
+            {"queue": queue.decode("utf-8"), "status": _flow(queue, status, stops), "redis": core.redis_name}
+        )
 
     async def post(self, raw: bytes) -> Answer:
-        """Stop or start the flow."""
-        queue = name(raw)
-        self.options({})
+        """Stop or start flows."""
+        queue, core = name(raw), self.app.core
+        asked = self.options({"what": _what, "for": _lasting})
         status = self.field(b"status")
         if status not in (b"start", b"stop"):
             raise BadOption("status is start or stop; send it as a form field: -d status=stop")
-        self.jsonp(b"")  # a bad callback must not change anything
-        await self.app.core.set_status(queue, status == b"start")
-        self.did("{done} the flow of {queue}", done=DONE[status], queue=queue.decode("utf-8"))
-        return self.json({"stat": {"queue": queue.decode("utf-8"), "status": int(status == b"start")}})
+        started = status == b"start"
+        if started and "for" in asked:
+            raise BadOption("`for` goes with status=stop: a flow that was started goes on until it is stopped")
+        self.jsonp(b"")
+        if started:  # all that is stopped: starting what was never stopped would cost the queue its fast path
+            there = await core.stops(queue)
+            scopes = asked.get("what", SCOPES)
+            changed = [scope for scope in scopes if scope in there or scope == "live"]
+        else:
+            changed = scopes = asked.get("what", ("live",))
+        if changed:
+            await core.set_status(queue, started, changed, asked.get("for", 0))
+        told = f" ({','.join(scopes)})" if asked else ""
+        self.did("{done} the flow of {queue}{told}", done=DONE[started], queue=queue.decode("utf-8"), told=told)
+        shown: dict[str, object] = {"queue": queue.decode("utf-8"), "status": int(started)}
+        if asked:
+            live, stops = await together([core.status(queue), core.stops(queue)])
+            shown = {**shown, "status": live, "stops": _left(stops)}
+        return self.json({"stat": shown})
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
-
-
-def _most(text: str) -> int:
-    found = _NAMED.match(text)
-    if not found:
-        raise BadOption(f"max is a number from 1 to {NAMED}")
-    return int(found[1])
-
-
-async def _named(handler: Handler) -> list[bytes]:
-    """The queues a listing asks for: after=, match=, max=."""
-    asked = handler.options({"after": str, "match": str, "max": _most})
-    found: list[bytes] = await handler.app.core.queues(
-        asked.get("after", "").encode("utf-8"), asked.get("match", "").encode("utf-8"), asked.get("max", NAMED)
-    )
-    return found
-
-
-async def _together(asked: list[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """The answers to many questions, asked in one turn and so in one write; raises the first error."""
-    # Every error is consumed here: the others of a Redis that went away must not fill the log.
-    answers = await DeferredList([deferred(one) for one in asked], consumeErrors=True)
-    for good, answer in answers:
-        if not good:
-            raise answer.value
-    return [answer for _, answer in answers]
 
 
 class Controls(Handler):
@@ -154,161 +132,62 @@ class Controls(Handler):
 
     async def get(self) -> Answer:
         """The flow of all queues."""
-        names = await _named(self)
-        statuses = await _together([self.app.core.status(queue) for queue in names])
-        words = [queue.decode("utf-8") for queue in names]
-        queues = {word: {"queue": word, "status": status} for word, status in zip(words, statuses)}
-        return self.json({"count": len(queues), "queues": queues, "redis": self.app.core.redis_name})
+        names, core = await named(self), self.app.core
+        statuses = await together([core.status(queue) for queue in names])
+        stops = await together([core.stops(queue) for queue in names])
+        queues = {queue.decode("utf-8"): _flow(queue, *told) for queue, *told in zip(names, statuses, stops)}
+        return self.json({"count": len(queues), "queues": queues, "redis": core.redis_name})
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 
 
-class Stats(Handler):
-    """/stats/NAME."""
+class Settings(Handler):
+    """/settings/NAME."""
 
-    sections: ClassVar = {"GET": LOOK}
+    sections: ClassVar = {"GET": LOOK, "POST": CHANGE}
+
+    def old_words(self) -> tuple[str, ...]:
+        """No old client knows this address."""
+        return ()
 
     async def get(self, raw: bytes) -> Answer:
-        """The numbers of one queue."""
+        """Every setting, and which of them the queue was told itself."""
         queue = name(raw)
         self.options({})
-        stats = await self.app.core.stats(queue)
-        first = {"queue": queue.decode("utf-8"), "redis": self.app.core.redis_name, "len": stats.pop("len")}
-        return self.json({**first, **stats}, b"")
+        return await self._shown(queue)
 
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
-
-
-class AllStats(Handler):
-    """/stats/."""
-
-    sections: ClassVar = {"GET": LOOK}
-
-    async def get(self) -> Answer:
-        """The numbers of all queues."""
-        stats = await _together([self.app.core.stats(queue) for queue in await _named(self)])
-        queues = {one["name"]: one for one in stats}
-        return self.json({"count": len(queues), "queues": queues, "redis": self.app.core.redis_name}, b"")
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
-
-
-class Listing(Handler):
-    """/q/ for a person."""
-
-    sections: ClassVar = {"GET": LOOK}
-
-    async def get(self) -> Answer:
-        """The queues, each with a link that consumes nothing."""
-        after = next((value for word, value in self.request.query if word == b"after"), b"")
-        found = await self.app.core.queues(after, b"", NAMED)
-        names = [queue.decode("utf-8") for queue in found]
-        queues = [(word, quote(word, safe="")) for word in names]
-        following = queues[-1][1] if len(queues) == NAMED else ""
-        return self.app.pages.page("queues.html", queues=queues, following=following)
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
-
-
-class Jobs(Handler):
-    """/j/NAME for a person."""
-
-    sections: ClassVar = {"GET": LOOK}
-
-    async def get(self, raw: bytes) -> Answer:
-        """The newest ten elements, untouched."""
+    async def post(self, raw: bytes) -> Answer:
+        """Change settings, all or none."""
         queue = name(raw)
-        stats = await self.app.core.stats(queue)
-        newest = [(e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.app.core.newest(queue)]
-        return self.app.pages.page("jobs.html", queue=queue.decode("utf-8"), stats=stats, newest=newest)
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
-
-
-class Form(Handler):
-    """/queue: the form, and the JSON protocol."""
-
-    def get(self) -> Answer:
-        """The page with the form."""
-        return self._page(EXAMPLES[0][0].encode("ascii"), b"")
-
-    async def post(self) -> Answer:
-        """Run one command; with the form field page=1, as our own page sends it, the answer stands on that page."""
-        if not self.request.fields.form or (b"page", b"1") not in self.request.form:
-            self.jsonp(b"")
-            return self.jsonp(await commands.run(self.app, self._command(), self.allow), b"")
-        command = b""
-        try:
-            command = self._command()
-            return self._page(command, await commands.run(self.app, command, self.allow))
-        except Error as error:
-            if isinstance(error, REFUSALS):
-                self.app.refusals.note(self.request, error)
-            return self._page(command, error.render(), error.status, error.headers)
-
-    def _command(self) -> bytes:
-        """The body if it begins with { or is no form, else the field `body` or `msg`. Raises BadRequest, TooLarge."""
-        self.options({})
-        text = self.request.body
-        if len(text) > self.app.config.max_form:
-            raise TooLarge(f"a command has {self.app.config.max_form} bytes at the most")
-        if text[:1] != b"{" and (self.request.fields.form or not text):
-            found = self.field(b"body", b"msg")
-            if found is None:
-                raise BadRequest("send a command as the form field `body`, or as the body itself")
-            text = found
-        return text
-
-    def _page(self, command: bytes, answer: bytes, status: int = 200, headers: Headers = ()) -> Answer:
-        """The page with what was sent and what came of it."""
-        return self.app.pages.page(
-            "queue.html",
-            status,
-            headers,
-            command=command.decode("utf-8", "replace"),
-            answer=answer.decode("ascii"),
-            error=answer.startswith(b'{"error"'),
-            examples=EXAMPLES,
+        changed = rules.checked(self._given())
+        if not changed:
+            raise BadOption(f"there is nothing to set; known are {', '.join(rules.NAMES)}")
+        self.jsonp(b"")
+        await self.app.core.set(queue, changed)
+        told = ", ".join(
+            f"{word} to {rules.written(word, text) if text else 'its default'}" for word, text in changed.items()
         )
+        self.did("set {told} of {queue}", told=told, queue=queue.decode("utf-8"))
+        return await self._shown(queue)
+
+    def _given(self) -> list[tuple[str, str | None]]:
+        """The settings in query, headers and body, in that order of weight. Raises BadOption, BadRequest, TooLarge."""
+        body, form = self.request.body, self.request.fields.form
+        if len(body) > LARGEST:
+            raise TooLarge(f"settings have {LARGEST} bytes at the most")
+        told = self.options(dict.fromkeys(rules.NAMES, str))
+        given: list[tuple[str, str | None]]
+        if body[:1] == b"{" or (body and not form):  # curl -d says of any body that it is a form
+            given = rules.of_json(body)
+        else:  # an empty field is no option, but takes a setting back
+            fields = self.request.form
+            given = [(word.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for word, value in fields]
+        return [*((word, told.pop(word, text)) for word, text in given), *told.items()]
+
+    async def _shown(self, queue: bytes) -> Answer:
+        told = await self.app.core.settings(queue)
+        settings = rules.shown(told, self.app.config.rules)
+        own = [word for word in settings if word in told]
+        return self.json({"queue": queue.decode("utf-8"), "settings": settings, "own": own})
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
-
-
-class Static(Handler):
-    """/static/FILE."""
-
-    def get(self, raw: bytes) -> Answer:
-        """A file of the pages."""
-        return self.app.pages.file(unquote_to_bytes(raw).decode("utf-8", "replace"))
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
-
-
-class Robots(Handler):
-    """/robots.txt: a crawler that follows links to queues would eat them."""
-
-    def get(self) -> Answer:
-        """Nothing is for robots."""
-        return Answer(b"User-agent: *\nDisallow: /\n")
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
-
-
-class Health(Handler):
-    """/healthz: the process answers."""
-
-    def get(self) -> bytes:
-        """It does."""
-        return b"OK\r\n"
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
-
-
-class Ready(Handler):
-    """/readyz: Redis answers too."""
-
-    async def get(self) -> Answer:
-        """200 when it does, with what is not well; 503 when it does not."""
-        return Answer(b"".join(b"%b\r\n" % r.encode() for r in ["OK", *await self.app.core.ready()]))
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}

@@ -51,7 +51,7 @@ def ledger(reply: Sequence[Any]) -> dict[str, int]:
 def stats(queue: bytes, reply: Sequence[Any]) -> dict[str, object]:
     """look.lua's reply as /stats shows it."""
     books = ledger(reply)
-    words = ("added", "leased", "delayed", "dead", "taken", "delivered", "acked", "bytes")
+    words = (word for word in COLUMNS if word != "waiting")
     return {
         "name": queue.decode("utf-8"),
         "len": books["waiting"],
@@ -85,6 +85,8 @@ def health(said: Mapping[str, str]) -> list[str]:
         reasons.append(f"Redis evicts keys ({said['maxmemory_policy']}): set maxmemory-policy noeviction")
     if said.get("aof_enabled") == "0":
         reasons.append("Redis has no append-only file: what was acknowledged since its last snapshot can be lost")
+    if said.get("aof_enabled") == "1" and said.get("aof_last_write_status", "ok") != "ok":
+        reasons.append("Redis cannot write its append-only file: see its log, and whether its disk is full")
     if said.get("loading") == "1":
         raise Unavailable("Redis is loading its data")
     return reasons

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from restmq import acl, ini
+from restmq import acl, ini, rules
 from restmq.acl import Acl, Networks
 from restmq.ini import ConfigError, Entry, Section
+from restmq.scripts import RULES
 
 __all__ = ["ConfigError", "Settings", "access", "load"]
 
@@ -73,10 +74,17 @@ class Settings:
     stall: float = 60.0
     heartbeat: float = 15.0
 
-    # [queues]: what a new queue begins with
+    # [queues]: what holds for queues that were not told otherwise, as the scripts read it (times in ms)
     history: int = 1000
     history_bytes: int = _MIB
     idempotency: float = 600.0
+    max_deliveries: int = 0
+    backoff: str = ""
+    dead_ttl: int = 0
+    max_length: int = 0
+    max_bytes: int = 0
+    overflow: str = "refuse"
+    idle_ttl: int = 0
 
     # [frontend]: None is what comes with RestMQ
     static_path: Path | None = None
@@ -93,6 +101,11 @@ class Settings:
     def max_form(self) -> int:
         """The largest form, in bytes: a value may be escaped threefold."""
         return 3 * self.max_value + 64 * _KIB
+
+    @property
+    def rules(self) -> dict[str, object]:
+        """[queues], by the names of scripts.RULES."""
+        return {name: getattr(self, name) for name in RULES}
 
     @property
     def endpoint(self) -> str:
@@ -252,6 +265,16 @@ def _proxies(text: str, base: Path) -> tuple[str, ...]:
     return Networks(words).cidr
 
 
+def _rule(name: str) -> Callable[[str, Path], Any]:
+    """How POST /settings reads it; but no backoff is what the scripts begin with, and needs no word here."""
+
+    def parse(text: str, _base: Path) -> int | str:
+        value = rules.parse(name, text)
+        return "" if value == "none" else value
+
+    return parse
+
+
 #: section -> key -> (field of Settings, what reads it).
 _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
     "server": {
@@ -294,8 +317,7 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
         "heartbeat": ("heartbeat", _seconds(0.1, 3600)),
     },
     "queues": {
-        "history": ("history", _number(0, 1_000_000)),
-        "history_bytes": ("history_bytes", _size(0, 1024 * _MIB)),
+        **{name: (name, _rule(name)) for name in RULES},
         "idempotency": ("idempotency", _seconds(1, 7 * 86400)),
     },
     "frontend": {
@@ -324,24 +346,24 @@ def load(path: Path | None, **overrides: object) -> Settings:
     """
     values: dict[str, Any] = {}
     notes: list[str] = []
-    rules: list[Section] = []
+    access_rules: list[Section] = []
     where: dict[str, str] = {}
     base = Path.cwd()
     if path is not None:
         path = path.absolute()
         for section in ini.read(path):
             if acl.is_section(section.name):
-                rules.append(section)
+                access_rules.append(section)
             else:
                 _section(section, path.parent, values, notes, where)
-        acl.rules(rules)  # said here, with the rest of the file, rather than later
+        acl.rules(access_rules)  # said here, with the rest of the file, rather than later
     _address(values, notes, where)
     for name, value in overrides.items():
         if value is not None:
             values[name] = _override(name, value, base)
-    if rules and values.get("acl_file"):
+    if access_rules and values.get("acl_file"):
         raise ConfigError(
-            f"{rules[0].where}: access sections stand in one place: here or in acl_file, not in both"
+            f"{access_rules[0].where}: access sections stand in one place: here or in acl_file, not in both"
         )
     settings = Settings(**values, source=path, notes=tuple(notes))
     return _settle(settings, "max_body" in values)

@@ -227,6 +227,11 @@ class Consumers:
         self.orphaned = False
         self._witnesses = deque(each for each in self._witnesses if each[1] in self.all)
 
+    def kept(self, consumer: Consumer) -> int:
+        """The first position that is kept for it, 0 when nothing is."""
+        batches = self._replaying.get(id(consumer))
+        return batches[0].first if batches else 0
+
     def confirmed(self, position: int) -> int:
         """The highest position that some consumer's socket took, from `position` on."""
         while self._witnesses:

@@ -588,7 +588,8 @@ class Delivery(Service):
                     await self._live(queue, 0, 0, 0, None)
             await self.core.depart(self.presence.instance)
         except Error as error:
-            log.warn("not everything could be given back; the others will do it: {error}", error=error)
+            if self.queues:
+                log.warn("not everything could be given back; the others will do it: {error}", error=error)
 
 
 def _elements(queue: Joined, epoch: bytes, numbers: bytes, body: bytes) -> list[Element]:

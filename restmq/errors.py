@@ -105,6 +105,12 @@ class TooSlow(Error):
     status, type, title = 408, "request-timeout", "Request timeout"
 
 
+class Gone(Error):
+    """The place from which a listing was to go on is not there any more."""
+
+    status, type, title = 410, "gone", "Gone"
+
+
 class LeaseLost(Error):
     """If-Match names a lease that does not hold, or there is none to prolong."""
 

@@ -167,7 +167,7 @@ class Live:
                 positions = await delivery.join(self, self.queues, later=since is not None)
                 for queue in self.queues if since else ():
                     if not handler.gone:
-                        positions[queue] = await resume.begin(delivery, queue, since[queue])
+                        positions[queue] = await resume.begin(delivery, queue, since[queue], positions[queue][0])
         except Exception:
             self.leave()
             raise

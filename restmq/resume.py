@@ -68,13 +68,16 @@ def _one(word: bytes, queue: bytes) -> Since:
         ) from None
 
 
-async def begin(delivery: Delivery, queue: bytes, since: Since) -> tuple[int, bytes]:
-    """Where a consumer starts in a queue: (P, epoch); with an id, what it says. Raises Unavailable."""
+async def begin(delivery: Delivery, queue: bytes, since: Since, joined: int) -> tuple[int, bytes]:
+    """Where a consumer that has joined at P `joined` starts in a queue: (P, epoch); with an id, what that says.
+
+    What came after it joined it gets in any case: perhaps it is the only one. Raises Unavailable.
+    """
     what, which, epoch = since
     if epoch:
         return which, epoch
     reply = await delivery.core.replay(queue, what, which, 0)
-    return reply[3], reply[0]
+    return min(reply[3], joined), reply[0]
 
 
 async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int, epoch: bytes) -> None:
@@ -84,6 +87,9 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
     """
     queue = delivery.queues.get(name)
     while queue is not None and consumer in queue.consumers.all:
+        if epoch == queue.epoch and 0 < queue.consumers.kept(consumer) <= start + 1:  # all that follows is here
+            queue.consumers.replayed(consumer, start)
+            return
         now, position, floor, _, to, *words = await delivery.core.replay(name, "after", start)
         if consumer not in queue.consumers.all:
             return

@@ -17,7 +17,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
-from restmq import admin, config, leases, live, rest, websocket
+from restmq import admin, config, dead, health, leases, live, looking, metrics, pages, rest, websocket
 from restmq.clock import Wheel
 from restmq.config import Settings
 from restmq.core import Core
@@ -40,21 +40,26 @@ ROUTES: list[tuple[str, Any]] = [
     (r"/q/([^/]+)/take", rest.Take),
     (r"/q/([^/]+)/ack", leases.Ack),
     (r"/q/([^/]+)/([0-9]+)", leases.One),
-    (r"/queue", admin.Form),
+    (r"/queue", pages.Form),
     (r"/c/([^/]+)", live.CometHandler),
     (r"/sse/([^/]+)", live.SseHandler),
     (r"/ws/([^/]+)", websocket.WebSocketHandler),
     (r"/p/([^/]+)", admin.Policy),
     (r"/control/?", admin.Controls),
     (r"/control/([^/]+)", admin.Control),
-    (r"/stats/?", admin.AllStats),
-    (r"/stats/([^/]+)", admin.Stats),
-    (r"/q/?", admin.Listing),
-    (r"/j/([^/]+)", admin.Jobs),
-    (r"/healthz", admin.Health),
-    (r"/readyz", admin.Ready),
-    (r"/robots\.txt", admin.Robots),
-    (r"/static/(.+)", admin.Static),
+    (r"/stats/?", looking.AllStats),
+    (r"/stats/([^/]+)", looking.Stats),
+    (r"/settings/([^/]+)", admin.Settings),
+    (r"/peek/([^/]+)", looking.Peek),
+    (r"/dead/([^/]+)", dead.Dead),
+    (r"/ledger/([^/]+)", looking.Ledger),
+    (r"/metrics", metrics.Metrics),
+    (r"/q/?", pages.Listing),
+    (r"/j/([^/]+)", pages.Jobs),
+    (r"/healthz", health.Health),
+    (r"/readyz", health.Ready),
+    (r"/robots\.txt", pages.Robots),
+    (r"/static/(.+)", pages.Static),
 ]
 
 
@@ -89,7 +94,7 @@ class Broker(Service):
         }
         self.redis = Redis(settings.redis, reactor, **link)
         self.messages = Redis(settings.redis, reactor, heard=lambda channel, data: None, **link)
-        self.core = Core(self.redis, reactor, {"history": settings.history, "history_bytes": settings.history_bytes})
+        self.core = Core(self.redis, reactor, settings.rules)
         self.presence = Presence(self.core, reactor)
         self.inbox = Inbox(self.core, self.messages, self.presence)
         self.delivery = Delivery(self.core, self.messages, self.presence, self.inbox, reactor)
@@ -98,10 +103,12 @@ class Broker(Service):
         self.acl = config.access(settings)
         self.app = Application(ROUTES, settings, self.core, self.delivery, self.acl, self.wheel)
         self.app.waiting = self.waiting
-        self.app.pages = admin.Pages(frontend_path(), settings.static_path, settings.template_path)
-        if settings.access_log:
-            self.app.access = Access(self.wheel, _access_log(settings.access_log))
-        for each in (self.redis.watch, self.messages.watch, self.delivery.watch, self.acl.reload_if_changed):
+        self.app.pages = pages.Pages(frontend_path(), settings.static_path, settings.template_path)
+        self.app.rates, self.app.health = looking.Rates(), health.Watch(self.core)
+        self.access_log = Access(self.wheel, _access_log(settings.access_log)) if settings.access_log else None
+        self.app.access = self.app.requests = metrics.Requests(ROUTES, self.access_log)
+        watches = (self.redis.watch, self.messages.watch, self.delivery.watch, self.app.health.tick)
+        for each in (*watches, self.acl.reload_if_changed):
             self.wheel.each(each)
         self.core.refused = self._refuse
         self._reactor = reactor
@@ -164,8 +171,8 @@ class Broker(Service):
         await drained
         self.wheel.stop()
         self.app.refusals.flush()
-        if self.app.access is not None:
-            self.app.access.flush()
+        if self.access_log is not None:
+            self.access_log.flush()
         await self.core.close()
         await self.messages.disconnect()
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
-from wire import HANDSHAKE, Listener
+from wire import HANDSHAKE, Listener, Talker
 
 from restmq import acl, commands
 from restmq.handler import Handler
@@ -51,6 +50,14 @@ DECIDED: dict[tuple[str, str], tuple[str, str, str]] = {
     ("POST", r"/control/([^/]+)"): (ADMIN, "/control/{}", "status=start"),
     ("GET", r"/stats/?"): (CONSUMER, "/stats/", ""),
     ("GET", r"/stats/([^/]+)"): (CONSUMER, "/stats/{}", ""),
+    ("GET", r"/settings/([^/]+)"): (CONSUMER, "/settings/{}", ""),
+    ("POST", r"/settings/([^/]+)"): (ADMIN, "/settings/{}", "history=5"),
+    ("GET", r"/peek/([^/]+)"): (CONSUMER, "/peek/{}", ""),
+    ("GET", r"/dead/([^/]+)"): (CONSUMER, "/dead/{}", ""),
+    ("POST", r"/dead/([^/]+)"): (ADMIN, "/dead/{}", "kick=1"),
+    ("DELETE", r"/dead/([^/]+)"): (ADMIN, "/dead/{}", ""),
+    ("GET", r"/ledger/([^/]+)"): (CONSUMER, "/ledger/{}", ""),
+    ("GET", r"/metrics"): (CONSUMER, "/metrics", ""),
     ("GET", r"/q/?"): (CONSUMER, "/q/", ""),
     ("GET", r"/j/([^/]+)"): (CONSUMER, "/j/{}", ""),
     ("GET", r"/healthz"): (OPEN, "/healthz", ""),
@@ -185,14 +192,9 @@ def test_a_command_on_a_websocket_needs_its_own_section_too(start: Any, queue: s
     ours = f"http://127.0.0.1:{one.port}"
 
     def ask(source: str = "127.0.0.1", **headers: str) -> int:
-        with connect(
-            f"ws://127.0.0.1:{one.port}/ws/{queue}.other",
-            additional_headers=headers,
-            source_address=(source, 0),
-            open_timeout=60,
-        ) as ws:
+        with Talker(one.port, f"/ws/{queue}.other", headers, source) as ws:
             ws.send(command)
-            answer: int = json.loads(ws.recv(timeout=60)).get("status", 200)
+            answer: int = json.loads(ws.recv()).get("status", 200)
             return answer
 
     assert ask() == 401
@@ -291,25 +293,28 @@ def test_a_rule_that_changes_closes_what_it_now_forbids_at_the_next_heartbeat(st
         reply.read()
         return reply.status
 
-    with connect(f"ws://127.0.0.1:{one.port}/ws/{queue}", open_timeout=60) as ws:
+    with Talker(one.port, f"/ws/{queue}") as ws:
         assert add() == 200  # the connection is remembered as one that may
         one.conf.write_text(rules.format("hosts_deny = 127.0.0.9"))
-        comet.until(lambda reader: reader.body.count(b"\r\n") > 12, 30)  # heartbeats, for it is still let in
+        while comet.body.count(b"\r\n") <= 12:  # heartbeats, for all three are still let in
+            assert not comet.ended
+            comet.read(0.1)
+            ws.poll()
         assert add() == 200
         one.conf.write_text(rules.format("hosts_deny = all"))
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                ws.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason[:9]) == (1008, "127.0.0.1")
         comet.until_end(30)
         sse.until_end(30)
         assert b"is not let into [comet:consumer]" not in comet.body
         assert b": 127.0.0.1 is not let into [sse:consumer]" in sse.body
-        with pytest.raises(ConnectionClosed) as closed:
-            while True:
-                ws.recv(timeout=30)
-        assert closed.value.rcvd is not None
-        assert (closed.value.rcvd.code, closed.value.rcvd.reason[:9]) == (1008, "127.0.0.1")
     assert add() == 403
     kept.close()
     with pytest.raises(InvalidStatus):
-        connect(f"ws://127.0.0.1:{one.port}/ws/{queue}")
+        Talker(one.port, f"/ws/{queue}")
 
 
 def test_a_password_that_changes_closes_whoever_showed_the_old_one(start: Any, queue: str) -> None:

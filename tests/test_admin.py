@@ -20,6 +20,10 @@ from restmq.web import ROUTES
 pytestmark = pytest.mark.wire
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 PAGES = ["/", "/queue", "/q/", "/q", "/j/page"]
+LOOKS = (
+    r"/(q/(\?after=.*)?|j/[^/]+|queue|stats/|static/[\w.]+"
+    r"|(peek|dead|stats|ledger|control|settings)/[^/?]+(\?state=\w+)?)?\Z"
+)
 
 
 def look(instance: Any, path: str) -> Any:
@@ -65,7 +69,12 @@ def test_stop_and_start_are_told_and_a_plain_stop_does_not_stop_get(instance: An
         ("/control/{}", "status=dance"),
         ("/control/{}", "status=STOP"),
         ("/control/{}", ""),
-        ("/control/{}?what=pull", "status=stop"),
+        ("/control/{}?what=pul", "status=stop"),
+        ("/control/{}", "status=stop&what=live,"),
+        ("/control/{}", "status=stop&for=0"),
+        ("/control/{}", "status=stop&for=367d"),
+        ("/control/{}", "status=start&for=5"),
+        ("/control/{}?callback=1", "status=stop"),
     ],
 )
 def test_a_wrong_policy_or_status_is_400_and_changes_nothing(instance: Any, queue: str, path: str, body: str) -> None:
@@ -165,7 +174,7 @@ def test_no_page_links_to_what_consumes(instance: Any, queue: str) -> None:
     for path in PAGES:
         page = instance.http("GET", path)[2].decode()
         for link in re.findall(r'(?:href|src|action)="([^"]*)"', page):
-            assert re.match(r"/(q/(\?after=.*)?|j/[^/]+|queue|stats/|static/[\w.]+)?\Z", html.unescape(link)), link
+            assert re.match(LOOKS, html.unescape(link)), link
 
 
 def test_the_listing_of_very_many_queues_goes_on_behind_a_link(start: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from websockets.sync.client import connect
+from wire import Talker
 
 pytestmark = pytest.mark.wire
 
@@ -333,12 +333,12 @@ def test_a_wrong_command_does_nothing_however_it_came(instance: Any, filled: str
     for body, kind in ((command, "application/json"), ("body=" + field, FORM), ("msg=" + field, FORM)):
         status, headers, answer = instance.http("POST", "/queue", body, {"Content-Type": kind})
         assert (status, headers["content-type"], list(json.loads(answer))) == (200, "application/json", ["error"])
-    with connect(f"ws://127.0.0.1:{instance.port}/ws/{filled}.other", open_timeout=60) as ws:
+    with Talker(instance.port, f"/ws/{filled}.other") as ws:
         for text in (command, "{nope", "[]", ""):
             ws.send(text)
-            assert next(iter(json.loads(ws.recv(timeout=60)))) == "error"
+            assert next(iter(json.loads(ws.recv()))) == "error"
         ws.send(f'{{"cmd": "del", "queue": "{filled}", "key": "{filled}:99"}}')
-        assert json.loads(ws.recv(timeout=60))["deleted"] is False  # it goes on
+        assert json.loads(ws.recv())["deleted"] is False  # it goes on
 
 
 def test_names_on_a_websocket_follow_the_rule_too(instance: Any, filled: str) -> None:

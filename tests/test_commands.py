@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from websockets.sync.client import connect
+from wire import Talker
 
 from restmq import commands
 from restmq.errors import BadRequest
@@ -185,9 +185,9 @@ def test_a_command_needs_the_section_of_its_command_and_keeps_that_status(start:
         status, headers, _ = ask(one, text)
         assert status == wanted
         assert ("www-authenticate" in headers) == (wanted == 401)
-        with connect(f"ws://127.0.0.1:{one.port}/ws/{queue}", open_timeout=60) as ws:
+        with Talker(one.port, f"/ws/{queue}") as ws:
             ws.send(text)
-            answer = json.loads(ws.recv(timeout=60))
+            answer = json.loads(ws.recv())
             assert answer["id"] == 7
             assert answer["error"]
             assert answer.get("status", 200) == wanted

@@ -232,7 +232,7 @@ def test_a_rolling_restart_fails_no_request_and_loses_or_doubles_no_element(
     count, bad = load.end()
     after = site.processes()
     assert not set(before.values()) & set(after.values())
-    assert (bad, [one.failed for one in [*producers, *consumers]]) == ([], [[]] * 5), nginx.troubles()
+    assert (bad, [one.failed for one in [*producers, *consumers]]) == ([], [[]] * 5), nginx.log.read_text()[-1500:]
     took = Counter(value for one in consumers for value in one.kept)
     assert took == Counter(acknowledged) and len(acknowledged) > 100
     # Whose answers wrk did not wait for any more may be stored as well: one a connection.
@@ -261,7 +261,7 @@ def test_a_consumer_that_resumes_misses_nothing_in_a_rolling_restart(site: Site,
             one.end()
     heard += listener.values
     assert rolled[0][0] == 0 and connections > 1
-    assert (one.failed, heard) == ([], one.kept), nginx.troubles()
+    assert (one.failed, heard) == ([], one.kept), nginx.log.read_text()[-1500:]
     assert b"event: gap" not in listener.body and b"event: reset" not in listener.body
     listener.close()
 
@@ -296,7 +296,7 @@ def test_nginx_reloads_under_load_and_fails_no_request(nginx: Nginx, queue: str,
         nginx.reload()
         until(lambda had=had: length(nginx.port, queue) > had)  # type: ignore[misc]
     count, bad = load.end()
-    assert bad == [], nginx.troubles()
+    assert bad == [], nginx.log.read_text()[-1500:]
     assert count <= length(nginx.port, queue) <= count + 8
 
 

@@ -206,6 +206,17 @@ def test_pip_check_finds_nothing_after_pip_install(installed: Path) -> None:
 
 
 @LONG
+def test_the_newest_pip_builds_it_as_well(checkout: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    pip = [tmp_path / "env" / "bin" / "python", "-m", "pip", "-q", "--disable-pip-version-check", "install"]
+    for words in (["--upgrade", "pip"], ["--no-deps", checkout]):
+        subprocess.run([*pip, *words], check=True, env=environment())
+    site = next(tmp_path.glob("env/lib/*/site-packages"))
+    assert (site / "restmq" / "web.py").is_file()
+    assert (site / "cyclone" / "web.py").is_file()
+
+
+@LONG
 def test_every_file_of_the_package_is_installed_and_nothing_that_breaks_twistd(installed: Path) -> None:
     site = next(installed.glob("lib/*/site-packages"))
     for folder in ("restmq", "frontend"):

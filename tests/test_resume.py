@@ -367,14 +367,14 @@ def test_who_does_not_read_its_past_disturbs_nobody_and_misses_nothing(
 ) -> None:
     one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[live]\nmax_waiting = 1MiB\n")
     first = listen(one, f"/sse/{queue}")
-    flood(one, queue, first, 30, 5000)
+    flood(one, queue, first, 20, 4000)
     lazy = listen(one, f"/sse/{queue}?since=all", buffer=4096)
     for value in texts(500):
         add(one, queue, value)
-    first.until(have(3500), 30)
+    first.until(have(2500), 30)
     assert stats(one, queue)["consumers"] == 2
-    lazy.until(have(3500), 60)
-    assert numbers(lazy) == list(range(1, 3501))
+    lazy.hurry().until(have(2500), 60)
+    assert numbers(lazy) == list(range(1, 2501))
     assert lazy.told == []
 
 
@@ -383,14 +383,14 @@ def test_one_who_reads_its_past_too_slowly_for_history_is_told_what_it_missed(
 ) -> None:
     one = start("[queues]\nhistory = 1000\nhistory_bytes = 64MiB\n")
     first = listen(one, f"/c/{queue}")
-    flood(one, queue, first, 10)
+    flood(one, queue, first, 10, 7000)
     lazy = listen(one, f"/c/{queue}?since=all", buffer=4096)
-    flood(one, queue, first, 30)
-    lazy.until(lambda c: b":4000" in c.body, 60)
+    flood(one, queue, first, 20, 3000)
+    lazy.hurry().until(lambda c: b":3000" in c.body[-6000:], 60)
     (told,) = lazy.told
     low, high = told["gap"]
     assert told["missed"] == high - low + 1
-    assert numbers(lazy) == [*range(1, low), *range(high + 1, 4001)]
+    assert numbers(lazy) == [*range(1, low), *range(high + 1, 3001)]
 
 
 def test_the_only_consumer_s_past_counts_for_nothing_as_long_as_it_is_not_there(
@@ -441,10 +441,10 @@ def test_when_redis_goes_while_the_past_is_read_the_stream_ends_with_a_reason(
     try:
         one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[redis]\ndeadline = 500ms\n", redis.address)
         first = listen(one, f"/c/{queue}")
-        flood(one, queue, first, 20)
+        flood(one, queue, first, 20, 4000)
         lazy = listen(one, f"/{transport}/{queue}?since=all", buffer=4096)
         redis.stop()
-        lazy.until_end(20)
+        lazy.hurry().until_end(20)
         if transport == "sse":
             assert lazy.body.endswith(b": the past could not be read; connect again with the last id\nretry: 1000\n\n")
         if transport == "ws":
@@ -454,14 +454,8 @@ def test_when_redis_goes_while_the_past_is_read_the_stream_ends_with_a_reason(
         redis.start()
         word = lazy.ids[-1]
         soon(lambda: one.http("GET", "/readyz")[0] == 200)
-        again = listen(one, f"/{transport}/{queue}?since={word}").until(lambda c: b":2000" in c.body, 30)
+        again = listen(one, f"/{transport}/{queue}?since={word}").until(lambda c: b":2000" in c.body[-6000:], 30)
         assert numbers(again) == list(range(len(lazy.elements) + 1, 2001))
         assert first.ended is False
     finally:
         redis.stop()
-
-
-def test_an_instance_that_missed_more_than_history_keeps_announces_it(
-    start: Any, listen: Any, queue: str, tmp_path: Any
-) -> None:
-    from faults import Proxy  # noqa: F401

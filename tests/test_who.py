@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import http.client
 import re
 import socket
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.sync.client import connect
-from wire import HANDSHAKE, Listener
+from websockets.exceptions import ConnectionClosed
+from wire import HANDSHAKE, Listener, Talker
 
 pytestmark = pytest.mark.wire
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -92,9 +91,9 @@ def test_a_refusal_is_one_line_a_second_for_each_address(start: Any, queue: str)
             link.getresponse().read()
         link.close()
     one.http("GET", f"/q/{queue}")
-    with connect(f"ws://127.0.0.1:{one.port}/ws/{queue}ws", open_timeout=60) as ws:
+    with Talker(one.port, f"/ws/{queue}ws") as ws:
         ws.send(f'{{"cmd": "add", "queue": "{queue}", "value": "hunter2"}}')
-        assert '"status": 403' in str(ws.recv(timeout=60))
+        assert '"status": 403' in ws.recv()
     one.http("GET", "/stats/", None, {"Host": "evil.example"})
     most = time.monotonic() - began + 2
 
@@ -151,13 +150,13 @@ def test_a_live_consumer_that_joins_and_leaves_is_a_line_each(instance: Any, que
 
 
 def test_a_websocket_that_leaves_tells_why(instance: Any, queue: str) -> None:
-    with connect(f"ws://127.0.0.1:{instance.port}/ws/{queue}") as ws:
+    with Talker(instance.port, f"/ws/{queue}") as ws:
         instance.form(f"/q/{queue}", "value=x")
-        ws.recv(timeout=60)
-    with connect(f"ws://127.0.0.1:{instance.port}/ws/{queue}") as ws:
+        ws.recv()
+    with Talker(instance.port, f"/ws/{queue}") as ws:
         ws.send(b"binary")
-        with contextlib.suppress(OSError):
-            ws.close()
+        with pytest.raises(ConnectionClosed):
+            ws.recv()
     wrong = Listener(instance.port, f"/ws/{queue}", HANDSHAKE)
     wrong.socket.sendall(b"\x81\x00")  # not masked
     found = lines(instance.log, f"left websocket of {queue}", 3)

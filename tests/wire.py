@@ -13,6 +13,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from websockets.client import ClientProtocol
+from websockets.frames import Opcode
+from websockets.protocol import State
+from websockets.uri import parse_uri
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, TextMessage
 
@@ -177,6 +181,94 @@ def soon(good: Callable[[], Any], what: Callable[[], Any] = str, seconds: float 
         time.sleep(0.02)
 
 
+class Talker:
+    """A WebSocket client without a thread.
+
+    websockets' own joins a thread as it closes, which PyPy 3.9 answers with
+    "cannot release un-acquired lock" now and then, on a busy machine.
+    """
+
+    def __init__(
+        self, port: int, target: str, headers: dict[str, str] | None = None, source: str = "127.0.0.1"
+    ) -> None:
+        """Raises InvalidStatus when the handshake is refused."""
+        self.socket = socket.create_connection(("127.0.0.1", port), 60, (source, 0))
+        self._protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}{target}"))
+        request = self._protocol.connect()
+        for name, value in (headers or {}).items():
+            request.headers[name] = value
+        self._protocol.send_request(request)
+        self._texts: list[str] = []
+        while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
+            self._read()
+        if self._protocol.handshake_exc is not None:
+            self.socket.close()
+            raise self._protocol.handshake_exc
+
+    def _flush(self) -> None:
+        for data in self._protocol.data_to_send():
+            if data:
+                try:
+                    self.socket.sendall(data)
+                except OSError:  # the server did not wait for our last word
+                    self._protocol.receive_eof()
+                    return
+
+    def _read(self) -> None:
+        self._flush()
+        if self._protocol.state is State.CLOSED:
+            return
+        try:
+            data = self.socket.recv(1 << 16)
+        except ConnectionResetError:
+            data = b""
+        if data:
+            self._protocol.receive_data(data)
+        else:
+            self._protocol.receive_eof()
+        for event in self._protocol.events_received():
+            if getattr(event, "opcode", None) is Opcode.TEXT:
+                self._texts.append(bytes(event.data).decode("utf-8"))
+
+    def send(self, message: str | bytes) -> None:
+        """One message: text, or bytes as a binary one."""
+        if isinstance(message, str):
+            self._protocol.send_text(message.encode("utf-8"))
+        else:
+            self._protocol.send_binary(message)
+        self._flush()
+
+    def recv(self) -> str:
+        """The next text message. Raises ConnectionClosed, and TimeoutError after a minute."""
+        while not self._texts:
+            if self._protocol.state is State.CLOSED:
+                raise self._protocol.close_exc
+            self._read()
+        return self._texts.pop(0)
+
+    def poll(self) -> None:
+        """Take what is here already, and answer pings."""
+        self.socket.settimeout(0.05)
+        try:
+            self._read()
+            self._flush()
+        except socket.timeout:
+            return
+        finally:
+            self.socket.settimeout(60)
+
+    def __enter__(self) -> Talker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it in order."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(1000)
+        while self._protocol.state is not State.CLOSED:
+            self._read()
+        self.socket.close()
+
+
 class Listener:
     """A live consumer of our own on a raw socket: reads chunks, or as much as was announced, or all."""
 
@@ -298,6 +390,11 @@ class Listener:
             elif line.startswith("{") and line.endswith("}") and "id" in json.loads(line):
                 found.append(json.loads(line)["id"])
         return found
+
+    def hurry(self) -> Listener:
+        """Read in large pieces from now on, however small the buffer was that it was opened with."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        return self
 
     def close(self) -> None:
         """Leave."""

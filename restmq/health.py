@@ -1,0 +1,75 @@
+"""Health: whether the process answers, and whether its Redis serves well.
+
+Owns /healthz and /readyz, and saying in the log what keeps Redis from serving
+well, once each time that changes; what that may be stands in books.health().
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from twisted.logger import Logger
+
+from restmq.errors import Error
+from restmq.handler import Answer, Handler
+from restmq.slot import drive
+
+EVERY = 10  # seconds between two questions to Redis
+
+log = Logger()
+
+
+class Watch:
+    """Asks Redis how it is, now and then and whenever /readyz does; a change is a line in the log."""
+
+    def __init__(self, core: Any) -> None:
+        self.core = core
+        self.told: list[str] = []
+        self._ticks = 0
+
+    def tick(self) -> None:
+        """Called every second."""
+        if self._ticks % EVERY == 0:
+            drive(self.ask(), _nothing, _failed)
+        self._ticks += 1
+
+    async def ask(self) -> list[str]:
+        """What keeps Redis from serving well, in sentences. Raises Unavailable when it does not answer."""
+        reasons: list[str] = await self.core.ready()
+        before, self.told = self.told, reasons
+        for reason in reasons:
+            if reason not in before:
+                log.warn("Redis at {redis}: {reason}", redis=self.core.redis_name, reason=reason)
+        if before and not reasons:
+            log.info("Redis at {redis} serves well again", redis=self.core.redis_name)
+        return reasons
+
+
+def _nothing(_: object) -> None:
+    """What is to do when Redis answered."""
+
+
+def _failed(error: BaseException) -> None:
+    """That Redis is away is told elsewhere; anything else is a fault."""
+    if not isinstance(error, Error):
+        log.error("asking Redis how it is failed: {error!r}", error=error)
+
+
+class Health(Handler):
+    """/healthz: the process answers."""
+
+    def get(self) -> bytes:
+        """It does."""
+        return b"OK\r\n"
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Ready(Handler):
+    """/readyz: Redis answers too."""
+
+    async def get(self) -> Answer:
+        """200 when it does, with what is not well; 503 when it does not."""
+        return Answer(b"".join(b"%b\r\n" % line.encode() for line in ["OK", *await self.app.health.ask()]))
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}

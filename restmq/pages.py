@@ -1,0 +1,163 @@
+"""Pages for a person with a browser; none of them takes an element.
+
+Owns the templates of frontend/template, the static files, and what a person sees
+of queues; knows of the core only its verbs. Programs look through looking.py.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote, unquote_to_bytes
+
+from jinja2 import Environment, FileSystemLoader
+
+from restmq import commands
+from restmq.errors import BadRequest, Error, NotFound, TooLarge
+from restmq.handler import REFUSALS, Answer, Handler, name
+from restmq.looking import LOOK, NAMED
+
+Headers = tuple[tuple[bytes, bytes], ...]
+HTML = b"text/html; charset=utf-8"
+POLICY = (
+    (b"Content-Security-Policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
+    # Not no-referrer: a browser then sends `Origin: null` with a page's own form, which is nobody's page.
+    (b"Referrer-Policy", b"same-origin"),
+)
+EXAMPLES = (
+    ('{"cmd": "add", "queue": "test", "value": "oi"}', "stores an element"),
+    ('{"cmd": "get", "queue": "test"}', "shows the next one, leaves it there, and counts how often it was shown"),
+    ('{"cmd": "take", "queue": "test"}', "removes the next one"),
+    ('{"cmd": "del", "queue": "test", "key": "test:1"}', "deletes one by its key"),
+)
+
+
+class Pages:
+    """Templates and static files, read from the frontend folder."""
+
+    def __init__(self, frontend: Path, static: Path | None = None, template: Path | None = None) -> None:
+        self.static = (static or frontend / "static").resolve()
+        loader = FileSystemLoader(str(template or frontend / "template"))
+        self.templates = Environment(loader=loader, autoescape=True)
+
+    def page(self, template: str, status: int = 200, headers: Headers = (), **words: object) -> Answer:
+        """A template filled in."""
+        text = self.templates.get_template(template).render(**words)
+        return Answer(text.encode("utf-8"), status, HTML, (*headers, *POLICY))
+
+    def file(self, path: str) -> Answer:
+        """A static file, if it lies in the static folder. Raises NotFound."""
+        try:
+            wanted = (self.static / path).resolve()
+            data = wanted.read_bytes() if self.static in wanted.parents else None
+        except (OSError, RuntimeError, ValueError):  # a folder, a name too long, a loop of links, a NUL
+            data = None
+        if data is None:
+            raise NotFound("there is no such file")
+        kind = mimetypes.guess_type(wanted.name)[0] or "application/octet-stream"
+        if kind.startswith("text/") or kind.endswith("javascript"):
+            kind += "; charset=utf-8"
+        return Answer(data, 200, kind.encode("ascii"), ((b"Cache-Control", b"no-cache"), *POLICY))
+
+
+class Listing(Handler):
+    """/q/ for a person."""
+
+    sections: ClassVar = {"GET": LOOK}
+
+    async def get(self) -> Answer:
+        """The queues, each with a link that consumes nothing."""
+        after = next((value for word, value in self.request.query if word == b"after"), b"")
+        found = await self.app.core.queues(after, b"", NAMED)
+        names = [queue.decode("utf-8") for queue in found]
+        queues = [(word, quote(word, safe="")) for word in names]
+        following = queues[-1][1] if len(queues) == NAMED else ""
+        return self.app.pages.page("queues.html", queues=queues, following=following)
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Jobs(Handler):
+    """/j/NAME for a person."""
+
+    sections: ClassVar = {"GET": LOOK}
+
+    async def get(self, raw: bytes) -> Answer:
+        """The newest ten elements, untouched."""
+        queue = name(raw)
+        stats = await self.app.core.stats(queue)
+        newest = [(e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.app.core.newest(queue)]
+        word = queue.decode("utf-8")
+        return self.app.pages.page("jobs.html", queue=word, path=quote(word, safe=""), stats=stats, newest=newest)
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Form(Handler):
+    """/queue: the form, and the JSON protocol."""
+
+    def get(self) -> Answer:
+        """The page with the form."""
+        return self._page(EXAMPLES[0][0].encode("ascii"), b"")
+
+    async def post(self) -> Answer:
+        """Run one command; with the form field page=1, as our own page sends it, the answer stands on that page."""
+        if not self.request.fields.form or (b"page", b"1") not in self.request.form:
+            self.jsonp(b"")
+            return self.jsonp(await commands.run(self.app, self._command(), self.allow), b"")
+        command = b""
+        try:
+            command = self._command()
+            return self._page(command, await commands.run(self.app, command, self.allow))
+        except Error as error:
+            if isinstance(error, REFUSALS):
+                self.app.refusals.note(self.request, error)
+            return self._page(command, error.render(), error.status, error.headers)
+
+    def _command(self) -> bytes:
+        """The body if it begins with { or is no form, else the field `body` or `msg`. Raises BadRequest, TooLarge."""
+        self.options({})
+        text = self.request.body
+        if len(text) > self.app.config.max_form:
+            raise TooLarge(f"a command has {self.app.config.max_form} bytes at the most")
+        if text[:1] != b"{" and (self.request.fields.form or not text):
+            found = self.field(b"body", b"msg")
+            if found is None:
+                raise BadRequest("send a command as the form field `body`, or as the body itself")
+            text = found
+        return text
+
+    def _page(self, command: bytes, answer: bytes, status: int = 200, headers: Headers = ()) -> Answer:
+        """The page with what was sent and what came of it."""
+        return self.app.pages.page(
+            "queue.html",
+            status,
+            headers,
+            command=command.decode("utf-8", "replace"),
+            answer=answer.decode("ascii"),
+            error=answer.startswith(b'{"error"'),
+            examples=EXAMPLES,
+        )
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
+
+
+class Static(Handler):
+    """/static/FILE."""
+
+    def get(self, raw: bytes) -> Answer:
+        """A file of the pages."""
+        return self.app.pages.file(unquote_to_bytes(raw).decode("utf-8", "replace"))
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Robots(Handler):
+    """/robots.txt: a crawler that follows links to queues would eat them."""
+
+    def get(self) -> Answer:
+        """Nothing is for robots."""
+        return Answer(b"User-agent: *\nDisallow: /\n")
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
