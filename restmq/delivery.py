@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from restmq.consumers import Batch, Consumer, Consumers, offer
 from restmq.core import Core, Nack
-from restmq.element import Element
+from restmq.element import Element, Lease
 from restmq.errors import BadOption, Error, Unavailable
 from restmq.inbox import Inbox
 from restmq.presence import Presence
@@ -135,7 +135,11 @@ class Delivery(Service):
             if queue is None or consumer not in queue.consumers.all:
                 continue
             sent, rest, leased = queue.consumers.leave(consumer)
-            self._sent(queue, consumer, sent)
+            if consumer.lease:  # all that it has not acknowledged goes back: confirmed later, it would be another's
+                gone = {element.number for element in leased}
+                queue.leased = [pair for pair in queue.leased if pair[0] not in gone]
+            else:
+                self._sent(queue, consumer, sent)
             if rest:
                 self._give(queue, rest)
             if leased:
@@ -149,6 +153,11 @@ class Delivery(Service):
         if failed:
             nacks[0] = Nack(leased[0].lease, None, True, b"its consumer closed")
         await self.core.nack(queue.name, nacks)
+
+    def leases(self, consumer: Consumer, queue: bytes, lease: Lease) -> bool:
+        """Whether a consumer has this lease now."""
+        here = self.queues.get(queue)
+        return here is not None and here.consumers.leases(consumer, lease)
 
     def _kept(self, queue: Joined, error: BaseException) -> None:
         """Redis is away: these leases end by themselves."""
@@ -180,6 +189,8 @@ class Delivery(Service):
                 queue = self.queues.get(name)
                 if queue is None:
                     queue = self.queues[name] = Joined(name)
+                if consumer not in self._tapping:
+                    return  # it left while it waited
                 queue.taps.append(consumer)
                 await self.inbox.open(name, (self, "taps"), b"t")
                 await self.core.script("tap", name, self.core.db, self.presence.instance, b"1")
@@ -270,7 +281,7 @@ class Delivery(Service):
     def _gap(self, queue: Joined, last: int) -> None:
         """More was missed than history keeps."""
         log.warn("queue {queue}: more was missed than history keeps", queue=queue.name.decode())
-        for consumer in list(queue.consumers.all):
+        for consumer in queue.consumers.current:  # who gets the past finds it out there
             consumer.missed(queue.name, queue.position + 1, last)
         queue.position = last
 
@@ -289,12 +300,11 @@ class Delivery(Service):
     def _renew(self, queue: Joined, epoch: bytes, position: int) -> None:
         """The queue has another epoch than it had: it was forgotten, or Redis lost data."""
         log.warn("queue {queue} has another epoch: it was forgotten, or Redis lost data", queue=queue.name.decode())
-        queue.consumers.drop()
-        queue.consumers.forget()
+        queue.consumers.renewed()
         queue.written, queue.leased = [], []
         queue.past.add(queue.epoch)
         queue.epoch, queue.position, queue.sure = epoch, position, 0
-        for consumer in list(queue.consumers.all):
+        for consumer in queue.consumers.current:
             consumer.renewed(queue.name, epoch, position)
 
     def _live(self, queue: Joined, ready: int, room: int, count: int, after: int | None) -> Slot[Any]:
@@ -325,6 +335,8 @@ class Delivery(Service):
     def _telling(self, queue: Joined) -> None:
         self._changed.discard(queue)
         numbers = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
+        if queue.consumers.orphaned:  # somebody else came at once, but what the last one left must go back first
+            numbers = (0, 0, 0)
         if not queue.joined or numbers == queue.told or queue.waiting:
             return
         queue.told = numbers
@@ -338,6 +350,9 @@ class Delivery(Service):
         self._learn(queue, reply[7])
         if numbers[2] == 0:
             queue.unheard.clear()  # the script gave them back, or another instance has heard them
+            queue.consumers.abandon()
+            if queue.consumers.all:
+                self._tell(queue)
         if numbers[2] == 0 and not queue.consumers.all and not queue.waiting:
             await self._confirm_written(queue)
             if not queue.consumers.all and not queue.waiting and self.queues.get(queue.name) is queue:
