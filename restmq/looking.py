@@ -14,12 +14,11 @@ from typing import Any, ClassVar
 
 from twisted.internet.defer import DeferredList
 
-from restmq.books import Peeked
+from restmq.books import Peeked, shown
 from restmq.core import LIMIT
 from restmq.element import parse_key
 from restmq.errors import BadOption, Gone
 from restmq.handler import Answer, Handler, name
-from restmq.leases import looked_at
 from restmq.slot import deferred
 
 LOOK = "rest:consumer"
@@ -136,10 +135,7 @@ async def look(handler: Handler, queue: bytes, state: str, after: int, wanted: i
     """
     found, more = await _collect(handler.app.core, queue, state, after, wanted)
     now, word = time.time(), queue.decode("utf-8")
-    elements = [looked_at(one, now) for one in found]
-    for element in elements:
-        del element["queue"]  # they are all of this one
-    document: dict[str, object] = {"queue": word, "state": state, "elements": elements}
+    document: dict[str, object] = {"queue": word, "state": state, "elements": [shown(one, now) for one in found]}
     if more:
         document["next"] = f"{word}:{found[-1].number}"
     return handler.json(document)
