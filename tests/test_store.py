@@ -30,6 +30,7 @@ EXAMPLES = int(os.environ.get("RESTMQ_EXAMPLES", "60"))
 VALUES = st.lists(st.sampled_from([b"", b"a", b"007", b"x" * 50, b"\xc3\xa9\r\n"]), min_size=1, max_size=5)
 INSTANCES = st.sampled_from(["A", "B"])
 RARELY = st.sampled_from([False] * 7 + [True])
+AT_TIMES = st.sampled_from([False, False, True])
 WAITS = st.sampled_from([1, 29, 30, 100, 101, 1000, 6000, 300_000])
 CONFS = [
     {},
@@ -421,7 +422,7 @@ class Queue(Watched):
             ear.heard()
             (model.tapping.add if on else model.tapping.discard)(inst)
 
-    @rule(inst=INSTANCES, really=RARELY)
+    @rule(inst=INSTANCES, really=AT_TIMES)
     def vanish(self, inst: str, really: bool) -> None:
         """Its subscriptions are gone; it may join again, or be reaped."""
         if not really:
@@ -432,7 +433,7 @@ class Queue(Watched):
         self.model.subscribed.discard(inst)
         self.model.tapping.discard(inst)
 
-    @rule(inst=INSTANCES, really=RARELY)
+    @rule(inst=INSTANCES, really=AT_TIMES)
     def reap(self, inst: str, really: bool) -> None:
         if really:
             assert self.run("reap", DB, inst) == 0
@@ -508,3 +509,32 @@ def test_every_verb_does_what_the_model_does(link: Any, pytestconfig: pytest.Con
             print_blob=True,
         ),
     )
+
+
+def two_that_wait(link: Any) -> Queue:
+    """A GET at A, then one at B."""
+    Queue.link, Queue.all_loaded = link, {}
+    queue = Queue()
+    for inst in "AB":
+        queue.getting("take", inst, 1, None, True)
+    queue.all_is_well()
+    return queue
+
+
+def test_what_a_woken_instance_did_not_take_before_it_died_wakes_the_next(link: Any) -> None:
+    queue = two_that_wait(link)
+    queue.adding([b"a"], None, None, {})
+    assert queue.model.woken == {"A": 1}
+    queue.reap(inst="A", really=True)
+    assert queue.model.woken == {"B": 1}
+    queue.all_is_well()
+    queue.teardown()
+
+
+def test_a_get_of_an_instance_that_does_not_listen_is_passed_over(link: Any) -> None:
+    queue = two_that_wait(link)
+    queue.vanish(inst="A", really=True)
+    queue.adding([b"a"], None, None, {})
+    assert queue.model.woken == {"B": 1}
+    queue.all_is_well()
+    queue.teardown()
