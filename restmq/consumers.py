@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Protocol
 
-from restmq.element import Element
+from restmq.element import Element, Lease
 
 AHEAD = 64  # round-robin elements on their way to one consumer that takes them
 
@@ -96,9 +96,10 @@ class Consumers:
         self._pointer = 0
         self._held: dict[int, deque[tuple[int, Element]]] = {}  # id(consumer) -> (mark, element)
         self._leased: dict[int, dict[int, Element]] = {}  # id(consumer) -> number -> element, oldest first
-        self._witnesses: deque[tuple[int, Consumer, int | None]] = deque()  # position, who, mark: None till it has it
+        self._witnesses: deque[tuple[int, Consumer | None, int]] = deque()  # position, who, mark; None: nobody yet
         self._replaying: dict[int, list[Batch]] = {}  # id(consumer) -> what came while it gets the past
         self._ahead: dict[int, int] = {}  # id(consumer) -> position that it has, though not heard here yet
+        self.orphaned = False  # the last one left before its socket took all that was broadcast
 
     def __len__(self) -> int:
         return len(self.all)
@@ -152,9 +153,11 @@ class Consumers:
             self._pointer -= 1
         self._replaying.pop(id(consumer), None)
         self._ahead.pop(id(consumer), None)
-        for place, (position, witness, _) in enumerate(self._witnesses):
-            if witness is consumer and self.all:  # another vouches, for all that it was given till now
-                self._witnesses[place] = (position, self.all[0], self._mark(self.all[0]))
+        others = self.current
+        for place, (position, witness, mark) in enumerate(self._witnesses):
+            if witness is consumer and flushed(consumer) < mark:  # another vouches, for all that it was given till now
+                self._witnesses[place] = (position, others[0], others[0].written) if others else (position, None, 0)
+        self.orphaned = self.orphaned or (not self.all and any(one is None for _, one, _ in self._witnesses))
         return sent, rest, list(leased.values())
 
     # -- broadcast
@@ -168,15 +171,10 @@ class Consumers:
                 mine = self._mine(consumer, batch)
             if mine is not None:
                 offer(consumer, mine)
-                if witness is None or (witness.full and not consumer.full):
-                    witness = consumer
-        if self.all:
-            witness = witness or self.all[0]
-            self._witnesses.append((batch.last, witness, self._mark(witness)))
-
-    def _mark(self, consumer: Consumer) -> int | None:
-        """How much of its stream must be out for it to have all that came; None while it gets the past first."""
-        return None if id(consumer) in self._replaying else consumer.written
+            if id(consumer) not in self._replaying and (witness is None or (witness.full and not consumer.full)):
+                witness = consumer
+        if self.all:  # while all of them get the past first, this is nowhere but in history
+            self._witnesses.append((batch.last, witness, witness.written if witness else 0))
 
     def _mine(self, consumer: Consumer, batch: Batch) -> Batch | None:
         """What of a batch a consumer should get now."""
@@ -195,6 +193,11 @@ class Consumers:
         """From now on what comes is kept for this consumer: it gets the past first."""
         self._replaying[id(consumer)] = []
 
+    @property
+    def current(self) -> list[Consumer]:
+        """Those that get what comes, not the past."""
+        return [consumer for consumer in self.all if id(consumer) not in self._replaying]
+
     def replayed(self, consumer: Consumer, position: int) -> None:
         """It has everything up to a position; now it gets what came meanwhile, and then what comes."""
         self._ahead[id(consumer)] = position
@@ -202,9 +205,27 @@ class Consumers:
             mine = self._mine(consumer, batch)
             if mine is not None:
                 offer(consumer, mine)
-        for place, (last, witness, mark) in enumerate(self._witnesses):
-            if witness is consumer and mark is None:
+        for place, (last, witness, _) in enumerate(self._witnesses):
+            if witness is None:
                 self._witnesses[place] = (last, consumer, consumer.written)
+
+    def read_again(self, consumer: Consumer) -> None:
+        """What came meanwhile is too old to be kept: it will be read with the past."""
+        if id(consumer) in self._replaying:
+            self._replaying[id(consumer)] = []
+
+    def renewed(self) -> None:
+        """The queue has begun another life: positions of the old one say nothing any more."""
+        self._ahead.clear()
+        for kept in self._replaying.values():
+            kept.clear()
+        self.drop()
+        self.forget()
+
+    def abandon(self) -> None:
+        """What the last one left without its socket having taken it has been given back."""
+        self.orphaned = False
+        self._witnesses = deque(each for each in self._witnesses if each[1] in self.all)
 
     def kept(self, consumer: Consumer) -> int:
         """The first position that is kept for it, 0 when nothing is."""
@@ -215,7 +236,7 @@ class Consumers:
         """The highest position that some consumer's socket took, from `position` on."""
         while self._witnesses:
             last, witness, mark = self._witnesses[0]
-            if mark is None or flushed(witness) < mark:
+            if witness is None or flushed(witness) < mark:
                 break
             self._witnesses.popleft()
             position = max(position, last)
@@ -271,6 +292,11 @@ class Consumers:
         for leased in self._leased.values():
             for number in numbers & leased.keys():
                 del leased[number]
+
+    def leases(self, consumer: Consumer, lease: Lease) -> bool:
+        """Whether a consumer has this lease now."""
+        element = self._leased.get(id(consumer), {}).get(lease.number)
+        return element is not None and element.lease == lease
 
     def leasing(self) -> list[Consumer]:
         """Those that lease."""

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from restmq.consumers import Batch, Consumer, Consumers, offer
 from restmq.core import Core, Nack
-from restmq.element import Element
+from restmq.element import Element, Lease
 from restmq.errors import BadOption, Error, Unavailable
 from restmq.inbox import Inbox
 from restmq.presence import Presence
@@ -29,6 +29,7 @@ from restmq.slot import Slot, deferred, drive
 from restmq.turn import word
 
 MERGED = 500
+PAGE = 1000  # elements of history at a time, as live.lua answers them
 
 log = Logger()
 
@@ -134,7 +135,11 @@ class Delivery(Service):
             if queue is None or consumer not in queue.consumers.all:
                 continue
             sent, rest, leased = queue.consumers.leave(consumer)
-            self._sent(queue, consumer, sent)
+            if consumer.lease:  # all that it has not acknowledged goes back: confirmed later, it would be another's
+                gone = {element.number for element in leased}
+                queue.leased = [pair for pair in queue.leased if pair[0] not in gone]
+            else:
+                self._sent(queue, consumer, sent)
             if rest:
                 self._give(queue, rest)
             if leased:
@@ -148,6 +153,11 @@ class Delivery(Service):
         if failed:
             nacks[0] = Nack(leased[0].lease, None, True, b"its consumer closed")
         await self.core.nack(queue.name, nacks)
+
+    def leases(self, consumer: Consumer, queue: bytes, lease: Lease) -> bool:
+        """Whether a consumer has this lease now."""
+        here = self.queues.get(queue)
+        return here is not None and here.consumers.leases(consumer, lease)
 
     def _kept(self, queue: Joined, error: BaseException) -> None:
         """Redis is away: these leases end by themselves."""
@@ -179,6 +189,8 @@ class Delivery(Service):
                 queue = self.queues.get(name)
                 if queue is None:
                     queue = self.queues[name] = Joined(name)
+                if consumer not in self._tapping:
+                    return  # it left while it waited
                 queue.taps.append(consumer)
                 await self.inbox.open(name, (self, "taps"), b"t")
                 await self.core.script("tap", name, self.core.db, self.presence.instance, b"1")
@@ -241,14 +253,17 @@ class Delivery(Service):
         if not known:
             queue.position = queue.sure = position
         if missing:
-            first = int(history[0]) if history else position + 1
-            log.warn("queue {queue}: more was missed than history keeps", queue=queue.name.decode())
-            for consumer in list(queue.consumers.all):
-                consumer.missed(queue.name, queue.position + 1, first - 1)
-        for at in range(0, len(history), 3):
-            if int(history[at]) > queue.position:
-                element = Element(queue.name, int(history[at + 1]), history[at + 2])
-                self._broadcast(queue, Batch(queue.name, [element], int(history[at]), epoch))
+            self._gap(queue, int(history[0]) - 1 if history else position)
+        self._replay(queue, history, epoch)
+        while queue.position < position and len(history) == 3 * PAGE:
+            _, _, floor, _, to, *history = await self.core.replay(queue.name, "after", queue.position, PAGE)
+            if ups != self.inbox.ups:
+                raise Unavailable("the connection to Redis was lost while joining")
+            if floor > queue.position:
+                self._gap(queue, floor)
+            self._replay(queue, history, epoch)
+            queue.position = max(queue.position, to)
+        queue.position = max(queue.position, position)  # what is not in history was taken back, and comes again
         away = {int(number) for number in mine} - queue.consumers.held - set(queue.written)
         away -= {number for number, _ in queue.leased}
         if away:  # they were on their way when the connection went
@@ -263,6 +278,20 @@ class Delivery(Service):
         self._policy(queue, queue.policy)
         self._tell(queue)
 
+    def _gap(self, queue: Joined, last: int) -> None:
+        """More was missed than history keeps."""
+        log.warn("queue {queue}: more was missed than history keeps", queue=queue.name.decode())
+        for consumer in queue.consumers.current:  # who gets the past finds it out there
+            consumer.missed(queue.name, queue.position + 1, last)
+        queue.position = last
+
+    def _replay(self, queue: Joined, history: list[bytes], epoch: bytes) -> None:
+        """What was broadcast while nothing was heard here."""
+        for at in range(0, len(history), 3):
+            if int(history[at]) > queue.position:
+                element = Element(queue.name, int(history[at + 1]), history[at + 2])
+                self._broadcast(queue, Batch(queue.name, [element], int(history[at]), epoch))
+
     def _learn(self, queue: Joined, settings: list[bytes]) -> None:
         words = [text.decode() for text in settings]
         queue.settings = dict(zip(words[::2], words[1::2]))
@@ -271,12 +300,11 @@ class Delivery(Service):
     def _renew(self, queue: Joined, epoch: bytes, position: int) -> None:
         """The queue has another epoch than it had: it was forgotten, or Redis lost data."""
         log.warn("queue {queue} has another epoch: it was forgotten, or Redis lost data", queue=queue.name.decode())
-        queue.consumers.drop()
-        queue.consumers.forget()
+        queue.consumers.renewed()
         queue.written, queue.leased = [], []
         queue.past.add(queue.epoch)
         queue.epoch, queue.position, queue.sure = epoch, position, 0
-        for consumer in list(queue.consumers.all):
+        for consumer in queue.consumers.current:
             consumer.renewed(queue.name, epoch, position)
 
     def _live(self, queue: Joined, ready: int, room: int, count: int, after: int | None) -> Slot[Any]:
@@ -307,6 +335,8 @@ class Delivery(Service):
     def _telling(self, queue: Joined) -> None:
         self._changed.discard(queue)
         numbers = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
+        if queue.consumers.orphaned:  # somebody else came at once, but what the last one left must go back first
+            numbers = (0, 0, 0)
         if not queue.joined or numbers == queue.told or queue.waiting:
             return
         queue.told = numbers
@@ -320,6 +350,9 @@ class Delivery(Service):
         self._learn(queue, reply[7])
         if numbers[2] == 0:
             queue.unheard.clear()  # the script gave them back, or another instance has heard them
+            queue.consumers.abandon()
+            if queue.consumers.all:
+                self._tell(queue)
         if numbers[2] == 0 and not queue.consumers.all and not queue.waiting:
             await self._confirm_written(queue)
             if not queue.consumers.all and not queue.waiting and self.queues.get(queue.name) is queue:
@@ -410,9 +443,18 @@ class Delivery(Service):
                 self._give(queue, elements)
             else:
                 batch = Batch(queue.name, elements, int(first), epoch).beyond(queue.position)
-                if batch is not None:
+                if batch is not None and batch.first > queue.position + 1:
+                    self._missed(queue, data)
+                elif batch is not None:
                     self._broadcast(queue, batch)
             self._later(queue)
+
+    def _missed(self, queue: Joined, data: bytes) -> None:
+        """Something was broadcast before this that was not heard: joining again brings it, from history, first."""
+        if queue.joined:
+            queue.joined = False
+            self._join(queue)
+        queue.heldback.append(data)
 
     def _policy(self, queue: Joined, policy: bytes) -> None:
         queue.policy = policy
@@ -573,7 +615,8 @@ class Delivery(Service):
                     await self._live(queue, 0, 0, 0, None)
             await self.core.depart(self.presence.instance)
         except Error as error:
-            log.warn("not everything could be given back; the others will do it: {error}", error=error)
+            if self.queues:
+                log.warn("not everything could be given back; the others will do it: {error}", error=error)
 
 
 def _elements(queue: Joined, epoch: bytes, numbers: bytes, body: bytes) -> list[Element]:

@@ -81,7 +81,9 @@ def wish(handler: Handler, queues: list[bytes], again: bytes = b"") -> Wish:
     if any(word == b"callback" for word, _ in handler.request.query):
         raise BadOption("callback is for plain JSON answers, not for a stream: read it line by line, or use /sse")
     asked = handler.options({"since": str, "lease": options.lease, "prefetch": options.prefetch, "tap": _tap})
-    since = again or asked.get("since", "").encode("utf-8")
+    plain = "lease" not in asked and not asked.get("tap")
+    # An EventSource comes back with the id that it has, whatever its address says.
+    since = (again if plain else b"") or asked.get("since", "").encode("utf-8")
     if "prefetch" in asked and "lease" not in asked:
         raise BadOption("prefetch bounds what is leased: it goes with lease")
     if "lease" in asked and since:
@@ -126,7 +128,7 @@ class Live:
         self.queues = list(queues)
         self.wish = wish
         self.lease, self.prefetch = wish.lease, wish.prefetch
-        self.ids = self.always_ids or wish.since is not None
+        self.ids = (self.always_ids and not wish.lease and not wish.tap) or wish.since is not None
         self.framing: Hashable = (self.section, bool(wish.lease), self.ids)
         if self.ids and len(queues) > 1:
             self.framing = self  # its ids have the positions of all its queues, so that one id resumes them all
@@ -165,7 +167,7 @@ class Live:
                 positions = await delivery.join(self, self.queues, later=since is not None)
                 for queue in self.queues if since else ():
                     if not handler.gone:
-                        positions[queue] = await resume.begin(delivery, self, queue, since[queue], positions[queue][0])
+                        positions[queue] = await resume.begin(delivery, queue, since[queue], positions[queue][0])
         except Exception:
             self.leave()
             raise
@@ -192,7 +194,7 @@ class Live:
 
     async def _replay(self, positions: dict[bytes, tuple[int, bytes]]) -> None:
         for queue in self.queues:
-            await resume.replay(self.app.delivery, self, queue, positions[queue][0])
+            await resume.replay(self.app.delivery, self, queue, *positions[queue])
 
     def _unreplayed(self, error: BaseException) -> None:
         if not isinstance(error, Error):
@@ -233,12 +235,14 @@ class Live:
         if not self.ids:
             self.close("elements were missed that are no longer kept; connect again")
             return
+        if queue in self._places:
+            self._places[queue] = (last, self._places[queue][1])
         said = {"queue": queue.decode("utf-8"), "gap": [first, last], "missed": last - first + 1}
         self._announce("gap", said)
 
     def renewed(self, queue: bytes, epoch: bytes, position: int) -> None:
         """The queue has begun another life; who has no ids misses nothing by it."""
-        if self.ids:
+        if self.ids and self._places.get(queue, (0, b""))[1] != epoch:  # else it was told where it got the past
             self._places[queue] = (position, epoch)
             self._announce("reset", {"queue": queue.decode("utf-8"), "epoch": epoch.decode("ascii")})
 
@@ -421,7 +425,7 @@ class Sse(Live):
 
     def opening(self, positions: dict[bytes, tuple[int, bytes]], early: bytes) -> bytes:
         """How long to wait before coming again, and the id to come with."""
-        first = self._id({**positions, **self._before})
+        first = self._id({**positions, **self._before}) if self.ids else ""
         self._places = {**positions, **self._places}
         # What came early on several queues has no ids, for not all positions were known.
         after = f"id: {self._id(self._places)}\n\n" if self._before else ""
@@ -438,8 +442,8 @@ class Sse(Live):
 
     def framed(self, document: str, event: str = "") -> bytes:
         """An event of a kind of its own, which a browser's onmessage does not see."""
-        first = f"id: {self._id(self._places)}\n" if self._id(self._places) and len(self.queues) == 1 else ""
-        return f"{first}event: {event}\ndata: {document}\n\n".encode("ascii")
+        word = self._id(self._places)
+        return f"{f'id: {word}' + chr(10) if word else ''}event: {event}\ndata: {document}\n\n".encode("ascii")
 
     def beat(self) -> None:
         """A comment, which an EventSource skips."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from restmq.consumers import Batch, Consumer, offer
+from restmq.consumers import Batch, Consumer
 from restmq.delivery import Delivery, Joined, pause
 from restmq.element import Element, parse_key
 from restmq.errors import BadKey, BadOption
@@ -20,6 +20,7 @@ _ID = re.compile(rb"(0|[1-9][0-9]{0,15})@([0-9a-zA-Z.]{1,64})\Z")
 _LAST = re.compile(rb"-([1-9][0-9]{0,6})\Z")
 _AGO = re.compile(rb"[0-9.]+(ms|s|m|h|d)\Z")
 _WORDS = (b"all", b"latest", b"now")
+PAUSE = 0.01  # seconds between looks whether a socket takes more of the past
 
 
 class Since(NamedTuple):
@@ -67,63 +68,63 @@ def _one(word: bytes, queue: bytes) -> Since:
         ) from None
 
 
-async def begin(delivery: Delivery, consumer: Consumer, queue: bytes, since: Since, joined: int) -> tuple[int, bytes]:
-    """Where a consumer that has joined at P `joined` starts in a queue: (P, epoch). Announces what is not kept.
+async def begin(delivery: Delivery, queue: bytes, since: Since, joined: int) -> tuple[int, bytes]:
+    """Where a consumer that has joined at P `joined` starts in a queue: (P, epoch); with an id, what that says.
 
     What came after it joined it gets in any case: perhaps it is the only one. Raises Unavailable.
     """
     what, which, epoch = since
+    if epoch:
+        return which, epoch
     reply = await delivery.core.replay(queue, what, which, 0)
-    now = reply[0]
-    if epoch and epoch != now:
-        reply = await delivery.core.replay(queue, "all", 0, 0)
-        consumer.renewed(queue, now, reply[3])
-    _, position, floor, start = reply[:4]
-    start = min(start, position, joined)
-    if start < floor and not _has(delivery, consumer, queue, start):
-        consumer.missed(queue, start + 1, floor)
-        start = floor
-    return start, now
+    return min(reply[3], joined), reply[0]
 
 
-async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int) -> None:
-    """Give the consumer everything from `start` on, and then what comes. Raises Unavailable; it may leave meanwhile."""
-    queue = delivery.queues[name]
-    while consumer in queue.consumers.all:
-        if _has(delivery, consumer, name, start):
+async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int, epoch: bytes) -> None:
+    """Give a consumer that has joined all that came after a position of an epoch, and then what comes.
+
+    What is not kept any more it is told, and that another epoch has begun. It may leave meanwhile. Raises Unavailable.
+    """
+    queue = delivery.queues.get(name)
+    while queue is not None and consumer in queue.consumers.all:
+        if epoch == queue.epoch and 0 < queue.consumers.kept(consumer) <= start + 1:  # all that follows is here
             queue.consumers.replayed(consumer, start)
             return
-        epoch, position, floor, _, to, *words = await delivery.core.replay(name, "after", start)
+        now, position, floor, _, to, *words = await delivery.core.replay(name, "after", start)
         if consumer not in queue.consumers.all:
             return
+        if now != epoch:
+            start, epoch = floor, now
+            consumer.renewed(name, epoch, start)
+            continue
         if start < floor:
             consumer.missed(name, start + 1, floor)
         _offer(queue, consumer, epoch, words)
-        start = max(to, floor) if to >= position else to
-        if to >= position:
+        start = max(to, floor)
+        if start >= position and not consumer.full:
             queue.consumers.replayed(consumer, position)
             return
         while consumer.full and consumer in queue.consumers.all:
-            await pause(delivery.clock, 0.05)
-
-
-def _has(delivery: Delivery, consumer: Consumer, queue: bytes, start: int) -> bool:
-    """Whether all that follows a position is kept for the consumer already."""
-    first = delivery.queues[queue].consumers.kept(consumer) if queue in delivery.queues else 0
-    return 0 < first <= start + 1
+            await pause(delivery.clock, PAUSE)
+        queue.consumers.read_again(consumer)  # so that nobody who reads slowly makes them pile up
 
 
 def _offer(queue: Joined, consumer: Consumer, epoch: bytes, words: list[bytes]) -> None:
-    """Batches of consecutive positions: what has ended leaves holes."""
-    run: list[Element] = []
+    """One write; what has ended leaves holes between batches of consecutive positions."""
+    elements: list[Element] = []
+    frames: list[bytes] = []
+    began = 0  # of the batch: its first place in elements, and its position
     first = 0
     for at in range(0, len(words), 3):
         position, number, value = int(words[at]), int(words[at + 1]), words[at + 2]
-        if run and position != first + len(run):
-            offer(consumer, Batch(queue.name, run, first, epoch))
-            run = []
-        if not run:
-            first = position
-        run.append(Element(queue.name, number, value, 0, 0, epoch))
-    if run:
-        offer(consumer, Batch(queue.name, run, first, epoch))
+        if position != first + len(elements) - began:
+            frames.append(_framed(queue, consumer, elements[began:], first, epoch))
+            began, first = len(elements), position
+        elements.append(Element(queue.name, number, value, 0, 0, epoch))
+    if elements:
+        frames.append(_framed(queue, consumer, elements[began:], first, epoch))
+        consumer.deliver(b"".join(frames), queue.name, Batch(queue.name, elements, 0, epoch))
+
+
+def _framed(queue: Joined, consumer: Consumer, elements: list[Element], first: int, epoch: bytes) -> bytes:
+    return consumer.frame(Batch(queue.name, elements, first, epoch)) if elements else b""

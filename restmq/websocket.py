@@ -14,6 +14,7 @@ import hashlib
 import struct
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from io import StringIO
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,18 +23,23 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 
 from restmq import commands
-from restmq.errors import BadRequest, Error, UpgradeRequired
+from restmq.element import Lease, parse_lease
+from restmq.errors import BadKey, BadRequest, Error, UpgradeRequired
 from restmq.handler import Handler
 from restmq.live import Live, Wish, queue_names, wish
 from restmq.slot import drive
 
 if TYPE_CHECKING:
+    from restmq.consumers import Batch
     from restmq.http import Stream
+    from restmq.waiting import Wait
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A  # the first byte of a whole frame, section 5.2
 NO_CODE = 1005  # a Close frame came without a code, section 7.4.1
 GOING_AWAY, UNSUPPORTED, POLICY, TOO_BIG, BROKEN = 1001, 1003, 1008, 1009, 1011
+MOST_WAITING = 1000  # takes of one connection
+MOST_REMEMBERED = 1000  # leases of one connection, those that are over included
 MOST_COMMANDS = 128  # not yet answered; then reading stops, and goes on below half
 PATIENCE = 2.0  # seconds for the client to answer a Close frame
 
@@ -92,6 +98,38 @@ def _tokens(fields: dict[bytes, bytes], name: bytes) -> list[bytes]:
     return [token.strip().lower() for token in fields.get(name, b"").split(b",")]
 
 
+class Asking(commands.Client):
+    """Who sent one command over a WebSocket; `later` once its answer may come after those of other commands."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        super().__init__()
+        self._socket = socket
+        self.must_match = socket.lease > 0
+        self.later = False
+        self.wait: Wait | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is at its end."""
+        return self._socket.ended
+
+    def waits(self, wait: Wait) -> None:
+        """A take waits from now on. Raises BadRequest when too many do."""
+        if len(self._socket.waiting) >= MOST_WAITING:
+            wait.leave()
+            raise BadRequest(f"{MOST_WAITING} takes wait on this connection, and that are the most")
+        self.later, self.wait = True, wait
+        self._socket.waiting.add(wait)
+
+    def owns(self, queue: str, lease: str) -> bool:
+        """Whether the connection has this lease, or had it a little while ago: then the answer is that it is lost."""
+        try:
+            name, word = queue.encode("utf-8"), parse_lease(lease.encode("utf-8"))
+        except (UnicodeEncodeError, BadKey):
+            return False
+        return (name, word) in self._socket.leased or self._socket.app.delivery.leases(self._socket, name, word)
+
+
 class WebSocket(Live):
     """A consumer of /ws/NAMES: elements go out as text messages, commands are answered in order."""
 
@@ -105,6 +143,8 @@ class WebSocket(Live):
         self._size = 0
         self._commands: deque[str] = deque()
         self._working = False
+        self.waiting: set[Wait] = set()  # takes that are answered later
+        self.leased: dict[tuple[bytes, Lease], None] = {}  # the newest that it got
         self._held = False  # reading stopped: too much is to be answered
         self._pong: bytes | None = None  # owed to a client that does not read
         self._alive = True  # something came since the last heartbeat
@@ -116,6 +156,14 @@ class WebSocket(Live):
     def framed(self, document: str, event: str = "") -> bytes:
         """A text message."""
         return to_frame(TEXT, document.encode("ascii"))
+
+    def deliver(self, data: bytes, queue: bytes, batch: Batch) -> None:
+        """Write frames, and remember whose lease it is."""
+        super().deliver(data, queue, batch)
+        if self.lease:
+            self.leased.update(dict.fromkeys((queue, element.lease) for element in batch.elements))
+            while len(self.leased) > MOST_REMEMBERED:
+                del self.leased[next(iter(self.leased))]
 
     # What comes in
 
@@ -181,11 +229,15 @@ class WebSocket(Live):
         """Answer the commands, one after the other, as fast as the client reads the answers."""
         if not self._working and self._commands and not self.full and not self.ended:
             self._working = True
-            drive(self.command(self._commands.popleft()), self._answer, self._failed)
+            asking = Asking(self)
+            command = self.command(self._commands.popleft(), asking)
+            drive(command, partial(self._answer, asking), partial(self._failed, asking))
+            if asking.later and self._working:
+                self._next()
 
-    async def command(self, text: str) -> bytes:
+    async def command(self, text: str, asking: Asking) -> bytes:
         """Run one command; what a client did wrong is an answer too."""
-        return await commands.run(self.app, text, self._allow, whole=True)
+        return await commands.run(self.app, text, self._allow, whole=True, client=asking)
 
     def _allow(self, section: str) -> None:
         try:
@@ -194,15 +246,25 @@ class WebSocket(Live):
             self.app.refusals.note(self.request, refused)
             raise
 
-    def _answer(self, answer: bytes) -> None:
-        self._working = False
+    def _answer(self, asking: Asking, answer: bytes) -> None:
+        if asking.wait is not None:
+            self.waiting.discard(asking.wait)
         if not self.ended:
             self.write(to_frame(TEXT, answer.rstrip(b"\r\n")))
+        if not asking.later:
+            self._next()
+
+    def _next(self) -> None:
+        """The next command's turn."""
+        self._working = False
+        if not self.ended:
             self._hold()
             if self._commands:
                 self._clock.callLater(0, self._work)
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, asking: Asking, error: BaseException) -> None:
+        if asking.wait is not None:
+            self.waiting.discard(asking.wait)
         self._working = False
         log.error("a command on a WebSocket failed: {error!r}", error=error)
         self.finish(BROKEN, "the command failed")
@@ -273,6 +335,13 @@ class WebSocket(Live):
             self._stream.abort()
         else:
             self._stream.close()
+
+    def leave(self, why: str = "the client left") -> None:
+        """Take no more; what it waits for goes to others."""
+        super().leave(why)
+        waiting, self.waiting = self.waiting, set()
+        for wait in waiting:
+            wait.leave()
 
     def lost(self) -> None:
         """The connection is gone."""

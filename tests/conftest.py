@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wire import Listener, Socket
 
 #: The browser is driven from CPython only: what it shows does not depend on the Python that serves it.
 collect_ignore = ["test_browser.py"] if sys.implementation.name == "pypy" else []
@@ -196,3 +197,19 @@ def start(redis_server: RedisServer, tmp_path: Path, request: pytest.FixtureRequ
     yield one
     texts = [made.stop() for made in started]
     assert not [text for text in texts if troubles(text)], texts
+
+
+@pytest.fixture
+def listen() -> Iterator[Any]:
+    """Opens live consumers, and leaves them at the end: listen(instance, target), on /ws with the handshake."""
+    opened: list[Listener] = []
+
+    def one(instance: Instance, target: str, **options: Any) -> Listener:
+        kind = Socket if target.startswith("/ws/") and "headers" not in options else Listener
+        listener = kind(instance.port, target, **options)
+        opened.append(listener)
+        return listener
+
+    yield one
+    for listener in opened:
+        listener.close()

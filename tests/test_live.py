@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from fanout import Plan, run
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 from websockets.sync.client import connect
-from wire import HANDSHAKE, Listener, Wire, batch, handler, ring
+from wire import HANDSHAKE, Wire, add, batch, handler, ring, stats, texts
 
 from restmq.errors import Forbidden
 from restmq.live import RETRY_ENDING, Comet, Live, Sse, comment, documents
@@ -277,38 +276,6 @@ def test_after_the_end_nothing_is_written_and_no_timer_is_left() -> None:
 
 
 # The wire of a real instance
-
-
-@pytest.fixture
-def listen() -> Iterator[Any]:
-    """Opens live consumers, and leaves them at the end: listen(instance, target)."""
-    opened_here: list[Listener] = []
-
-    def open_one(instance: Any, target: str, **options: Any) -> Listener:
-        listener = Listener(instance.port, target, **options)
-        opened_here.append(listener)
-        return listener
-
-    yield open_one
-    for listener in opened_here:
-        listener.close()
-
-
-def add(instance: Any, queue: str, *values: str) -> None:
-    """Add values one after the other."""
-    for value in values:
-        assert instance.http("POST", f"/q/{queue}", value, {"Content-Type": "text/plain"})[0] == 200
-
-
-def stats(instance: Any, queue: str) -> dict[str, Any]:
-    """What /stats/NAME says."""
-    found: dict[str, Any] = json.loads(instance.http("GET", f"/stats/{queue}")[2])
-    return found
-
-
-def texts(count: int) -> list[str]:
-    """Values that differ."""
-    return [f"v{number}" for number in range(count)]
 
 
 def test_comet_answers_as_a_stream_that_nothing_on_the_way_holds_back(instance: Any, listen: Any, queue: str) -> None:

@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 from wire import HANDSHAKE, Wire, batch, handler, ring
 
 from restmq.errors import BadRequest, Error, Forbidden, UpgradeRequired
-from restmq.websocket import MOST_COMMANDS, WebSocket, accept, check_handshake, close_frame, to_frame
+from restmq.websocket import MOST_COMMANDS, Asking, WebSocket, accept, check_handshake, close_frame, to_frame
 
 pytestmark = pytest.mark.wire
 
@@ -47,7 +47,7 @@ def client(kind: int, payload: bytes = b"", masked: bool = True) -> bytes:
 class Echo(WebSocket):
     """A consumer whose commands answer themselves."""
 
-    async def command(self, text: str) -> bytes:
+    async def command(self, text: str, asking: Asking) -> bytes:
         """The text; an error where the text asks for one."""
         if text == "fail":
             raise RuntimeError("as the test wanted")
@@ -229,7 +229,7 @@ def test_a_command_that_fails_in_the_server_is_1011() -> None:
 
 def test_what_a_client_did_wrong_is_an_answer_and_the_socket_stays() -> None:
     class Refusing(WebSocket):
-        async def command(self, text: str) -> bytes:
+        async def command(self, text: str, asking: Asking) -> bytes:
             try:
                 raise Forbidden("not you")
             except Error as problem:

@@ -17,6 +17,8 @@ from websockets.client import ClientProtocol
 from websockets.frames import Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import CloseConnection, Ping, TextMessage
 
 from restmq.consumers import Batch, Consumers
 from restmq.element import Element
@@ -145,6 +147,38 @@ def ring(*consumers: Any) -> Consumers:
     for consumer in consumers:
         all_of_them.join(consumer)
     return all_of_them
+
+
+def add(instance: Any, queue: str, *values: str, options: str = "") -> None:
+    """Add values one after the other."""
+    for value in values:
+        answer = instance.http("POST", f"/q/{queue}{options}", value, {"Content-Type": "text/plain"})
+        assert answer[0] == 200, answer
+
+
+def batch_add(instance: Any, queue: str, *values: str) -> None:
+    """Add values with one request."""
+    answer = instance.http("POST", f"/q/{queue}", "\n".join(values), {"Content-Type": "application/x-ndjson"})
+    assert answer[0] == 200, answer
+
+
+def stats(instance: Any, queue: str) -> dict[str, Any]:
+    """What /stats/NAME says."""
+    found: dict[str, Any] = json.loads(instance.http("GET", f"/stats/{queue}")[2])
+    return found
+
+
+def texts(count: int, first: int = 0) -> list[str]:
+    """Values that differ."""
+    return [f"v{number}" for number in range(first, first + count)]
+
+
+def soon(good: Callable[[], Any], what: Callable[[], Any] = str, seconds: float = 15.0) -> None:
+    """Wait until something is so. Raises AssertionError with `what` when it does not come."""
+    end = time.monotonic() + seconds
+    while not good():
+        assert time.monotonic() < end, what()
+        time.sleep(0.02)
 
 
 class Talker:
@@ -326,21 +360,81 @@ class Listener:
 
     @property
     def objects(self) -> list[dict[str, Any]]:
-        """The elements so far, of Comet lines or SSE data."""
+        """The objects so far, of Comet lines, SSE data or messages."""
         lines = self.body.decode("ascii").splitlines()
         texts = [line.removeprefix("data: ") for line in lines]
         return [json.loads(text) for text in texts if text.startswith("{") and text.endswith("}")]
 
     @property
+    def elements(self) -> list[dict[str, Any]]:
+        """The elements among them."""
+        return [one for one in self.objects if "key" in one and "queue" not in one and "deleted" not in one]
+
+    @property
     def values(self) -> list[str]:
         """The values so far."""
-        return [one["value"] for one in self.objects]
+        return [one["value"] for one in self.elements]
+
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        """What was announced: gaps and resets."""
+        return [one for one in self.objects if "gap" in one or "epoch" in one]
 
     @property
     def ids(self) -> list[str]:
-        """The ids of an event stream so far."""
-        return [line[4:] for line in self.body.decode("ascii").splitlines() if line.startswith("id: ")]
+        """The ids so far, that of the opening first."""
+        found = []
+        for line in self.body.decode("ascii").splitlines():
+            if line.startswith("id: "):
+                found.append(line[4:])
+            elif line.startswith("{") and line.endswith("}") and "id" in json.loads(line):
+                found.append(json.loads(line)["id"])
+        return found
+
+    def hurry(self) -> Listener:
+        """Read in large pieces from now on, however small the buffer was that it was opened with."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        return self
 
     def close(self) -> None:
         """Leave."""
         self.socket.close()
+
+
+class Socket(Listener):
+    """The same on a WebSocket: each message is a line of the body; pings are answered."""
+
+    def __init__(self, port: int, target: str, headers: str = "", **options: Any) -> None:
+        self._frames = Connection(ConnectionType.CLIENT)
+        self._message = ""
+        self.code: int | None = None  # of the Close frame that came, and its reason
+        self.reason = ""
+        super().__init__(port, target, HANDSHAKE + headers, **options)
+
+    def _unframe(self) -> None:
+        if self.status != 101:
+            super()._unframe()
+            return
+        self._frames.receive_data(self._raw)
+        self._raw = b""
+        for event in self._frames.events():
+            if isinstance(event, TextMessage):
+                self._message += event.data
+                if event.message_finished:
+                    self.body, self._message = self.body + self._message.encode() + b"\n", ""
+            elif isinstance(event, Ping):
+                self.socket.sendall(self._frames.send(event.response()))
+            elif isinstance(event, CloseConnection):
+                self.code, self.reason = event.code, event.reason or ""
+                self.socket.sendall(self._frames.send(event.response()))
+
+    def send(self, **command: Any) -> None:
+        """Send a command."""
+        self.socket.sendall(self._frames.send(TextMessage(data=json.dumps(command))))
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        """Send a command, and wait for its answer."""
+        word = f"asked{len(self.body)}"
+        self.send(**command, id=word)
+        self.until(lambda c: word in c.body.decode())
+        return next(one for one in self.objects if one.get("id") == word)

@@ -1,0 +1,461 @@
+"""Resume: what a live consumer missed comes first, without gap or double, on all three transports."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import RedisServer
+from wire import Listener, add, batch_add, soon, stats, texts
+
+pytestmark = pytest.mark.wire
+TRANSPORTS = ("c", "sse", "ws")
+
+
+def numbers(listener: Listener) -> list[int]:
+    """The numbers of its elements so far."""
+    return [int(one["key"].rpartition(":")[2]) for one in listener.elements]
+
+
+def have(count: int) -> Callable[[Listener], bool]:
+    """Whether so many elements are there."""
+    return lambda listener: listener.body.count(b'"key": ') >= count
+
+
+@pytest.fixture
+def past(instance: Any, queue: str, listen: Any) -> Any:
+    """Broadcasts ten elements, v0 to v9, and answers all ids of who heard them, that of the opening first."""
+
+    def make(where: Any = instance, name: str = queue, count: int = 10, singly: bool = False) -> list[str]:
+        first = listen(where, f"/sse/{name}")
+        if singly:  # history is cut when the next is broadcast
+            for number, value in enumerate(texts(count), 1):
+                add(where, name, value)
+                first.until(have(number))
+        else:
+            batch_add(where, name, *texts(count))
+        ids: list[str] = first.until(have(count)).ids
+        first.close()
+        soon(lambda: stats(where, name)["consumers"] == 0)
+        return ids
+
+    return make
+
+
+def flood(instance: Any, queue: str, listener: Listener, batches: int, size: int = 10_000) -> None:
+    """Add batches of a hundred large values, as fast as a listener gets them."""
+    there = listener.body.count(b'"key": ')
+    for number in range(1, batches + 1):
+        batch_add(instance, queue, *["x" * size] * 100)
+        listener.until(have(there + 100 * number), 30)
+
+
+# Where it goes on
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_an_id_goes_on_behind_its_element_and_then_with_what_comes(
+    instance: Any, listen: Any, queue: str, past: Any, transport: str
+) -> None:
+    ids = past()
+    again = listen(instance, f"/{transport}/{queue}?since={ids[4]}").until(have(6))
+    assert again.values == texts(6, 4)
+    assert again.ids == ids[4:]
+    add(instance, queue, "new")
+    assert again.until(have(7)).values == [*texts(6, 4), "new"]
+    assert again.ids[-1] == ids[-1].replace("10@", "11@")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(
+    ("word", "came"),
+    [
+        ("QUEUE:7", [8, 9, 10]),
+        ("-3", [8, 9, 10]),
+        ("-2000", list(range(1, 11))),
+        ("10m", list(range(1, 11))),
+        ("all", list(range(1, 11))),
+        ("latest", [10]),
+        ("now", []),
+    ],
+)
+def test_each_word_goes_on_where_it_says(
+    instance: Any, listen: Any, queue: str, past: Any, transport: str, word: str, came: list[int]
+) -> None:
+    past()
+    consumer = listen(instance, f"/{transport}/{queue}?since={word.replace('QUEUE', queue)}")
+    add(instance, queue, "new")
+    consumer.until(lambda c: "new" in c.values)
+    assert numbers(consumer) == [*came, 11]
+    assert consumer.told == []
+
+
+def test_a_time_ago_leaves_out_what_is_older(instance: Any, listen: Any, queue: str, past: Any) -> None:
+    past()
+    time.sleep(1.5)
+    listener = listen(instance, f"/c/{queue}")
+    add(instance, queue, "young")
+    listener.until(have(1))
+    assert listen(instance, f"/c/{queue}?since=1s").until(have(1)).quiet().values == ["young"]
+    assert len(listen(instance, f"/c/{queue}?since=0.5h").until(have(11)).values) == 11
+
+
+def test_since_may_stand_in_a_header_of_ours(instance: Any, listen: Any, queue: str, past: Any) -> None:
+    past()
+    assert listen(instance, f"/c/{queue}", headers="RestMQ-Since: -2\r\n").until(have(2)).values == ["v8", "v9"]
+
+
+def test_last_event_id_weighs_more_than_since(instance: Any, listen: Any, queue: str, past: Any) -> None:
+    ids = past()
+    again = listen(instance, f"/sse/{queue}?since=all", headers=f"Last-Event-ID: {ids[8]}\r\n")
+    assert again.until(have(2)).quiet().values == ["v8", "v9"]
+
+
+def test_last_event_id_is_for_event_streams_only(instance: Any, listen: Any, queue: str, past: Any) -> None:
+    ids = past()
+    assert listen(instance, f"/c/{queue}", headers=f"Last-Event-ID: {ids[8]}\r\n").quiet().body == b""
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(
+    "words",
+    ["yesterday", "-0", "-", "3@", "01@e", "@e", "a:1,b:1", "-1,-1", "other:1", "QUEUE:0", "10@e@e", "1.2.3s", "-x"],
+)
+def test_other_words_are_refused(instance: Any, listen: Any, queue: str, transport: str, words: str) -> None:
+    answer = listen(instance, f"/{transport}/{queue}?since={words.replace('QUEUE', queue)}")
+    assert answer.status == 400
+    assert b"urn:restmq:bad-option" in answer.until_end().body
+    soon(lambda: stats(instance, queue)["consumers"] == 0)
+
+
+def test_an_element_on_comet_and_a_websocket_has_an_id_only_when_since_was_sent(
+    instance: Any, listen: Any, queue: str, past: Any
+) -> None:
+    past()
+    for transport in ("c", "ws"):
+        with_ids = listen(instance, f"/{transport}/{queue}?since=now").until(lambda c: c.objects)
+        assert list(with_ids.objects[0]) == ["id"]
+        without = listen(instance, f"/{transport}/{queue}")
+        add(instance, queue, "x")
+        assert list(with_ids.until(have(1)).elements[0]) == ["key", "value", "id"]
+        assert list(without.until(have(1)).objects[0]) == ["key", "value"]
+
+
+# Several queues
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_one_id_resumes_all_queues_of_a_connection(
+    instance: Any, listen: Any, queue: str, past: Any, transport: str
+) -> None:
+    east, west = f"{queue}.east", f"{queue}.west"
+    first = listen(instance, f"/{transport}/{east},{west}?since=now")
+    for value in texts(6):
+        add(instance, west if int(value[1:]) % 3 else east, value)
+    first.until(have(6))
+    assert len(set(first.ids)) == 7
+    for seen in range(7):
+        again = listen(instance, f"/{transport}/{east},{west}?since={first.ids[seen]}")
+        again.until(lambda c, seen=seen: c.ids and have(6 - seen)(c))
+        assert sorted(again.values) == sorted(first.values[seen:])
+        assert again.ids[0] == first.ids[seen]
+        assert [word.split("@")[0] for word in again.ids[-1].split(",")] == ["2", "4"]
+        again.close()
+
+
+def test_one_word_is_for_all_queues_or_there_is_one_each(instance: Any, listen: Any, queue: str, past: Any) -> None:
+    east, west, both = f"{queue}.east", f"{queue}.west", f"/c/{queue}.east,{queue}.west"
+    past(name=east), past(name=west)
+    found: dict[str, list[str]] = {}
+    for words in ("-1", f"{east}:8", "latest,-2", f"now,{west}:9"):
+        consumer = listen(instance, f"{both}?since={words}").until(lambda c: c.ids)
+        add(instance, east, "end"), add(instance, west, "end")
+        consumer.until(lambda c: c.values.count("end") == 2)
+        found[words] = sorted(one["key"].removeprefix(queue) for one in consumer.elements if one["value"] != "end")
+        consumer.close()
+        instance.http("DELETE", f"/q/{east}?forget=1"), instance.http("DELETE", f"/q/{west}?forget=1")
+        past(name=east), past(name=west)
+    assert found == {
+        "-1": [".east:10", ".west:10"],
+        f"{east}:8": [".east:10", ".east:9"],
+        "latest,-2": [".east:10", ".west:10", ".west:9"],
+        f"now,{west}:9": [".west:10"],
+    }
+
+
+def test_an_id_of_one_queue_is_not_taken_for_several(instance: Any, listen: Any, queue: str) -> None:
+    for words in ("3@e", "3@e,4@e,5@e"):
+        answer = listen(instance, f"/sse/{queue}.a,{queue}.b", headers=f"Last-Event-ID: {words}\r\n").until_end()
+        assert answer.status == 400
+
+
+# What is no longer kept
+
+
+def gap(transport: str, listener: Listener) -> dict[str, Any]:
+    """The only announcement; on an event stream it is an event of its own."""
+    (told,) = listener.told
+    if transport == "sse":
+        assert b"event: gap\ndata: {" in listener.body
+    return told
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_history_no_longer_keeps_is_announced(
+    start: Any, listen: Any, queue: str, past: Any, transport: str
+) -> None:
+    one = start("[queues]\nhistory = 5\n")
+    ids = past(one, count=40, singly=True)
+    again = listen(one, f"/{transport}/{queue}?since={ids[3]}").until(lambda c: "v39" in c.values)
+    assert again.ids[0] == ids[3]
+    first = numbers(again)[0]
+    assert 40 - 5 * 1.125 - 8 <= first <= 36  # at least five are kept, and not many more
+    assert gap(transport, again) == {"queue": queue, "gap": [4, first - 1], "missed": first - 4}
+    assert numbers(again) == list(range(first, 41))
+    assert again.objects.index(again.told[0]) < again.objects.index(again.elements[0])
+
+
+def test_the_id_of_a_gap_is_the_place_behind_it(start: Any, listen: Any, queue: str, past: Any) -> None:
+    one = start("[queues]\nhistory = 5\n")
+    ids = past(one, count=40, singly=True)
+    again = listen(one, f"/sse/{queue}", headers=f"Last-Event-ID: {ids[3]}\r\n").until(lambda c: "v39" in c.values)
+    assert again.ids[0] == ids[3]
+    assert again.ids[1:] == ids[numbers(again)[0] - 1 :]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_purge_leaves_a_gap_and_does_not_end_the_connection(
+    instance: Any, listen: Any, queue: str, past: Any, transport: str
+) -> None:
+    ids = past()
+    stays = listen(instance, f"/{transport}/{queue}?since=now")
+    assert instance.http("DELETE", f"/q/{queue}")[0] == 200
+    again = listen(instance, f"/{transport}/{queue}?since={ids[4]}").until(lambda c: c.told)
+    assert gap(transport, again) == {"queue": queue, "gap": [5, 10], "missed": 6}
+    add(instance, queue, "after")
+    for each in (again, stays):
+        assert each.until(have(1)).values == ["after"]
+        assert each.ids[-1].startswith("11@")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_an_id_of_another_epoch_is_announced_and_all_of_the_new_one_comes(
+    instance: Any, listen: Any, queue: str, past: Any, transport: str
+) -> None:
+    old = past()[4]
+    assert instance.http("DELETE", f"/q/{queue}?forget=1")[0] == 200
+    new = past(count=3)
+    epoch = new[0].partition("@")[2]
+    assert epoch != old.partition("@")[2]
+    again = listen(instance, f"/{transport}/{queue}?since={old}").until(have(3))
+    assert again.told == [{"queue": queue, "epoch": epoch}]
+    assert (b"event: reset\ndata: {" in again.body) == (transport == "sse")
+    assert again.values == texts(3)
+    assert again.ids[0] == old
+    assert again.ids[-1] == new[-1]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_who_is_connected_hears_of_a_new_epoch_and_its_first_elements(
+    instance: Any, listen: Any, queue: str, past: Any, transport: str
+) -> None:
+    ids = past()
+    resumed = listen(instance, f"/{transport}/{queue}?since={ids[4]}").until(have(6))
+    plain = listen(instance, f"/c/{queue}")
+    assert instance.http("DELETE", f"/q/{queue}?forget=1")[0] == 200
+    add(instance, queue, *texts(3))
+    assert resumed.until(have(9)).values[6:] == texts(3)
+    assert [one["queue"] for one in resumed.told] == [queue]
+    assert resumed.ids[-1].partition("@")[2] == resumed.told[0]["epoch"] != ids[0].partition("@")[2]
+    assert plain.until(have(3)).values == texts(3)
+
+
+def test_elements_that_expired_or_were_taken_are_no_gap(instance: Any, listen: Any, queue: str) -> None:
+    first = listen(instance, f"/c/{queue}?since=now").until(lambda c: c.ids)
+    add(instance, queue, "a")
+    add(instance, queue, "short", options="?ttl=300ms")
+    add(instance, queue, "b")
+    first.until(have(3))
+    first.close()
+    soon(lambda: stats(instance, queue)["consumers"] == 0)
+    add(instance, queue, "taken")
+    assert b"taken" in instance.http("GET", f"/q/{queue}")[2]
+    time.sleep(0.4)
+    for word in (first.ids[0], "all", "-3"):
+        again = listen(instance, f"/c/{queue}?since={word}").until(have(2))
+        assert (again.quiet(0.1).values, again.told) == (["a", "b"], [])
+        assert [one.split("@")[0] for one in again.ids[1:]] == ["1", "3"]
+        again.close()
+
+
+def test_without_history_nothing_is_replayed_which_is_announced(
+    start: Any, listen: Any, queue: str, past: Any
+) -> None:
+    one = start("[queues]\nhistory = 0\n")
+    ids = past(one, singly=True)
+    again = listen(one, f"/c/{queue}?since={ids[4]}").until(lambda c: c.told)
+    (low, high), kept = again.told[0]["gap"], again.until(lambda c: "v9" in c.values).elements
+    assert low == 5
+    assert high + len(kept) == 10
+    assert len(kept) <= 3  # what was not yet confirmed when the last one was broadcast
+
+
+def test_a_roundrobin_queue_replays_only_what_was_broadcast(instance: Any, listen: Any, queue: str, past: Any) -> None:
+    ids = past()
+    assert instance.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+    again = listen(instance, f"/sse/{queue}?since={ids[8]}").until(have(2))
+    add(instance, queue, "turn")
+    again.until(have(3))
+    assert again.values == ["v8", "v9", "turn"]
+    assert again.ids == ids[8:]
+    again.close()
+    soon(lambda: stats(instance, queue)["consumers"] == 0)
+    assert listen(instance, f"/c/{queue}?since=all").until(have(10)).quiet().values == texts(10)
+
+
+# Much of it, and all the while more
+
+
+class Producer(threading.Thread):
+    """Adds batches of ten until told to stop."""
+
+    def __init__(self, instance: Any, queue: str) -> None:
+        super().__init__(daemon=True)
+        self.instance, self.queue, self.stopping, self.count = instance, queue, False, 0
+        self.start()
+
+    def run(self) -> None:
+        """Add."""
+        while not self.stopping:
+            batch_add(self.instance, self.queue, *texts(10, self.count))
+            self.count += 10
+            time.sleep(0.005)
+
+    def stop(self) -> int:
+        """How many were added."""
+        self.stopping = True
+        self.join(20)
+        return self.count
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_long_past_comes_whole_and_in_order_while_producers_go_on(
+    start: Any, listen: Any, queue: str, past: Any, transport: str
+) -> None:
+    one, other = (start("[queues]\nhistory = 5000\n") for _ in range(2))
+    ids = past(one, count=2500)
+    stays = listen(one, f"/c/{queue}?since=now").until(lambda c: c.ids)
+    producer = Producer(other, queue)
+    for where in (one, other):
+        again = listen(where, f"/{transport}/{queue}?since={ids[0]}").until(have(2600), 30)
+        again.close()
+    added = producer.stop()
+    last = listen(other, f"/{transport}/{queue}?since={ids[0]}").until(have(2500 + added), 30)
+    assert last.told == []
+    assert numbers(last) == list(range(1, 2501 + added))
+    assert [int(word.split("@")[0]) for word in last.ids] == list(range(2501 + added))
+    for each in (again, stays.until(have(added), 30)):
+        got = numbers(each)
+        assert got == list(range(got[0], got[0] + len(got)))
+
+
+def test_who_does_not_read_its_past_disturbs_nobody_and_misses_nothing(
+    start: Any, listen: Any, queue: str
+) -> None:
+    one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[live]\nmax_waiting = 1MiB\n")
+    first = listen(one, f"/sse/{queue}")
+    flood(one, queue, first, 20, 4000)
+    lazy = listen(one, f"/sse/{queue}?since=all", buffer=4096)
+    for value in texts(500):
+        add(one, queue, value)
+    first.until(have(2500), 30)
+    assert stats(one, queue)["consumers"] == 2
+    lazy.hurry().until(have(2500), 60)
+    assert numbers(lazy) == list(range(1, 2501))
+    assert lazy.told == []
+
+
+def test_one_who_reads_its_past_too_slowly_for_history_is_told_what_it_missed(
+    start: Any, listen: Any, queue: str
+) -> None:
+    one = start("[queues]\nhistory = 1000\nhistory_bytes = 64MiB\n")
+    first = listen(one, f"/c/{queue}")
+    flood(one, queue, first, 10, 7000)
+    lazy = listen(one, f"/c/{queue}?since=all", buffer=4096)
+    flood(one, queue, first, 20, 3000)
+    lazy.hurry().until(lambda c: b":3000" in c.body[-6000:], 60)
+    (told,) = lazy.told
+    low, high = told["gap"]
+    assert told["missed"] == high - low + 1
+    assert numbers(lazy) == [*range(1, low), *range(high + 1, 3001)]
+
+
+def test_the_only_consumer_s_past_counts_for_nothing_as_long_as_it_is_not_there(
+    start: Any, listen: Any, queue: str, past: Any
+) -> None:
+    """What comes meanwhile is in nobody's socket: it stays in the queue, and comes when the consumer leaves instead."""
+    one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n")
+    first = listen(one, f"/c/{queue}")
+    flood(one, queue, first, 10)
+    first.close()
+    soon(lambda: stats(one, queue)["consumers"] == 0)
+    lazy = listen(one, f"/c/{queue}?since=all", buffer=4096)
+    add(one, queue, "not read")
+    soon(lambda: stats(one, queue)["leased"] == 1)
+    time.sleep(0.3)
+    assert stats(one, queue)["delivered"] == 1000
+    lazy.close()
+    soon(lambda: stats(one, queue)["consumers"] == 0)
+    assert stats(one, queue)["len"] == 1
+    assert listen(one, f"/c/{queue}").until(have(1), 10).values == ["not read"]
+
+
+def test_who_leaves_in_the_middle_of_its_past_leaves_nothing_behind(start: Any, listen: Any, queue: str) -> None:
+    one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n")
+    names = [f"{queue}.a", f"{queue}.b"]
+    for name in names:
+        first = listen(one, f"/c/{name}")
+        flood(one, name, first, 10)
+        first.close()
+    for transport in TRANSPORTS:
+        target = f"/{transport}/{','.join(names)}?since=all"
+        listen(one, target, buffer=4096).close()
+    for name in names:
+        soon(lambda name=name: stats(one, name)["consumers"] == 0)
+    add(one, names[0], "next")
+    assert listen(one, f"/c/{names[0]}").until(have(1)).values == ["next"]
+    assert "failed" not in one.log.read_text()
+
+
+# Redis goes
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_when_redis_goes_while_the_past_is_read_the_stream_ends_with_a_reason(
+    start: Any, listen: Any, queue: str, tmp_path: Any, transport: str
+) -> None:
+    redis = RedisServer(tmp_path)
+    try:
+        one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[redis]\ndeadline = 500ms\n", redis.address)
+        first = listen(one, f"/c/{queue}")
+        flood(one, queue, first, 20, 4000)
+        lazy = listen(one, f"/{transport}/{queue}?since=all", buffer=4096)
+        redis.stop()
+        lazy.hurry().until_end(20)
+        if transport == "sse":
+            assert lazy.body.endswith(b": the past could not be read; connect again with the last id\nretry: 1000\n\n")
+        if transport == "ws":
+            assert (lazy.code, lazy.reason) == (1001, "the past could not be read; connect again with the last id")
+        assert "the past could not be read" in one.log.read_text()
+        assert numbers(lazy) == list(range(1, len(lazy.elements) + 1))
+        redis.start()
+        word = lazy.ids[-1]
+        soon(lambda: one.http("GET", "/readyz")[0] == 200)
+        again = listen(one, f"/{transport}/{queue}?since={word}").until(lambda c: b":2000" in c.body[-6000:], 30)
+        assert numbers(again) == list(range(len(lazy.elements) + 1, 2001))
+        assert first.ended is False
+    finally:
+        redis.stop()
