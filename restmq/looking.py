@@ -19,7 +19,6 @@ from restmq.core import LIMIT
 from restmq.element import parse_key
 from restmq.errors import BadOption, Gone
 from restmq.handler import Answer, Handler, name
-from restmq.leases import looked_at
 from restmq.slot import deferred
 
 LOOK = "rest:consumer"
@@ -27,6 +26,7 @@ NAMED = 1000  # queues in one listing, and elements in one look
 PEEKED = 50
 FIRST = 10  # elements asked for before it is known how large they are
 STATES = ("waiting", "leased", "delayed", "dead", "history")
+ENDS = {"leased": "lease_ends_in", "delayed": "due_in"}  # any other state ends when the ttl does
 _MOST = re.compile(r"0*([1-9][0-9]{0,2}|1000)\Z", re.ASCII)
 
 
@@ -129,6 +129,24 @@ class Ledger(Handler):
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 
 
+def shown(one: Peeked, now: float) -> dict[str, object]:
+    """One element as a look shows it; `now` is Unix time in s, what ends does so in so many seconds from it."""
+    queue = one.queue.decode("utf-8")
+    document: dict[str, object] = {
+        "key": f"{queue}:{one.number}",
+        "value": one.value.decode("utf-8"),
+        "state": one.state,
+        "deliveries": one.deliveries,
+        "count": one.count,
+        "age": max(0.0, round(now - one.added_ms / 1000, 3)),
+    }
+    if one.at:
+        document[ENDS.get(one.state, "expires_in")] = max(0.0, round(one.at / 1000 - now, 3))
+    if one.errors or one.state == "dead":
+        document["errors"] = one.errors
+    return document
+
+
 async def look(handler: Handler, queue: bytes, state: str, after: int, wanted: int) -> Answer:
     """Up to `wanted` elements in a state and at most 1 MiB of values, beyond the element `after` (0: from the first).
 
@@ -136,10 +154,7 @@ async def look(handler: Handler, queue: bytes, state: str, after: int, wanted: i
     """
     found, more = await _collect(handler.app.core, queue, state, after, wanted)
     now, word = time.time(), queue.decode("utf-8")
-    elements = [looked_at(one, now) for one in found]
-    for element in elements:
-        del element["queue"]  # they are all of this one
-    document: dict[str, object] = {"queue": word, "state": state, "elements": elements}
+    document: dict[str, object] = {"queue": word, "state": state, "elements": [shown(one, now) for one in found]}
     if more:
         document["next"] = f"{word}:{found[-1].number}"
     return handler.json(document)
