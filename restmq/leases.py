@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from restmq import options
+from restmq.books import shown
 from restmq.core import Nack
 from restmq.element import Lease, number, parse_lease
 from restmq.errors import BadKey, BadOption, BadRequest, LeaseLost, NotFound, TooLarge
 from restmq.handler import Answer, Handler, name
-from restmq.looking import shown
 from restmq.options import MOST
 from restmq.rest import etag
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from twisted.internet.defer import DeferredList
 
-from restmq.books import Peeked
+from restmq.books import Peeked, shown
 from restmq.core import LIMIT
 from restmq.element import parse_key
 from restmq.errors import BadOption, Gone
@@ -26,7 +26,6 @@ NAMED = 1000  # queues in one listing, and elements in one look
 PEEKED = 50
 FIRST = 10  # elements asked for before it is known how large they are
 STATES = ("waiting", "leased", "delayed", "dead", "history")
-ENDS = {"leased": "lease_ends_in", "delayed": "due_in"}  # any other state ends when the ttl does
 _MOST = re.compile(r"0*([1-9][0-9]{0,2}|1000)\Z", re.ASCII)
 
 
@@ -127,24 +126,6 @@ class Ledger(Handler):
         return self.json({"queue": queue.decode("utf-8"), **await self.app.core.ledger(queue)})
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
-
-
-def shown(one: Peeked, now: float) -> dict[str, object]:
-    """One element as a look shows it; `now` is Unix time in s, what ends does so in so many seconds from it."""
-    queue = one.queue.decode("utf-8")
-    document: dict[str, object] = {
-        "key": f"{queue}:{one.number}",
-        "value": one.value.decode("utf-8"),
-        "state": one.state,
-        "deliveries": one.deliveries,
-        "count": one.count,
-        "age": max(0.0, round(now - one.added_ms / 1000, 3)),
-    }
-    if one.at:
-        document[ENDS.get(one.state, "expires_in")] = max(0.0, round(one.at / 1000 - now, 3))
-    if one.errors or one.state == "dead":
-        document["errors"] = one.errors
-    return document
 
 
 async def look(handler: Handler, queue: bytes, state: str, after: int, wanted: int) -> Answer:
