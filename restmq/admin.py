@@ -65,18 +65,18 @@ def _lasting(text: str) -> int:
     return value
 
 
-def _left(stops: Mapping[str, float]) -> dict[str, float | None]:
-    """Which flows are stopped, and for how many seconds more; None is until they are started."""
-    now = time.time()
-    return {scope: round(till - now, 3) if till else None for scope, till in stops.items() if not till or till > now}
+def _ends(stops: Mapping[str, float]) -> dict[str, float | None]:
+    """Which flows are stopped, and the Unix time in s at which that ends; None is when they are started."""
+    now = time.time()  # what ended is not stopped, though nobody swept yet
+    return {scope: till or None for scope, till in stops.items() if not till or till > now}
 
 
 def _flow(queue: bytes, status: int, stops: Mapping[str, float]) -> dict[str, object]:
     """A queue's flow as the seed shows it; with its stops when something is stopped that the seed does not know."""
     shown: dict[str, object] = {"queue": queue.decode("utf-8"), "status": status}
-    left = _left(stops)
-    if any(scope != "live" or seconds is not None for scope, seconds in left.items()):
-        shown["stops"] = left
+    ends = _ends(stops)
+    if any(scope != "live" or till is not None for scope, till in ends.items()):
+        shown["stops"] = ends
     return shown
 
 
@@ -119,7 +119,7 @@ class Control(Handler):
         shown: dict[str, object] = {"queue": queue.decode("utf-8"), "status": int(started)}
         if asked:
             live, stops = await together([core.status(queue), core.stops(queue)])
-            shown = {**shown, "status": live, "stops": _left(stops)}
+            shown = {**shown, "status": live, "stops": _ends(stops)}
         return self.json({"stat": shown})
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}

@@ -76,6 +76,28 @@ def peeked(queue: bytes, reply: Sequence[bytes]) -> list[Peeked]:
     return found
 
 
+#: What the time of a state is called, in the seconds that are left of it.
+_LEFT = {"leased": "lease_ends_in", "delayed": "due_in"}
+
+
+def shown(one: Peeked, now: float) -> dict[str, object]:
+    """One element as a look shows it; `now` is Unix time in s, times are seconds from it."""
+    queue = one.queue.decode("utf-8")
+    document: dict[str, object] = {
+        "key": f"{queue}:{one.number}",
+        "value": one.value.decode("utf-8"),
+        "state": one.state,
+        "deliveries": one.deliveries,
+        "count": one.count,
+        "age": max(0, round(now - one.added_ms / 1000, 3)),
+    }
+    if one.at:
+        document[_LEFT.get(one.state, "expires_in")] = max(0, round(one.at / 1000 - now, 3))
+    if one.errors:
+        document["errors"] = one.errors
+    return document
+
+
 def health(said: Mapping[str, str]) -> list[str]:
     """What keeps a Redis that says this of itself (INFO) from serving well. Raises Unavailable while it loads."""
     reasons = []

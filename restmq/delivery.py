@@ -29,6 +29,7 @@ from restmq.slot import Slot, deferred, drive
 from restmq.turn import word
 
 MERGED = 500
+PAGE = 1000  # elements of history at a time, as live.lua answers them
 
 log = Logger()
 
@@ -252,14 +253,17 @@ class Delivery(Service):
         if not known:
             queue.position = queue.sure = position
         if missing:
-            first = int(history[0]) if history else position + 1
-            log.warn("queue {queue}: more was missed than history keeps", queue=queue.name.decode())
-            for consumer in queue.consumers.current:  # who gets the past finds it out there
-                consumer.missed(queue.name, queue.position + 1, first - 1)
-        for at in range(0, len(history), 3):
-            if int(history[at]) > queue.position:
-                element = Element(queue.name, int(history[at + 1]), history[at + 2])
-                self._broadcast(queue, Batch(queue.name, [element], int(history[at]), epoch))
+            self._gap(queue, int(history[0]) - 1 if history else position)
+        self._replay(queue, history, epoch)
+        while queue.position < position and len(history) == 3 * PAGE:
+            _, _, floor, _, to, *history = await self.core.replay(queue.name, "after", queue.position, PAGE)
+            if ups != self.inbox.ups:
+                raise Unavailable("the connection to Redis was lost while joining")
+            if floor > queue.position:
+                self._gap(queue, floor)
+            self._replay(queue, history, epoch)
+            queue.position = max(queue.position, to)
+        queue.position = max(queue.position, position)  # what is not in history was taken back, and comes again
         away = {int(number) for number in mine} - queue.consumers.held - set(queue.written)
         away -= {number for number, _ in queue.leased}
         if away:  # they were on their way when the connection went
@@ -273,6 +277,20 @@ class Delivery(Service):
             self._handle(queue, data)
         self._policy(queue, queue.policy)
         self._tell(queue)
+
+    def _gap(self, queue: Joined, last: int) -> None:
+        """More was missed than history keeps."""
+        log.warn("queue {queue}: more was missed than history keeps", queue=queue.name.decode())
+        for consumer in queue.consumers.current:  # who gets the past finds it out there
+            consumer.missed(queue.name, queue.position + 1, last)
+        queue.position = last
+
+    def _replay(self, queue: Joined, history: list[bytes], epoch: bytes) -> None:
+        """What was broadcast while nothing was heard here."""
+        for at in range(0, len(history), 3):
+            if int(history[at]) > queue.position:
+                element = Element(queue.name, int(history[at + 1]), history[at + 2])
+                self._broadcast(queue, Batch(queue.name, [element], int(history[at]), epoch))
 
     def _learn(self, queue: Joined, settings: list[bytes]) -> None:
         words = [text.decode() for text in settings]
@@ -427,9 +445,18 @@ class Delivery(Service):
                 self._give(queue, elements)
             else:
                 batch = Batch(queue.name, elements, int(first), epoch).beyond(queue.position)
-                if batch is not None:
+                if batch is not None and batch.first > queue.position + 1:
+                    self._missed(queue, data)
+                elif batch is not None:
                     self._broadcast(queue, batch)
             self._later(queue)
+
+    def _missed(self, queue: Joined, data: bytes) -> None:
+        """Something was broadcast before this that was not heard: joining again brings it, from history, first."""
+        if queue.joined:
+            queue.joined = False
+            self._join(queue)
+        queue.heldback.append(data)
 
     def _policy(self, queue: Joined, policy: bytes) -> None:
         queue.policy = policy

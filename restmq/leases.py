@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from restmq import options
-from restmq.books import Peeked
+from restmq.books import shown
 from restmq.core import Nack
 from restmq.element import Lease, number, parse_lease
 from restmq.errors import BadKey, BadOption, BadRequest, LeaseLost, NotFound, TooLarge
@@ -74,25 +74,6 @@ def touched(queue: bytes, wanted: int, lease: Lease | None) -> dict[str, object]
     return {**said, "deliveries": lease.deliveries, "lease": bytes(lease).decode("ascii")}
 
 
-def looked_at(found: Peeked, now: float) -> dict[str, object]:
-    """An element for who looks at it. `now` is Unix time in s, and so is `due`, when its state ends by itself."""
-    text = found.queue.decode("utf-8")
-    said: dict[str, object] = {
-        "queue": text,
-        "key": f"{text}:{found.number}",
-        "value": found.value.decode("utf-8"),
-        "state": found.state,
-        "deliveries": found.deliveries,
-        "count": found.count,
-        "age": max(0.0, round(now - found.added_ms / 1000, 3)),
-    }
-    if found.at:
-        said["due"] = found.at / 1000
-    if found.errors:
-        said["errors"] = found.errors
-    return said
-
-
 class One(Handler):
     """/q/NAME/N."""
 
@@ -106,7 +87,7 @@ class One(Handler):
         found = await self.app.core.look(queue, wanted)
         if found is None:
             raise NotFound(_GONE)
-        return self.json(looked_at(found, time.time()))
+        return self.json({"queue": queue.decode("utf-8"), **shown(found, time.time())})
 
     async def post(self, raw: bytes, digits: bytes) -> Answer:
         """Prolong a lease, or give it back."""

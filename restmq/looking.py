@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from twisted.internet.defer import DeferredList
 
-from restmq.books import Peeked
+from restmq.books import Peeked, shown
 from restmq.core import LIMIT
 from restmq.element import parse_key
 from restmq.errors import BadOption, Gone
@@ -26,7 +26,6 @@ NAMED = 1000  # queues in one listing, and elements in one look
 PEEKED = 50
 FIRST = 10  # elements asked for before it is known how large they are
 STATES = ("waiting", "leased", "delayed", "dead", "history")
-AGES = {"leased": "lease_ends_in", "delayed": "due_in"}
 _MOST = re.compile(r"0*([1-9][0-9]{0,2}|1000)\Z", re.ASCII)
 
 
@@ -129,27 +128,6 @@ class Ledger(Handler):
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 
 
-def shown(one: Peeked, now: float) -> dict[str, object]:
-    """One element as a look shows it; `now` is Unix time in s, times are seconds from it."""
-    queue = one.queue.decode("utf-8")
-    document: dict[str, object] = {
-        "key": f"{queue}:{one.number}",
-        "value": one.value.decode("utf-8"),
-        "state": one.state,
-        "deliveries": one.deliveries,
-        "count": one.count,
-        "age": max(0, round(now - one.added_ms / 1000, 3)),
-    }
-    left = max(0, round(one.at / 1000 - now, 3)) if one.at else None
-    if one.state in AGES:
-        document[AGES[one.state]] = left
-    elif left is not None:
-        document["expires_in"] = left
-    if one.errors or one.state == "dead":
-        document["errors"] = one.errors
-    return document
-
-
 async def look(handler: Handler, queue: bytes, state: str, after: int, wanted: int) -> Answer:
     """Up to `wanted` elements in a state and at most 1 MiB of values, beyond the element `after` (0: from the first).
 
@@ -167,6 +145,8 @@ async def _collect(core: Any, queue: bytes, state: str, after: int, wanted: int)
     """The elements, and whether there are more. Asked in pages: values may be large, and Redis must not send a GiB."""
     held: list[Peeked] = []
     size, at, ask = 0, after, FIRST
+    if state == "history":  # bounded by history_bytes; an element's place in a long one is found near its end only
+        ask = wanted + 1
     if state == "leased":  # what is on its way comes last, in no order: only the first page has it
         ask = PEEKED + 1
         known = await core.look(queue, after) if after else None

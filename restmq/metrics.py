@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.process_collector import ProcessCollector
+from twisted.internet.task import deferLater
 
 import restmq
 from restmq.errors import Unavailable
@@ -131,7 +132,11 @@ class Metrics(Handler):
             families.append(_gauge("redis_up", "1 while Redis answers", 0))
         else:
             families.append(_gauge("redis_up", "1 while Redis answers", 1))
-        return Answer(generate_latest(_Families(families)), 200, CONTENT_TYPE_PLAIN_0_0_4.encode("ascii"))
+        parts = []
+        for family in families:  # a turn each: those of 1000 queues take 60 ms together, in which nobody else is served
+            parts.append(generate_latest(_Families([family])))
+            await deferLater(self.app.wheel.clock, 0)
+        return Answer(b"".join(parts), 200, CONTENT_TYPE_PLAIN_0_0_4.encode("ascii"))
 
     def _instance(self) -> Iterator[Metric]:
         app = self.app

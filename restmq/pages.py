@@ -105,15 +105,18 @@ class Form(Handler):
         """Run one command; with the form field page=1, as our own page sends it, the answer stands on that page."""
         if not self.request.fields.form or (b"page", b"1") not in self.request.form:
             self.jsonp(b"")
-            return self.jsonp(await commands.run(self.app, self._command(), self.allow), b"")
+            return self.jsonp(await self._run(self._command()), b"")
         command = b""
         try:
             command = self._command()
-            return self._page(command, await commands.run(self.app, command, self.allow))
+            return self._page(command, await self._run(command))
         except Error as error:
             if isinstance(error, REFUSALS):
                 self.app.refusals.note(self.request, error)
             return self._page(command, error.render(), error.status, error.headers)
+
+    async def _run(self, command: bytes) -> bytes:
+        return await commands.run(self.app, command, self.allow, client=commands.Client(self))
 
     def _command(self) -> bytes:
         """The body if it begins with { or is no form, else the field `body` or `msg`. Raises BadRequest, TooLarge."""

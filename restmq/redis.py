@@ -155,7 +155,7 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
     up() is called then. `why` is the reason while there is none.
     """
 
-    maxDelay = 2
+    maxDelay = 0.5  # s: a try costs nothing, and everybody waits
     initialDelay = 0.1
     link: Link | None = None
 

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from restmq.core import Core, Nack, Waiter
 from restmq.element import Element
-from restmq.errors import Error, Unavailable
+from restmq.errors import Error, Stopped, Unavailable
 from restmq.inbox import Inbox
 from restmq.slot import Slot, drive
 
@@ -116,7 +116,10 @@ class Waiting:
     async def _begin(self, wait: Wait) -> None:
         line = wait.line
         if not line.ready:
-            elements = await self._take(wait, None)  # perhaps there is no need to wait
+            try:
+                elements = await self._take(wait, None)  # perhaps there is no need to wait
+            except Stopped:
+                elements = []  # who waits waits on
             if elements or wait.over or wait.gone:
                 await self._give(wait, elements)
                 return

@@ -59,6 +59,41 @@ async def answer(reader: asyncio.StreamReader, patience: float = 12) -> tuple[in
     return int(head.split(b" ")[1]), head, body
 
 
+class Unchunked:
+    """Reads a body as it comes; Nginx may cut its chunks anywhere (RFC 9112 section 7.1)."""
+
+    def __init__(self, reader: asyncio.StreamReader, head: bytes) -> None:
+        self._reader, self._chunked = reader, b"chunked" in head.lower()
+        self._raw = b""
+        self._left = 0
+
+    async def read(self) -> bytes:
+        """What comes next; b"" at the end."""
+        while True:
+            data = await self._reader.read(1 << 18)
+            if not data or not self._chunked:
+                return data
+            self._raw += data
+            body = b""
+            while self._raw:
+                if self._left > 2:
+                    part = self._raw[: self._left - 2]
+                    body, self._raw, self._left = body + part, self._raw[len(part) :], self._left - len(part)
+                elif self._left:
+                    if len(self._raw) < 2:
+                        break
+                    self._raw, self._left = self._raw[2:], 0
+                else:
+                    size, end, rest = self._raw.partition(b"\r\n")
+                    if not end:
+                        break
+                    if not int(size, 16):
+                        return body
+                    self._raw, self._left = rest, int(size, 16) + 2
+            if body:
+                return body
+
+
 class Lane:
     """One queue with its clients. `world` tells which instances there are."""
 
@@ -152,10 +187,12 @@ class Lane:
                         self.acked[number], self.acked_at[number] = value, time.monotonic()
                         self.refusals["replayed"] += b"Idempotency-Replayed" in said
                         retry = None
-                    else:
-                        assert status == 503, (status, body)
+                    elif status == 503 and body[:1] == b"{":
                         self.refusals["503 " + json.loads(body).get("stored", "")] += 1
                         await asyncio.sleep(0.1)
+                    else:  # Nginx's own, of an instance that was cut off
+                        assert status in (502, 503, 504), (status, body)
+                        self.refusals[str(status)] += 1
                     following += pause
                     wait = following - time.monotonic()
                     if wait > 0:
@@ -301,7 +338,7 @@ class Live(Lane):
                 if head.split(b" ")[1] in (b"200", b"101"):
                     self.connected += 1
                     try:
-                        await self.listen(reader, name, connection, home)
+                        await self.listen(Unchunked(reader, head), name, connection, home)
                     finally:
                         self.connected -= 1
                 elif head.split(b" ")[1] not in (b"503", b"502", b"504"):
@@ -313,7 +350,7 @@ class Live(Lane):
             await asyncio.sleep(0.05)
             home = self.home()
 
-    async def listen(self, reader: Any, name: str, connection: int, home: int) -> None:
+    async def listen(self, reader: Unchunked, name: str, connection: int, home: int) -> None:
         """Write down what comes, until the stream ends or it is time to leave."""
         rest, began = b"", time.monotonic()
         while self.world.consuming:
@@ -321,7 +358,7 @@ class Live(Lane):
                 self.left += 1
                 return
             try:
-                data = await asyncio.wait_for(reader.read(1 << 18), 0.5)
+                data = await asyncio.wait_for(reader.read(), 0.5)
             except asyncio.TimeoutError:
                 continue
             if not data:

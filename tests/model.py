@@ -1,301 +1,576 @@
 """What one queue must do, in plain Python: the answers, what is published to whom, and the books.
 
-Owns no key and no script: test_store.py compares it with Redis. A number that
-only bounds work (256 a chunk, 1,000 unconfirmed, 64 ahead) is part of what a
-queue must do, and so is written here again.
+Owns no key and no script: test_store.py compares it with Redis. Time stands still
+unless the test moves `now`. Each verb answers what its script must answer.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-CHUNK, WINDOW, AHEAD = 256, 1000, 64
-BROADCAST = "*"
-FLOWS = ("taken", "delivered", "deleted", "expired", "purged")
-Message = tuple  # kind, first position, [(number, how often handed out, value)]
+from model_live import AWAY, DEAD, DELAYED, LEASED, WAITING, Element, Live, by_time
+
+SWEPT = 250  # of each kind a sweep
+Lease = tuple  # number, hand-outs, epoch
 
 
-class Element:
-    """One element. `owner` is nobody while it waits, * or an instance while it is on its way."""
-
-    def __init__(self, number: int, value: bytes, ends: bool) -> None:
-        self.number, self.value, self.ends = number, value, ends
-        self.over = False  # its ttl has passed, though nobody may have looked yet
-        self.again = False  # it was on its way and came back
-        self.handed = self.shown = self.position = 0
-        self.owner = ""
+class Stopped(Exception):
+    """What a script refuses, in its words."""
 
 
-class Model:
-    """One queue, and the instances that listen to it."""
+class Model(Live):
+    """One queue. `conf` is what restmq.conf says; `bounded` that it says something of more than history."""
 
-    def __init__(self) -> None:
-        self.elements: dict[int, Element] = {}
-        self.flows = dict.fromkeys(FLOWS, 0)
-        self.added = self.position = self.sure = self.best = self.left = 0
-        self.born = self.roundrobin = self.stopped = self.live = False
-        self.epoch = ""
-        self.ring: list[str] = []
-        self.consumers: dict[str, tuple[int, int, int]] = {}  # ready, stuck, count
-        self.since: dict[str, tuple[int, int]] = {}  # position when it joined, position confirmed
-        self.history: dict[int, tuple[int, bytes]] = {}
-        self.floor = 0  # positions up to here may be missing in the history
-        self.subscribed: set[str] = set()
-        self.sent: dict[str, list[Message]] = {}
+    def __init__(self, conf: dict[str, Any], bounded: bool = False) -> None:
+        super().__init__()
+        self.conf, self.bounded = conf, bounded
+        self.own: dict[str, str] = {}
+        self.used = 0
+        self.keys: dict[str, tuple[int, str, int, int]] = {}
 
-    # -- what there is
-
-    @property
-    def waiting(self) -> list[Element]:
-        """Oldest first."""
-        return [element for _, element in sorted(self.elements.items()) if not element.owner]
-
-    def away(self, owner: str) -> list[Element]:
-        """On its way there."""
-        return [element for _, element in sorted(self.elements.items()) if element.owner == owner]
+    def rule(self, name: str) -> Any:
+        """What holds: the queue's own, else restmq.conf's."""
+        told = self.own.get(name, self.conf[name])
+        return int(told) if str(told).isdigit() else told
 
     def books(self) -> dict[str, int]:
         """The columns that Core.ledger tells."""
-        waiting = len(self.waiting)
-        columns = dict.fromkeys(("delayed", "dead", "acked", "dropped"), 0)
-        columns.update(self.flows, added=self.added, waiting=waiting, leased=len(self.elements) - waiting)
+        columns = {state: len(self.those(state)) for state in (WAITING, DELAYED, DEAD)}
+        columns.update(self.flows, added=self.added, leased=len(self.those(LEASED)) + len(self.those(AWAY)))
         columns["bytes"] = sum(len(element.value) for element in self.elements.values())
         return columns
 
-    def _gone(self, element: Element, flow: str) -> None:
-        del self.elements[element.number]
-        self.flows[flow] += 1
+    # -- what every script begins and ends with
 
-    def _alive(self, elements: list[Element], most: int) -> list[Element]:
-        """The first of them whose ttl is not over; those met before are ended."""
-        found: list[Element] = []
-        for element in elements:
-            if len(found) == most:
-                break
-            if element.over:
-                self._gone(element, "expired")
+    def begin(self) -> None:
+        """A use of the queue."""
+        self.offered, self.freed = 0, {}
+        self.before = self.used
+        if self.ruled and self.rule("idle_ttl"):
+            self.used = self.now
+
+    def end(self) -> None:
+        """Consumers whose leases are over may have as many more."""
+        for inst, numbers in self.freed.items():
+            self.to_one(inst, "A", numbers)
+        self.freed = {}
+
+    def refuse(self, scope: str) -> None:
+        till = self.halted(scope)
+        if till is not None:
+            raise Stopped(f"STOPPED {till - self.now if till else 0}")
+
+    def soon(self) -> int:
+        return max(0, self.due - self.now) if self.due else -1
+
+    def ended(self, element: Element) -> bool:
+        """Its ttl is over: then it is gone now."""
+        if self.over(element):
+            self.gone(element, "expired")
+            return True
+        return False
+
+    def expire(self) -> None:
+        over = [element for element in self.elements.values() if self.over(element)]
+        for element in by_time(over, "ends")[:SWEPT]:
+            self.gone(element, "expired")
+
+    # -- producing
+
+    def add(self, values: list[bytes], o: dict[str, Any], epoch: str) -> list[Any]:
+        """Raises Stopped with the word of the refusal."""
+        self.begin()
+        told = self.keys.get(o.get("key", ""))
+        if told and self.now - told[0] <= o["window"]:
+            if told[1] != o["digest"]:
+                raise Stopped("CONFLICT")
+            return [told[2], 0, 1, told[3]]
+        self.refuse("add")
+        answer: list[Any] = [self.added + 1, int(not self.born), 0, 0]
+        if o.get("all"):
+            why = self._overfull(len(values), sum(map(len, values)))
+            if why:
+                self.end()
+                raise Stopped(why)
+        many: list[Element] = []
+        for place, value in enumerate(values, 1):
+            why = "" if o.get("all") else self._overfull(1, len(value))
+            if why:
+                answer += [place, why]
             else:
-                found.append(element)
+                many.append(self._added(value, o, epoch))
+        answer[3] = len(many)
+        if many and "key" in o:
+            self.keys[o["key"]] = (self.now, o["digest"], answer[0], len(many))
+        if many and self.taps:
+            for inst in self.tapping:
+                message = ("T", self.epoch, (0, [(e.number, 0, e.value) for e in many]))
+                self.sent.setdefault(inst, []).append(message)
+            if not self.tapping:
+                self.taps.clear()
+        self.pump()
+        self.end()
+        return answer
+
+    def _added(self, value: bytes, o: dict[str, Any], epoch: str) -> Element:
+        if not self.born:
+            self.epoch = self.epoch or epoch
+            self._birth()
+        self.added += 1
+        element = Element(self.added, value, self.now, self.now + o["ttl"] if "ttl" in o else 0)
+        if "delay" in o:
+            element.state, element.until = DELAYED, self.now + o["delay"]
+            self.late(element.until)
+        else:
+            self.offered += 1
+        if element.ends:
+            self.late(element.ends)
+        self.elements[self.added] = element
+        return element
+
+    def _birth(self) -> None:
+        self.born, self.ruled = True, self.ruled or self.bounded
+        self._rest()
+
+    def _rest(self) -> None:
+        if self.ruled and self.rule("idle_ttl"):
+            self.used = self.now
+            self.late(self.now + self.rule("idle_ttl"))
+
+    def _overfull(self, many: int, size: int) -> str:
+        """Room is made of the oldest that wait, and of none if that is not enough."""
+        most, heaviest = self.rule("max_length"), self.rule("max_bytes")
+        if (most and many > most) or (heaviest and size > heaviest):
+            return "OVERSIZE"
+        if not self._excess(many, size):
+            return ""
+        self.expire()
+        going: list[Element] = []
+        waiting = self.waiting
+        while self._excess(many - len(going), size - sum(len(element.value) for element in going)):
+            if self.rule("overflow") != "drop_oldest" or len(going) == len(waiting):
+                return "OVERFULL"
+            going.append(waiting[len(going)])
+        for element in going:
+            self.gone(element, "dropped")
+        return ""
+
+    def _excess(self, many: int, size: int) -> bool:
+        most, heaviest = self.rule("max_length"), self.rule("max_bytes")
+        there = [element for element in self.elements.values() if element.state != DEAD]
+        held = sum(len(element.value) for element in there)
+        return bool((most and len(there) + many > most) or (heaviest and held + size > heaviest))
+
+    # -- consuming
+
+    def take(self, most: int, limit: int | None = None, inst: str = "", first: bool = False) -> list[Element]:
+        """With an instance, a GET of it waits if there is nothing."""
+        found = self._heads(most, limit, inst, first)
+        for element in found:
+            self.gone(element, "taken")
         return found
 
-    # -- verbs: each answers what the script must answer
-
-    def add(self, values: list[bytes], ends: bool, epoch: str) -> list[int]:
-        newborn, self.born = not self.born, True
-        self.epoch = self.epoch or epoch
-        first = self.added + 1
-        for value in values:
-            self.added += 1
-            self.elements[self.added] = Element(self.added, value, ends)
-        self.pump()
-        return [first, int(newborn)]
-
-    def take(self, most: int) -> list[tuple[int, int, bytes]]:
-        found = self._alive(self.waiting, most)
+    def lease(
+        self, most: int, ms: int, limit: int | None = None, inst: str = "", first: bool = False
+    ) -> list[Element]:
+        found = self._heads(most, limit, inst, first)
         for element in found:
-            self._gone(element, "taken")
-        return [(element.number, element.shown, element.value) for element in found]
+            if not element.again:
+                self.cursor = max(self.cursor, element.number)
+            element.state, element.again, element.until = LEASED, False, self.now + ms
+            element.handed += 1
+            self.late(element.until)
+        return found
+
+    def _heads(self, most: int, limit: int | None, inst: str, first: bool) -> list[Element]:
+        self.begin()
+        found: list[Element] = []
+        if not inst:
+            self.refuse("pull")
+        if self.halted("pull") is None:
+            alive = [element for element in self.waiting if not self.over(element)][:most]
+            size, full = 0, False
+            while len(found) < most and not full:
+                left = None if limit is None else limit - size
+                more, seen = self._beyond(found, most - len(found), left)
+                for element in more:
+                    if limit is not None and found and size + len(element.value) > limit:
+                        full = True
+                        break
+                    found.append(element)
+                    size += len(element.value)
+                if not seen or (limit is not None and size >= limit):
+                    break
+            assert found == alive[: len(found)], "the oldest first"
+            assert len(found) == len(alive) or size + len(alive[len(found)].value) > (limit or 0) > 0
+        if inst and not found:
+            self.line = [inst, *self.line] if first else [*self.line, inst]
+            self.waits = True
+        return found
+
+    def _beyond(self, found: list[Element], most: int, limit: int | None) -> tuple[list[Element], int]:
+        for element in found:
+            del self.elements[element.number]
+        answer = self.heads(most, limit)
+        for element in found:
+            self.elements[element.number] = element
+        return answer
+
+    def untake(self, element: Element, epoch: str) -> int:
+        """It stands at its key's place again."""
+        self.begin()
+        if not self.epoch or epoch != self.epoch:
+            return 0
+        back = self.elements[element.number] = copy.copy(element)
+        self.flows["taken"] -= 1
+        if back.ends:
+            self.late(back.ends)
+        self.waits_again(back)
+        self.pump()
+        self.end()
+        return 1
+
+    def unwait(self, inst: str, many: int) -> int:
+        """The last of that instance leave; those that were woken already pass it on."""
+        self.begin()
+        woken = many
+        for place in range(len(self.line) - 1, -1, -1):
+            if woken and self.line[place] == inst:
+                del self.line[place]
+                woken -= 1
+        self.wake(woken)
+        return woken
 
     def get(self) -> list[Any]:
-        for element in self._alive(self.waiting, 1):
-            element.shown += 1
-            return [element.number, element.shown, element.value]
-        return [int(self.born)]
+        self.begin()
+        self.refuse("pull")
+        while True:
+            found, seen = self.heads(1)
+            for element in found:
+                element.shown += 1
+                return [element.number, element.shown, element.value]
+            if not seen:
+                return [int(self.born)]
 
-    def newest(self, most: int) -> list[tuple[int, int, bytes]]:
-        alive = [element for element in reversed(self.waiting) if not element.over]
-        return [(element.number, element.shown, element.value) for element in alive[:most]]
-
-    def delete(self, number: int) -> int:
+    def delete(self, number: int, lease: Lease | None = None) -> int:
+        self.begin()
         element = self.elements.get(number)
         if element is None:
             return 0
-        self._gone(element, "expired" if element.over else "deleted")
-        if element.over:
-            return 0
-        self.pump()
-        return 1
+        answer = 1
+        if self.ended(element):
+            answer = 0
+        elif lease and not self.holds(lease):
+            answer = -1
+        else:
+            self.gone(element, "acked" if lease else "deleted")
+            self.pump()
+        self.end()
+        return answer
 
-    def sweep(self) -> None:
-        for element in list(self.elements.values()):
-            if element.over:
-                self._gone(element, "expired")
+    # -- leases
+
+    def holds(self, lease: Lease) -> bool:
+        """That hand-out of that element, in this life of the queue, and nobody ended it. Hand-outs '': whichever."""
+        number, handed, epoch = lease
+        element = self.elements.get(number)
+        if element is None or self.ended(element) or element.state != LEASED:
+            return False
+        return handed == "" or (handed, epoch) == (element.handed, self.epoch)
+
+    def ack(self, leases: list[Lease]) -> list[int]:
+        self.begin()
+        answer = [self._ack(lease) for lease in leases]
+        self.end()
+        return answer
+
+    def _ack(self, lease: Lease) -> int:
+        held = self.holds(lease)
+        if held:
+            self.gone(self.elements[lease[0]], "acked")
+        return int(held)
+
+    def nack(self, nacks: list[tuple[Lease, int | None, bool, str]]) -> list[int]:
+        """With a delay in ms or None, whether the try failed, and why."""
+        self.begin()
+        answer = []
+        for lease, delay, failed, reason in nacks:
+            held = self.holds(lease)
+            if held:
+                self._release(self.elements[lease[0]], failed, delay, reason)
+            answer.append(1 if held else 0 if lease[0] in self.elements else -1)
+        self.pump()
+        self.end()
+        return [*answer, self.soon()]
+
+    def touch(self, lease: Lease, ms: int) -> list[Any]:
+        self.begin()
+        element = self.elements.get(lease[0])
+        held = self.holds(lease)
+        self.end()
+        if element is None or not held:
+            return [0 if lease[0] in self.elements else -1]
+        element.until = self.now + ms
+        self.late(element.until)
+        return [1, element.handed, self.epoch]
+
+    def _release(self, element: Element, failed: bool, delay: int | None, reason: str) -> None:
+        self.free(element)
+        element.failed += failed
+        if reason:
+            element.errors.append(reason)
+        if failed and 0 < self.rule("max_deliveries") <= element.failed:
+            self._die(element)
+            return
+        if delay is None:
+            delay = self._pause(element.failed) if failed else 0
+        if delay:
+            element.state, element.until = DELAYED, self.now + delay
+            self.late(element.until)
+        else:
+            self.waits_again(element)
+
+    def _pause(self, failed: int) -> int:
+        kind, *times = str(self.rule("backoff")).split(":")
+        if kind == "fixed":
+            return int(times[0])
+        return min(int(times[0]) * 2 ** (failed - 1), int(times[1])) if kind == "exp" else 0
+
+    def _die(self, element: Element) -> None:
+        element.state, element.until = DEAD, 0
+        ends = self.now + self.rule("dead_ttl")
+        if self.rule("dead_ttl") and not 0 < element.ends <= ends:
+            element.own, element.ends = element.ends, ends
+            self.late(ends)
+
+    def kick(self, many: int, numbers: list[int]) -> list[int]:
+        self.begin()
+        out = []
+        for number in [e.number for e in self.those(DEAD)][:many] if many else numbers:
+            element = self.elements.get(number)
+            if element is None or self.ended(element) or element.state != DEAD:
+                continue
+            if element.own >= 0:
+                element.ends, element.own = element.own, -1
+            element.failed = 0
+            self.waits_again(element)
+            out.append(number)
+        self.pump()
+        self.end()
+        return out
+
+    def bury(self) -> int:
+        self.begin()
+        dead = self.those(DEAD)
+        for element in dead[:500]:
+            self.gone(element, "deleted")
+        return len(dead[:500])
+
+    # -- what is due
+
+    def sweep(self, held_ms: int, epoch: str) -> list[Any]:
+        """ms until the next is due or '', and whether the queue was forgotten."""
+        self.begin()
+        held, idle = self.now + held_ms, 0
+        ttl = self.rule("idle_ttl") if self.ruled else 0
+        if ttl:
+            if self.live or self.waits or self.elements:
+                idle = self.now + ttl
+            else:
+                self.used = self.before
+                idle = self.used + ttl
+        if idle and idle <= self.now:
+            self._forget(epoch)
+            return ["", 1]
+        if 0 < self.due <= self.now:
+            self._sweep(held)
+        if idle:
+            self.late(idle)
+        self.pump()
+        self.end()
+        return [max(0, self.due - self.now) if self.due else "", 0]
+
+    def _sweep(self, held: int) -> None:
+        self.expire()
+        if held <= self.now:
+            ended = [element for element in self.those(LEASED) if element.until <= self.now]
+            for element in by_time(ended, "until")[:SWEPT]:
+                self._release(element, True, None, "the lease ended")
+        for element in by_time(self.those(DELAYED), "until")[:SWEPT]:
+            if element.until <= self.now:
+                self.waits_again(element)
+        self.due = 0
+        for element in self.elements.values():
+            if element.ends:
+                self.late(element.ends)
+            if element.state == LEASED:
+                self.late(max(element.until, held))
+            if element.state == DELAYED:
+                self.late(element.until)
+        for scope, till in list(self.stops.items()):
+            if 0 < till <= self.now:
+                del self.stops[scope]
+                if scope == "live":
+                    self.stopped = False
+                if scope == "pull":
+                    self.offered = len(self.waiting)
+            elif till:
+                self.late(till)
+
+    # -- the whole queue
 
     def purge(self) -> int:
-        held = len(self.elements)
+        self.begin()
+        held = self._empty()
         self.flows["purged"] += held
+        return int(held > 0)
+
+    def _empty(self) -> int:
+        held = len(self.elements)
+        if self.live:
+            self.to_all("Z", None)
         self.elements.clear()
         self.history.clear()
         self.floor = self.sure = self.best = self.position
-        return int(held > 0)
+        self.cursor = self.added
+        self.due = self.due if self.ruled else 0
+        return held
 
     def forget(self, epoch: str) -> int:
-        """Only the instances that listen are kept, and their positions."""
-        had = int(self.born or bool(self.elements))
-        kept = (self.live, self.position, self.left, self.ring, self.consumers, self.since)
-        subscribed, sent = self.subscribed, self.sent
-        self.__init__()  # type: ignore[misc]
-        self.subscribed, self.sent = subscribed, sent
-        if kept[0]:
-            self.live, self.position, self.left, self.ring, self.consumers, self.since = kept
-            self.floor = self.sure = self.best = self.position
-            self.epoch = epoch
+        self.begin()
+        return self._forget(epoch)
+
+    def _forget(self, epoch: str) -> int:
+        """Those that listen, wait and tap are kept, and their positions."""
+        had = int(self._empty() > 0 or self.born)
+        heard = bool(self.live or self.waits or self.taps)
+        kept = ["now", "subscribed", "tapping", "sent", "woken"]
+        if heard:
+            kept += ["live", "position", "left", "ring", "consumers", "since", "line", "waits", "taps"]
+            kept += ["floor", "sure", "best"]
+        keeping = {name: getattr(self, name) for name in kept}
+        self.__init__(self.conf, self.bounded)  # type: ignore[misc]
+        self.__dict__.update(keeping)
+        self.ruled = bool(self.taps)
+        self.epoch = epoch if heard else ""
         return had
 
-    def set(self, roundrobin: bool, stopped: bool) -> None:
-        self.roundrobin, self.stopped = roundrobin, stopped
-        self.pump()
-
-    # -- listening
-
-    def listen(self, inst: str, numbers: tuple[int, int, int], confirmed: int, epoch: str) -> list[Any]:
-        """`numbers`: consumers that take, elements in the buffers of the others, consumers."""
+    def set(self, told: dict[str, str], epoch: str) -> int:
+        self.begin()
         self.epoch = self.epoch or epoch
-        if numbers[2]:
-            if inst not in self.consumers or inst not in self.since:
-                self.ring = [*(other for other in self.ring if other != inst), inst]
-                self.since.setdefault(inst, (self.position, self.position))
-            self.consumers[inst] = numbers
-            self.live = True
-            self._confirm(inst, confirmed)
-        else:
-            self._confirm(inst, confirmed)
-            self._settle()
-            self._leave(inst)
-            self.since.pop(inst, None)
-        answer = [self.epoch, self.position, self.added, "roundrobin" if self.roundrobin else "broadcast"]
-        self._settle()
+        for name, text in told.items():
+            if name == "policy":
+                self.roundrobin = text == "roundrobin"
+                self.to_all("P", text)
+            else:
+                self.ruled = True
+            self.own[name] = text
+            if not text:
+                del self.own[name]
+        self._rest()
         self.pump()
+        self.end()
+        return self.soon()
+
+    def flow(self, stop: bool, ms: int, scopes: list[str]) -> int:
+        self.begin()
+        for scope in scopes:
+            self.stops.pop(scope, None)
+            if stop:
+                self.stops[scope] = self.now + ms if ms else 0
+            if stop and ms:
+                self.late(self.now + ms)
+            if scope == "live":
+                self.stopped = stop
+            self.ruled = self.ruled or scope != "live" or ms > 0
+        self.offered = len(self.waiting)
+        self.pump()
+        self.end()
+        return self.soon()
+
+    # -- the instances
+
+    def join(self, inst: str, numbers: tuple[int, int, int], confirmed: int, known: Any, epoch: str) -> list[Any]:
+        """`known`: what the instance knew of the queue, see renew()."""
+        self.begin()
+        self.renew(known, epoch)
+        self.epoch = self.epoch or epoch
+        self.listen(inst, numbers, confirmed)
+        answer = [self.epoch, self.position, self.added, "roundrobin" if self.roundrobin else "broadcast"]
+        self.settle()
+        self.pump()
+        self.end()
         return answer
 
-    def confirm(self, inst: str, position: int, numbers: list[int]) -> int:
-        for number in numbers:
-            if number in self.elements and self.elements[number].owner:
-                self._gone(self.elements[number], "delivered")
-        self._confirm(inst, position)
-        self._settle()
+    def confirm(self, inst: str, position: int, numbers: list[int], leased: list[tuple[int, int]]) -> int:
+        """`leased`: number and ms of those that a consumer of that instance leases."""
+        self.begin()
+        self.arrived(numbers)
+        for number, ms in leased:
+            element = self.elements.get(number)
+            if element is not None and element.state == AWAY and element.owner == inst:
+                element.state, element.until = LEASED, self.now + ms
+                self.late(element.until)
+        self.note(inst, position)
+        self.settle()
         self.pump()
+        self.end()
         return self.sure
 
     def back(self, inst: str, numbers: list[int]) -> int:
-        mine = [element for element in self.away(inst) if element.number in numbers]
-        self._giveback(mine)
+        self.begin()
+        mine = [element for element in self.those(AWAY, inst) if element.number in numbers]
+        self.giveback(mine)
         self.pump()
+        self.end()
         return len(mine)
 
     def reap(self, inst: str) -> None:
-        self._leave(inst)
-        self.since.pop(inst, None)
-        self._giveback(self.away(inst))
-        self._settle()
-        self.pump()
-
-    def _leave(self, inst: str) -> None:
-        self.consumers.pop(inst, None)
-        self.ring = [other for other in self.ring if other != inst]
+        self.begin()
+        self.leave(inst)
         self.live = self.live and bool(self.ring)
+        self.since.pop(inst, None)
+        self.taps.discard(inst)
+        self.line = [other for other in self.line if other != inst]
+        self.woken.pop(inst, None)
+        self.giveback(self.those(AWAY, inst)[:500])
+        self.settle()
+        self.offered = len(self.waiting)
+        self.pump()
+        self.end()
 
-    def _giveback(self, elements: list[Element]) -> None:
-        for element in elements:
-            element.owner, element.again, element.position = "", True, 0
+    def tap(self, inst: str, on: bool) -> None:
+        if on:
+            self.taps.add(inst)
+            self.ruled = True
+        else:
+            self.taps.discard(inst)
 
-    def _confirm(self, inst: str, position: int) -> None:
-        if inst in self.since and self.since[inst][1] < position <= self.position:
-            self.since[inst] = (self.since[inst][0], position)
-            self.best = max(self.best, position)
+    def seen(self, known: Any, epoch: str) -> str | None:
+        """An instance comes back to the queue, and tells what it knew; the epoch there is."""
+        self.begin()
+        if self.renew((*known[:2], 0, *known[3:]), epoch):
+            self.pump()
+            self.end()
+        return self.epoch or None
 
-    def _settle(self) -> None:
-        """Sure is what somebody confirmed who heard all; without such a one it waits again."""
-        while self.sure < self.position:
-            heard_all = [confirmed for joined, confirmed in self.since.values() if joined <= self.sure]
-            unsure = self.away(BROADCAST)
-            if max(heard_all, default=0) > self.sure:
-                self.sure = max(heard_all)
-                for element in unsure:
-                    if element.position <= self.sure:
-                        self._gone(element, "delivered")
-            elif heard_all:
-                return
-            else:
-                oldest = min([self.position, *(joined for joined, _ in self.since.values())])
-                self._giveback([element for element in unsure if element.position <= oldest])
-                for position in range(self.sure + 1, oldest + 1):
-                    self.history.pop(position, None)
-                self.sure = oldest
-            self.best = max(self.best, self.sure)
-
-    # -- handing over
-
-    def pump(self) -> None:
-        """Hand over what waits, as far as there is room."""
-        if self.live and not self.stopped:
-            if not self.roundrobin:
-                self._broadcast()
-            else:
-                for _ in range(8):
-                    if not self._deal():
-                        break
-
-    def _heads(self, most: int) -> list[Element]:
-        """The next ones to go, having looked at `most` of those that came back and as many fresh ones."""
-        if most <= 0:
-            return []
-        back = [element for element in self.waiting if element.again][:most]
-        fresh = [element for element in self.waiting if not element.again][: most if len(back) < most else 0]
-        return self._alive(back + fresh, most)
-
-    def _send(self, inst: str, kind: str, first: int, elements: list[Element]) -> None:
-        told = [(element.number, element.handed, element.value) for element in elements]
-        self.sent.setdefault(inst, []).append((kind, first, told))
-
-    def _broadcast(self) -> None:
-        chunk = self._heads(min(CHUNK, WINDOW - (self.position - self.best)))
-        if not chunk:
-            return
-        if not self.subscribed:
-            self.live = False
-            return
-        first = self.position + 1
-        for element in chunk:
-            self.position += 1
-            element.owner, element.position = BROADCAST, self.position
-            element.handed += 1
-            self.history[self.position] = (element.number, element.value)
-        for inst in self.subscribed:
-            self._send(inst, "B", first, chunk)
-
-    def _deal(self) -> bool:
-        """One chunk, each turn of an instance as long as it has ready consumers. True: deal again."""
-        ready, free = {}, {}
-        for inst in self.ring:
-            ready[inst], stuck, _ = self.consumers[inst]
-            room = ready[inst] * AHEAD - len(self.away(inst)) + stuck
-            free[inst] = max(0, room) if ready[inst] else 0
-        elements = self._heads(min(CHUNK, sum(free.values())))
-        shares: dict[str, list[Element]] = {inst: [] for inst in self.ring}
-        places, idle = list(self.ring), 0
-        while elements and idle <= len(places):
-            head = places[0]
-            self.left = min(self.left, ready[head])
-            if self.left and free[head]:
-                shares[head].append(elements.pop(0))
-                self.left, free[head], idle = self.left - 1, free[head] - 1, 0
-            else:
-                self.left, idle = 0, idle + 1
-            if not self.left:
-                places = places[1:] + places[:1]
-                self.left = ready[places[0]]
-        again, before, self.ring = False, self.ring, places
-        for inst in before:
-            for element in shares[inst]:
-                element.again = True
-                if inst in self.subscribed:
-                    element.owner = inst
-                    element.handed += 1
-            if shares[inst] and inst in self.subscribed:
-                self._send(inst, "R", 0, shares[inst])
-            elif shares[inst]:  # it does not listen now: out of the ring, until it joins again
-                self._leave(inst)
-                self.left, again = 0, True
-        self.live = bool(self.ring)
-        return again and self.live
+    def renew(self, known: Any, epoch: str) -> bool:
+        """Known: epoch, highest number, position, settings, whether Redis' birth word is another."""
+        was, highest, position, told, reborn = known
+        if not was or (self.epoch and self.epoch != was) or (not self.epoch and not reborn):
+            return False
+        if self.epoch and highest <= self.added and position <= self.position:
+            return False
+        self.giveback(self.those(AWAY))
+        self.history.clear()
+        self.flows["dropped"] = 0
+        self.added, self.position = max(self.added, highest), max(self.position, position)
+        self.sure = self.best = self.floor = self.position
+        self.flows["dropped"] = self.added - len(self.elements) - sum(self.flows.values())
+        self.own.update(told)
+        self.ruled = self.ruled or any(name != "policy" for name in told)
+        self.roundrobin = self.own.get("policy") == "roundrobin"
+        self.epoch = epoch
+        self._birth()
+        return True

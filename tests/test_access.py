@@ -37,6 +37,9 @@ DECIDED: dict[tuple[str, str], tuple[str, str, str]] = {
     ("HEAD", r"/q/([^/]+)"): (CONSUMER, "/q/{}", ""),
     ("DELETE", r"/q/([^/]+)"): (ADMIN, "/q/{}", ""),
     ("POST", r"/q/([^/]+)/take"): (CONSUMER, "/q/{}/take", ""),
+    ("POST", r"/q/([^/]+)/ack"): (CONSUMER, "/q/{}/ack", '{"ack": []}'),
+    ("GET", r"/q/([^/]+)/([0-9]+)"): (CONSUMER, "/q/{}/1", ""),
+    ("POST", r"/q/([^/]+)/([0-9]+)"): (CONSUMER, "/q/{}/1", "lease=5"),
     ("DELETE", r"/q/([^/]+)/([0-9]+)"): (CONSUMER, "/q/{}/1", ""),
     ("GET", r"/queue"): (OPEN, "/queue", ""),
     ("POST", r"/queue"): (PRODUCER, "/queue", '{"cmd": "add", "queue": "{}", "value": "x"}'),  # and more below
@@ -70,6 +73,7 @@ COMMANDS = {
     "get": (CONSUMER, '"id": 1'),
     "take": (CONSUMER, '"id": 1'),
     "del": (CONSUMER, '"key": "{}:1"'),
+    "touch": (CONSUMER, '"key": "{}:1", "lease": 5'),
 }
 #: Further requests: what a route does may rest on more than its path.
 MORE = [
@@ -77,6 +81,9 @@ MORE = [
     (ADMIN, "DELETE", "/q/{}?forget=1", ""),
     *((CONSUMER, "GET", f"/?{query}", "") for query in ("queue={}", "%71ueue={}", "a=b&q%75eue={}")),
     (CONSUMER, "GET", "/?queue={}&queue={}", ""),
+    (ADMIN, "POST", "/control/{}", "status=stop&what=pull&for=1ms"),
+    (CONSUMER, "GET", "/peek/{}?state=dead&max=5", ""),
+    (CONSUMER, "GET", "/metrics?match=x", ""),
     *((CONSUMER, "GET", path, "") for path in ("/stats", "/control", "/q", "/stats/?max=5", "/stats/{}?callback=f")),
 ]  # fmt: skip
 REQUESTS = [

@@ -7,11 +7,13 @@ import html
 import json
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
+import redis
 from conftest import ROOT, RedisServer
 
 from restmq.handler import Handler
@@ -83,6 +85,58 @@ def test_a_wrong_policy_or_status_is_400_and_changes_nothing(instance: Any, queu
     assert (stats["policy"], stats["status"]) == ("broadcast", 1)
 
 
+def test_each_flow_has_a_stop_and_an_end_of_its_own(instance: Any, queue: str) -> None:
+    def control(body: str) -> Any:
+        status, answer = instance.form(f"/control/{queue}", body)
+        assert status == 200, answer
+        return json.loads(answer)["stat"]
+
+    assert control("status=stop&what=add,pull&for=1h") | {"stops": 0} == {"queue": queue, "status": 1, "stops": 0}
+    assert instance.form(f"/q/{queue}", "value=x")[0] == 503
+    stops = look(instance, f"/control/{queue}")["status"]["stops"]
+    assert list(stops) == ["pull", "add"] and all(abs(till - time.time() - 3600) < 30 for till in stops.values())
+    assert control("status=stop&what=add")["stops"]["add"] is None  # a later stop replaces an earlier one
+    assert list(control("status=start&what=add")["stops"]) == ["pull"]
+    assert instance.form(f"/q/{queue}", "value=x")[0] == 200
+    status, headers, body = instance.http("GET", f"/q/{queue}")
+    assert (status, json.loads(body)["type"]) == (503, "urn:restmq:stopped")
+    assert 3570 < int(headers["retry-after"]) <= 3600
+    assert control("status=stop&what=all")["stops"] == {"live": None, "pull": None, "add": None}
+    told = look(instance, f"/control/?match={queue}")["queues"][queue]
+    assert told == {"queue": queue, "status": 0, "stops": {"live": None, "pull": None, "add": None}}
+    assert instance.form(f"/control/{queue}", "status=start")[1] == (
+        b'{"stat": {"queue": "%b", "status": 1}}\r\n' % queue.encode()
+    )
+    assert look(instance, f"/control/{queue}")["status"] == {"queue": queue, "status": 1}
+    assert instance.http("GET", f"/q/{queue}")[0] == 200
+
+
+@pytest.mark.parametrize("what", ["live", "pull", "add"])
+def test_a_stop_with_an_end_ends_by_itself(instance: Any, queue: str, what: str) -> None:
+    instance.form(f"/control/{queue}", f"status=stop&what={what}&for=300ms")
+    for _ in range(600):
+        if look(instance, f"/control/{queue}")["status"] == {"queue": queue, "status": 1}:
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError(instance.http("GET", f"/control/{queue}"))
+    assert instance.form(f"/q/{queue}", "value=x")[0] == 200
+    assert instance.http("GET", f"/q/{queue}")[0] == 200
+
+
+def test_a_plain_stop_and_start_are_the_seed_s_and_cost_a_queue_nothing(
+    instance: Any, queue: str, redis_server: Any
+) -> None:
+    instance.form(f"/q/{queue}", "value=x")
+    link = redis.Redis(unix_socket_path=str(redis_server.socket))
+    before = link.get(f"restmq:{{{queue}}}:m")
+    for status in (b"stop", b"start"):
+        told = b'"queue": "%b", "status": %d}' % (queue.encode(), status == b"start")
+        assert instance.form(f"/control/{queue}", f"status={status.decode()}")[1] == b'{"stat": {%b}\r\n' % told
+        assert b'"status": {%b, "redis": ' % told in instance.http("GET", f"/control/{queue}")[2]
+    assert link.get(f"restmq:{{{queue}}}:m") == before  # an add to it is as cheap as ever
+
+
 # Looking
 
 
@@ -93,6 +147,7 @@ def test_stats_of_one_queue_begin_as_the_seed_s_and_have_no_line_end(instance: A
     assert body.endswith(b"}")
     words = set(json.loads(body))
     assert {"name", "status", "policy", "consumers", "leased", "delayed", "added", "taken", "delivered"} <= words
+    assert {"waiters", "dead", "acked", "add_rate", "out_rate"} <= words
 
 
 def test_listings_page_through_the_names_that_match(instance: Any, queue: str) -> None:
@@ -133,7 +188,8 @@ def test_no_answer_tells_the_password_of_redis(start: Any, tmp_path: Path) -> No
             assert link.recv(100) == b"+OK\r\n"
         one = start("[redis]\npassword = sesame\n", redis.address)
         one.form("/q/x", "value=x")
-        for path in ("/stats/", "/stats/x", "/control/", "/control/x", "/readyz", "/j/x", "/q/"):
+        paths = ("/stats/", "/stats/x", "/control/", "/control/x", "/settings/x", "/metrics", "/readyz", "/j/x", "/q/")
+        for path in paths:
             status, _, body = one.http("GET", path)
             assert (status, b"sesame" in body) == (200, False)
         assert "sesame" not in one.stop()
@@ -167,6 +223,22 @@ def test_the_newest_ten_are_shown_newest_first(instance: Any, queue: str) -> Non
         instance.form(f"/q/{queue}", f"value=v{number}")
     page = instance.http("GET", f"/j/{queue}")[2].decode()
     assert re.findall(r"<pre>(v\d+)</pre>", page) == [f"v{number}" for number in range(12, 2, -1)]
+
+
+def test_the_page_of_a_queue_shows_its_numbers_and_links_to_looks_that_answer(instance: Any, queue: str) -> None:
+    name = quote(queue + "é+'%", safe="")
+    for value in "abc":
+        instance.form(f"/q/{name}", f"value={value}")
+    assert instance.form(f"/q/{name}", "value=later&delay=1h")[0] == 200
+    instance.http("GET", f"/q/{name}?lease=1h")
+    page = instance.http("GET", f"/j/{name}")[2].decode()
+    told = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page))
+    shown = {"waiting": "2", "leased or on their way": "1", "delayed": "1", "dead": "0", "added so far": "4"}
+    assert {word: told[word] for word in shown} == shown
+    links = re.findall(r'href="(/(?:peek|dead|stats|ledger|control|settings)/[^"]+)"', page)
+    assert len(links) == 9
+    for link in map(html.unescape, links):
+        assert look(instance, link)["queue"] == unquote(name)
 
 
 def test_no_page_links_to_what_consumes(instance: Any, queue: str) -> None:
@@ -237,15 +309,6 @@ def test_static_files_are_served_and_nothing_beside_them(instance: Any) -> None:
 
 def test_robots_are_sent_away(instance: Any) -> None:
     assert instance.http("GET", "/robots.txt")[2] == b"User-agent: *\nDisallow: /\n"
-
-
-def test_health_and_readiness(instance: Any, start: Any, redis_server: Any) -> None:
-    assert instance.http("GET", "/healthz")[2] == b"OK\r\n"
-    assert instance.http("GET", "/readyz")[2] == b"OK\r\n"
-    one = start("[server]\nhosts = broker.example\n[rest:consumer]\nhosts_deny = all\n")
-    for path in ("/healthz", "/readyz"):
-        assert one.http("GET", path)[0] == 200
-    assert one.http("GET", "/")[0] == 421
 
 
 # Access

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.wire
 MIB = 1 << 20
 FORM = "application/x-www-form-urlencoded"
 TEXT = "text/plain"
+BATCH = "application/x-ndjson"
 PARTS = "multipart/form-data; boundary=X"
 ELEMENTS = ["one", "two", "three"]
 
@@ -139,8 +140,54 @@ BAD: list[tuple[bytes, int, str]] = [
     (request("POST", "/q/{}", b"x", TEXT, "RestMQ-TTL: 1", "RestMQ-TTL: 2"), 400, "bad-option"),
     (request("POST", "/q/{}", b"x", TEXT, "RestMQ-TTL: \xff"), 400, "bad-option"),
     (request("POST", "/q/{}?ttl=%ff", b"x", TEXT), 400, "bad-option"),
+    (request("POST", "/q/{}?delay=-1", b"x", TEXT), 400, "bad-option"),
+    (request("POST", "/q/{}", b"value=x&delay=400d", FORM), 400, "bad-option"),
+    (request("POST", "/q/{}", b"x", TEXT, "RestMQ-Delay: soon"), 400, "bad-option"),
+    (request("POST", "/q/{}", b"x", TEXT, "Idempotency-Key: a b"), 400, "bad-option"),
+    (request("POST", "/q/{}", b"x", TEXT, "Idempotency-Key:"), 400, "bad-option"),
+    (request("POST", "/q/{}", b"x", TEXT, "Idempotency-Key: a", "Idempotency-Key: a"), 400, "bad-option"),
+    # REST: a batch
+    (request("POST", "/q/{}", b"", BATCH), 400, "bad-value"),
+    (request("POST", "/q/{}", b"\r\n\n", BATCH), 400, "bad-value"),
+    (request("POST", "/q/{}", b"a\n\xff", BATCH), 400, "bad-value"),
+    (request("POST", "/q/{}", b"a\n" + BIG, BATCH), 413, "too-large"),
+    (request("POST", "/q/{}", b"a\n" * 10_001, BATCH), 413, "too-large"),
+    (request("POST", "/q/{}?ttl=0", b"a", BATCH), 400, "bad-option"),
+    (request("POST", "/q/{}?max=5", b"a", BATCH), 400, "bad-option"),
+    # GET and take
+    *((request(method, target.replace("?", f"?{query}&")), 400, "bad-option")
+      for method, target in (("GET", "/q/{}?"), ("POST", "/q/{}/take?"), ("GET", "/?queue={}"))
+      for query in ("wait=61", "wait=x", "max=0", "max=1001", "max=x", "lease=0", "lease=25h", "lease=x", "delay=5",
+                    "lease=5&lease=5", "wait=%ff")),
+    # one element
+    (request("GET", "/q/{}/0"), 400, "bad-key"),
+    (request("GET", "/q/{}/9"), 404, "not-found"),
+    (request("GET", "/q/{}/1?lease=5"), 400, "bad-option"),
+    (request("POST", "/q/{}/1"), 400, "bad-option"),
+    (request("POST", "/q/{}/1?lease=x"), 400, "bad-option"),
+    (request("POST", "/q/{}/1?lease=5"), 412, "lease-lost"),
+    (request("POST", "/q/{}/9?lease=5"), 404, "not-found"),
+    (request("POST", "/q/{}/1?lease=0&delay=-1"), 400, "bad-option"),
+    (request("POST", "/q/{}/1", b"lease=0&lease=0", FORM), 400, "bad-option"),
+    *((request(method, f"/q/{{}}/1{query}", b"", None, f"If-Match: {given}"), status, word)
+      for method, query in (("DELETE", ""), ("POST", "?lease=5"))
+      for given, status, word in (
+          ("*", 400, "bad-key"), ('W/"1.1@x"', 400, "bad-key"), ('"1.1@x", "1.2@x"', 400, "bad-key"),
+          ("1.1", 400, "bad-key"), ('"1.1@x"', 412, "lease-lost"), ('"2.1@x"', 412, "lease-lost"))),
+    # many leases
+    *((request("POST", "/q/{}/ack", text, kind), status, word)
+      for text, status, word in (
+          (b"", 400, "bad-request"), (b"[", 400, "bad-request"), (b"[]", 400, "bad-request"),
+          (b'{"a": "\xff"}', 400, "bad-request"), (b'{"ack": 5}', 400, "bad-request"),
+          (b'{"ack": ["x"]}', 400, "bad-key"),
+          (b'{"nack": [{"lease": "1.1@x", "delay": "x"}]}', 400, "bad-option"),
+          (b'{"ack": ["1.1@x"' + b', "1.1@x"' * 1000 + b"]}", 413, "too-large"))
+      for kind in ("application/json", FORM, None)),
+    (request("GET", "/q/{}/ack"), 405, "method-not-allowed"),
     # POST /
     (request("POST", "/", b"value=x", FORM), 400, "bad-request"),
+    (request("POST", "/", b"queue={}&value=x&delay=x", FORM), 400, "bad-option"),
+    (request("POST", "/", b"queue={}&value=x", FORM, "Idempotency-Key: a\tb"), 400, "bad-option"),
     (request("POST", "/", b"queue=&value=x", FORM), 400, "bad-request"),
     (request("POST", "/", b"queue={}", FORM), 400, "bad-value"),
     (request("POST", "/", b"queue={}&queue={}&value=x", FORM), 400, "bad-request"),
@@ -221,7 +268,11 @@ def test_an_option_that_is_not_known_is_refused_at_every_route(
         ("POST", "/q/{}", b"value=x", FORM),
         ("POST", "/q/{}", b"x", TEXT),
         ("GET", "/q/{}", b"", None),
+        ("POST", "/q/{}", b"a\nb", BATCH),
         ("POST", "/q/{}/take", b"", None),
+        ("GET", "/q/{}/1", b"", None),
+        ("POST", "/q/{}/1", b"lease=5", FORM),
+        ("POST", "/q/{}/ack", b'{"ack": ["1.1@x"]}', None),
         ("DELETE", "/q/{}/1", b"", None),
         ("DELETE", "/q/{}", b"", None),
         ("POST", "/", b"queue={}&value=x", FORM),
@@ -250,6 +301,11 @@ def test_a_callback_that_is_no_name_is_refused_before_anything_is_done(
         request("POST", "/q/{}/take" + query),
         request("DELETE", "/q/{}" + query),
         request("DELETE", "/q/{}/1" + query),
+        request("GET", "/q/{}/1" + query),
+        request("GET", "/q/{}" + query + "&lease=5"),
+        request("POST", "/q/{}/take" + query + "&max=2"),
+        request("POST", "/q/{}/1" + query + "&lease=5"),
+        request("POST", "/q/{}/ack" + query, b'{"ack": ["1.1@x"]}'),
         request("GET", "/?queue={}&" + query[1:]),
         request("POST", "/queue" + query, b'{"cmd": "take", "queue": "{}"}', FORM),
         request("GET", "/p/{}" + query),
@@ -280,6 +336,11 @@ def test_a_bad_name_is_refused_at_every_entrance(instance: Any, filled: str, nam
         bad.append(request("POST", f"/q/{escaped}/take"))
         bad.append(request("DELETE", f"/q/{escaped}"))
         bad.append(request("DELETE", f"/q/{escaped}/1"))
+        bad.append(request("GET", f"/q/{escaped}/1"))
+        bad.append(request("POST", f"/q/{escaped}/1?lease=5"))
+        bad.append(request("POST", f"/q/{escaped}/ack", b'{"ack": ["1.1@x"]}'))
+        bad.append(request("POST", f"/q/{escaped}", b"a\nb", BATCH))
+        bad.append(request("GET", f"/q/{escaped}?lease=5&max=2&wait=5"))
         bad.append(request("POST", f"/p/{escaped}", b"policy=roundrobin", FORM))
         bad.append(request("POST", f"/control/{escaped}", b"status=stop", FORM))
         bad.append(request("GET", f"/c/{filled},{escaped}"))
@@ -323,6 +384,15 @@ COMMANDS = [
     '"cmd": "del", "queue": "{}", "key": "other:1"',
     '"cmd": "del", "queue": "{}", "key": "{}:\\ud800"',
     '"cmd": ["take"], "queue": "{}"',
+    '"cmd": "add", "queue": "{}", "value": "x", "delay": "x"',
+    '"cmd": "add", "queue": "{}", "value": "x", "idempotency_key": "a b"',
+    '"cmd": "take", "queue": "{}", "lease": 0',
+    '"cmd": "take", "queue": "{}", "wait": 61',
+    '"cmd": "del", "queue": "{}", "key": "{}:1", "match": "1.1@x"',
+    '"cmd": "del", "queue": "{}", "key": "{}:1", "match": null',
+    '"cmd": "touch", "queue": "{}", "key": "{}:1", "lease": 5',
+    '"cmd": "touch", "queue": "{}", "key": "{}:9", "lease": 0',
+    '"cmd": "touch", "queue": "{}", "key": "{}:1"',
 ]
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import reactor
 from wire import Talker
 
 from restmq import commands
-from restmq.errors import BadRequest
+from restmq.errors import BadRequest, Forbidden
 
 pytestmark = pytest.mark.wire
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -28,6 +32,19 @@ def said(instance: Any, **command: Any) -> Any:
     status, headers, body = ask(instance, json.dumps(command))
     assert (status, headers["content-type"]) == (200, "application/json")
     return json.loads(body)
+
+
+def until(done: Any, seconds: float = 30) -> None:
+    """Wait until done() is true."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def waiters(instance: Any, queue: str) -> int:
+    """How many wait, over all instances."""
+    return int(json.loads(instance.http("GET", f"/stats/{queue}")[2])["waiters"])
 
 
 def test_the_four_commands_answer_in_the_seed_s_order_without_a_line_end(instance: Any, queue: str) -> None:
@@ -94,6 +111,34 @@ def test_a_value_that_is_no_string_is_kept_as_its_text(instance: Any, queue: str
         ('"cmd": "del", "queue": "{}", "key": "{}:01"', "is no element number"),
         ('"cmd": "del", "queue": "{}", "key": "restmq:names"', "belongs to another queue"),
         ('"cmd": "add", "queue": "{}", "value": "x", "id": 1e400', "'id' cannot be sent back"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "delay": "400d"', "delay is at most 366 days"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "delay": -1', "delay is no time"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "delay": [5]', "'delay' must be a number"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "idempotency_key": 5', "'idempotency_key' must be a string"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "idempotency_key": ""', "1 to 255 visible"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "idempotency_key": "a b"', "1 to 255 visible"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "idempotency-key": "a"', "did you mean 'idempotency_key'?"),
+        ('"cmd": "get", "queue": "{}", "lease": 5', "unknown field 'lease' in get"),
+        ('"cmd": "take", "queue": "{}", "lease": 0', "lease must be above 0"),
+        ('"cmd": "take", "queue": "{}", "lease": "25h"', "lease is at most 24 hours"),
+        ('"cmd": "take", "queue": "{}", "lease": false', "'lease' must be a number"),
+        ('"cmd": "take", "queue": "{}", "wait": 61', "wait is at most 60 seconds"),
+        ('"cmd": "take", "queue": "{}", "wait": null', "'wait' must be a number"),
+        ('"cmd": "take", "queue": "{}", "max": 5', "unknown field 'max' in take"),
+        ('"cmd": "del", "queue": "{}", "key": "{}:1", "match": 5', "'match' must be a string"),
+        ('"cmd": "del", "queue": "{}", "key": "{}:1", "match": ""', "is no lease"),
+        ('"cmd": "del", "queue": "{}", "key": "{}:1", "match": "*"', "is no lease"),
+        ('"cmd": "del", "queue": "{}", "key": "{}:1", "match": "2.1@x"', "a lease of element 2, not of 1"),
+        ('"cmd": "del", "queue": "{}", "key": "{}:1", "match": "1.1@x"', "does not hold"),
+        ('"cmd": "touch", "queue": "{}", "key": "{}:1"', "the field 'lease' is missing"),
+        ('"cmd": "touch", "queue": "{}", "lease": 5', "the field 'key' is missing"),
+        ('"cmd": "touch", "queue": "{}", "key": "{}:1", "lease": 5', "does not hold"),
+        ('"cmd": "touch", "queue": "{}", "key": "{}:9", "lease": 0', "there is no such element"),
+        ('"cmd": "touch", "queue": "{}", "key": "{}:1", "lease": 5, "delay": 5', "go with lease=0"),
+        ('"cmd": "touch", "queue": "{}", "key": "{}:1", "lease": 5, "error": "x"', "go with lease=0"),
+        ('"cmd": "touch", "queue": "{}", "key": "{}:1", "lease": 0, "error": 5', "'error' must be a string"),
+        ('"cmd": "touch", "queue": "{}", "key": "{}:1", "lease": 0, "error": "\\ud800"', "lone surrogate"),
+        ('"cmd": "touch", "queue": "{}", "key": "{}:1", "lease": 0, "value": 5', "unknown field 'value' in touch"),
     ],
 )
 def test_a_wrong_command_field_or_value_is_an_error_with_200_and_does_nothing(
@@ -180,7 +225,7 @@ def test_a_command_nested_too_deep_does_nothing(instance: Any, queue: str) -> No
 
 def test_a_command_needs_the_section_of_its_command_and_keeps_that_status(start: Any, queue: str) -> None:
     one = start("[rest:producer]\nusername = u\npassword = p\n[rest:consumer]\nhosts_deny = all\n")
-    for command, wanted in (("add", 401), ("get", 403), ("take", 403), ("del", 403), ("nothing", 200)):
+    for command, wanted in (("add", 401), ("get", 403), ("take", 403), ("del", 403), ("touch", 403), ("nothing", 200)):
         text = f'{{"cmd": "{command}", "queue": "{queue}", "id": 7}}'
         status, headers, _ = ask(one, text)
         assert status == wanted
@@ -201,3 +246,160 @@ def test_a_field_is_found_as_it_stands_in_the_text() -> None:
     assert commands.parse("{}").written("a") == ""
     with pytest.raises(BadRequest):
         commands.parse(b"\xff")
+
+
+# -- options of commands
+
+
+def test_add_takes_a_delay_and_an_idempotency_key(instance: Any, queue: str) -> None:
+    first = said(instance, cmd="add", queue=queue, value="a", delay="1h", ttl="2h", idempotency_key="k", id=1)
+    assert list(first.items()) == [("queue", queue), ("value", "a"), ("key", f"{queue}:1"), ("id", 1)]
+    again = said(instance, cmd="add", queue=queue, value="a", idempotency_key="k", id=2)
+    assert list(again.items())[2:] == [("key", f"{queue}:1"), ("replayed", True), ("id", 2)]
+    other = said(instance, cmd="add", queue=queue, value="b", idempotency_key="k", id=3)
+    assert (list(other), "used with another body" in other["error"]) == (["error", "id"], True)
+    rest = instance.http("POST", f"/q/{queue}", "a", {"Content-Type": "text/plain", "Idempotency-Key": "k"})
+    assert (rest[1]["idempotency-replayed"], rest[2]) == ("true", f"{queue}:1\r\n".encode())
+    books = json.loads(instance.http("GET", f"/stats/{queue}")[2])
+    assert (books["len"], books["delayed"], books["added"]) == (0, 1, 1)
+
+
+def test_take_leases_and_del_and_touch_match(instance: Any, queue: str) -> None:
+    key = f"{queue}:1"
+    said(instance, cmd="add", queue=queue, value="a")
+    taken = said(instance, cmd="take", queue=queue, lease="1h", id="x")
+    assert list(taken) == ["queue", "value", "key", "deliveries", "lease", "id"]
+    assert (taken["value"], taken["deliveries"], taken["lease"][:4]) == ("a", 1, "1.1@")
+    assert said(instance, cmd="take", queue=queue, lease=5) == {"error": "empty queue"}
+    lease = taken["lease"]
+    assert list(said(instance, cmd="touch", queue=queue, key=key, lease=3600, match=lease, id=1).items()) == [
+        ("queue", queue),
+        ("key", key),
+        ("deliveries", 1),
+        ("lease", lease),
+        ("id", 1),
+    ]
+    assert said(instance, cmd="touch", queue=queue, key=key, lease=0) == {"queue": queue, "key": key, "lease": None}
+    again = said(instance, cmd="take", queue=queue, lease=3600)
+    assert again["deliveries"] == 2
+    for lost in (
+        said(instance, cmd="del", queue=queue, key=key, match=lease),
+        said(instance, cmd="touch", queue=queue, key=key, match=lease, lease=5),
+        said(instance, cmd="touch", queue=queue, key=key, match=lease, lease=0, error="x"),
+    ):
+        assert (list(lost), "does not hold" in lost["error"]) == (["error"], True)
+    gone = said(instance, cmd="del", queue=queue, key=key, match=again["lease"])
+    assert gone == {"queue": queue, "deleted": True, "key": key}
+    assert json.loads(instance.http("GET", f"/stats/{queue}")[2])["acked"] == 1
+    assert said(instance, cmd="del", queue=queue, key=key, match=again["lease"])["deleted"] is False
+
+
+def test_touch_gives_back_later_and_with_a_reason(instance: Any, queue: str) -> None:
+    said(instance, cmd="add", queue=queue, value="a")
+    lease = said(instance, cmd="take", queue=queue, lease=3600)["lease"]
+    said(instance, cmd="touch", queue=queue, key=f"{queue}:1", match=lease, lease="0", delay=3600, error="olá")
+    look = json.loads(instance.http("GET", f"/q/{queue}/1")[2])
+    assert (look["state"], look["errors"]) == ("delayed", ["olá"])
+
+
+def test_a_take_may_wait(instance: Any, queue: str) -> None:
+    assert said(instance, cmd="take", queue=queue, wait="100ms") == {"error": "empty queue"}
+    answers: list[Any] = []
+
+    def ask_and_wait(**more: Any) -> threading.Thread:
+        thread = threading.Thread(
+            target=lambda: answers.append(said(instance, cmd="take", queue=queue, wait=60, **more))
+        )
+        thread.start()
+        until(lambda: waiters(instance, queue) == 1)
+        return thread
+
+    for more in ({}, {"lease": 3600, "id": 7}):
+        thread = ask_and_wait(**more)
+        said(instance, cmd="add", queue=queue, value="a")
+        thread.join(30)
+    assert [list(one) for one in answers] == [
+        ["queue", "value", "key"],
+        ["queue", "value", "key", "deliveries", "lease", "id"],
+    ]
+
+
+def test_a_client_that_leaves_while_its_take_waits_loses_nothing(instance: Any, queue: str) -> None:
+    for more in ({}, {"lease": 3600}):
+        body = json.dumps({"cmd": "take", "queue": queue, "wait": 60, **more})
+        with socket.create_connection(("127.0.0.1", instance.port)) as link:
+            link.sendall(
+                f"POST /queue HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
+            until(lambda: waiters(instance, queue) == 1)
+        until(lambda: waiters(instance, queue) == 0)
+        said(instance, cmd="add", queue=queue, value="stays")
+        assert said(instance, cmd="take", queue=queue)["value"] == "stays"
+
+
+def test_on_a_websocket_a_take_that_waits_needs_an_id(instance: Any, queue: str) -> None:
+    with Talker(instance.port, f"/ws/{queue}.other") as ws:
+
+        def ask(**command: Any) -> Any:
+            ws.send(json.dumps({"queue": queue, **command}))
+            return json.loads(ws.recv())
+
+        assert "needs an 'id'" in ask(cmd="take", wait=5)["error"]
+        assert "needs an 'id'" in ask(cmd="take", wait="5s", lease=5)["error"]
+        assert ask(cmd="take", wait=0) == {"error": "empty queue"}
+        assert ask(cmd="take", wait=0.1, id=1) == {"error": "empty queue", "id": 1}
+        ask(cmd="add", value="a")
+        taken = ask(cmd="take", lease=3600, id=2)
+        assert (taken["deliveries"], taken["id"]) == (1, 2)
+        assert ask(cmd="touch", key=f"{queue}:1", lease=3600, match=taken["lease"])["lease"] == taken["lease"]
+        assert "does not hold" in ask(cmd="del", key=f"{queue}:1", match="1.9@x")["error"]
+        assert ask(cmd="del", key=f"{queue}:1", match=taken["lease"])["deleted"] is True
+
+
+class Socket(commands.Client):
+    """A connection whose elements are leased to it, and which gives no right beyond them."""
+
+    must_match = True
+
+    def __init__(self, queue: str, lease: str) -> None:
+        super().__init__()
+        self.own = (queue, lease)
+
+    def owns(self, queue: str, lease: str) -> bool:
+        """What came over it."""
+        return (queue, lease) == self.own
+
+
+def test_who_has_a_lease_over_its_connection_may_end_it_without_the_section_of_consumers(
+    redis_server: Any, queue: str
+) -> None:
+    def forbidden(section: str) -> None:
+        raise Forbidden(f"{section} is not open")
+
+    with reactor.core(redis_server.address) as core:
+        until(lambda: core.redis.link is not None)
+        app = SimpleNamespace(core=core)
+        name = queue.encode()
+        for value in (b"a", b"b"):
+            reactor.wait(core.add, name, value)
+        first, second = (bytes(one.lease).decode() for one in reactor.wait(core.lease, name, 2, 3_600_000))
+        client = Socket(queue, first)
+
+        def run(**command: Any) -> Any:
+            text = json.dumps({"queue": queue, **command})
+            return json.loads(reactor.wait(commands.run, app, text, forbidden, True, client))
+
+        for refused in (
+            run(cmd="del", key=f"{queue}:2", match=second),
+            run(cmd="del", key=f"{queue}:1"),
+            run(cmd="take"),
+            run(cmd="get", match=first),
+            run(cmd="touch", key=f"{queue}:1", lease=5),
+            run(cmd="del", key=f"{queue}:1", match=[first]),
+        ):
+            assert refused.get("status", 200) == 403 or "unknown field" in refused["error"]
+        assert run(cmd="touch", key=f"{queue}:1", match=first, lease=5)["lease"] == first
+        assert run(cmd="del", key=f"{queue}:1", match=first)["deleted"] is True
+        text = json.dumps({"cmd": "del", "queue": queue, "key": f"{queue}:2"})
+        everybody = json.loads(reactor.wait(commands.run, app, text, lambda section: None, True, client))
+        assert "'match' is missing" in everybody["error"]

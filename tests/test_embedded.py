@@ -200,7 +200,7 @@ def test_ctrl_c_at_the_terminal_ends_restmq_first_and_redis_last(start, tmp_path
     assert one.said("LAST b':1"), one.lines
 
 
-def test_a_redis_that_died_is_back_within_five_seconds_with_its_data(start, tmp_path):
+def test_a_redis_that_died_is_back_with_its_data(start, tmp_path):
     one = start(tmp_path / "data").ready()
     one.ask("SET a 1")
     dead = one.pid()
@@ -212,7 +212,8 @@ def test_a_redis_that_died_is_back_within_five_seconds_with_its_data(start, tmp_
             return one.pid() != dead
         return False
 
-    wait(back, 5)
+    wait(back, 20)  # an idle machine takes a few hundredths of a second
+    wait(lambda: not one.ask("GET a").startswith(b"-LOADING"))
     assert one.ask("GET a") == b"$1\r\n1\r\n"
 
 

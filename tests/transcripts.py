@@ -344,8 +344,9 @@ class Play:
         if ended:
             self._until_nobody_listens()
 
-    def _bash(self, command: str) -> list[str]:
-        return ["bash", "-c", _SHELL + command.replace("localhost:8888", f"localhost:{self.port}")]
+    def _bash(self, command: str) -> list[str | bytes]:
+        text = _SHELL + command.replace("localhost:8888", f"localhost:{self.port}")
+        return ["bash", "-c", text.encode("utf-8")]  # PyPy takes text for ASCII where no locale is set
 
     def _listen(self, step: Step) -> None:
         """A live command goes on while others run; it is there when its answer's head is."""

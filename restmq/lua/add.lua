@@ -41,7 +41,10 @@ for i = 5, #ARGV do
   if why then
     answer[#answer + 1], answer[#answer + 2] = i - 4, why
   else
-    if not born then birth(ARGV[4]) end
+    if not born then
+      call('HSETNX', P..'a', 'ep', ARGV[4])
+      birth()
+    end
     n, bytes = n + 1, bytes + #value
     local N = digits(n)
     if o.delay then

@@ -17,11 +17,7 @@ for i = 3, #ARGV, 2 do
     publish('c'..db, 'P '..call('HGET', P..'a', 'ep')..' 0\n'..(roundrobin and 'roundrobin' or 'broadcast')..'\n')
   else ruled = true end
 end
-local idle = tonumber(call('HGET', P..'a', 'idle_ttl') or RULES.idle_ttl)
-if idle > 0 then
-  call('HSET', P..'a', 'used', digits(time()))
-  late(time() + idle)
-end
+rest()
 pump()
 save()
 return soon()

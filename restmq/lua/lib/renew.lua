@@ -9,13 +9,14 @@ local function renew(known, highest, position, settings, epoch, reborn)   -- tru
   for at = 1, #away, 500 do giveback({unpack(away, at, math.min(at + 499, #away))}) end
   call('UNLINK', P..'h', P..'void')
   n, pos = math.max(n, highest), math.max(pos, position)
-  sure, best, floor, cut, born = pos, pos, pos, sum, true
+  sure, best, floor, cut = pos, pos, pos, sum
   for name, value in pairs(cjson.decode(settings)) do
     call('HSET', P..'a', name, value)
     if name ~= 'policy' then ruled = true end
   end
   roundrobin = call('HGET', P..'a', 'policy') == 'roundrobin'
   call('HSET', P..'a', 'ep', epoch)
+  birth()
   local gone = n - call('XLEN', P..'q') - call('HLEN', P..'e') - taken - delivered - acked
   for _, by in ipairs(call('HMGET', P..'a', 'deleted', 'expired', 'purged')) do gone = gone - tonumber(by or 0) end
   call('HSET', P..'a', 'dropped', digits(gone))   -- what went beyond: the books must balance

@@ -15,13 +15,16 @@ if ruled then
     call('HSET', P..'a', 'used', digits(time()))
   end
 end
-local function birth(epoch)
-  born, ruled = true, ruled or @ruled@
-  call('HSETNX', P..'a', 'ep', epoch)
-  if ruled and rule.idle_ttl > 0 then
+local function rest()   -- from now on it may be forgotten when nobody uses it for idle_ttl
+  local idle = ruled and tonumber(call('HGET', P..'a', 'idle_ttl') or RULES.idle_ttl) or 0
+  if idle > 0 then
     call('HSET', P..'a', 'used', digits(time()))
-    late(time() + rule.idle_ttl)
+    late(time() + idle)
   end
+end
+local function birth()
+  born, ruled = true, ruled or @ruled@
+  rest()
 end
 local function halted(scope)   -- the ms at which the stop ends, 0 for never; nil when it flows
   local till = ruled and call('HGET', P..'a', 'stop_'..scope)

@@ -1,0 +1,192 @@
+"""No script but a batch's add takes more than 1,000 steps: what it does is counted, in commands of Redis.
+
+INFO commandstats counts every command that a script calls, so nothing here depends on how
+fast this machine is. RESTMQ_LOAD_SECONDS, when it is given, keeps the million for the full run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from stored import BEGAN, DB, KEY, Scripts
+
+pytestmark = pytest.mark.store
+MANY = 100_000
+STEPS = 1000
+EACH = 25  # commands that one element may cost
+WHOLE = "RESTMQ_LOAD_SECONDS" not in os.environ
+
+
+@pytest.fixture
+def link(redis_server: Any) -> Iterator[Any]:
+    """A client on an empty database."""
+    client = redis.Redis(unix_socket_path=str(redis_server.socket), db=DB)
+    client.flushdb()
+    yield client
+    client.flushdb()
+    client.close()
+
+
+class Measured:
+    """A queue whose calls are counted."""
+
+    def __init__(self, link: Any, rules: dict[str, Any] | None = None) -> None:
+        self.link, self.run = link, Scripts(link, rules)
+        self.most = 0
+        self.time(0)
+
+    def time(self, ms: int) -> None:
+        """So many ms since the beginning."""
+        self.now = BEGAN + ms
+        self.link.set("clock", self.now)
+
+    def fill(self, many: int, options: str = "") -> None:
+        """Elements of one byte."""
+        pipe = self.link.pipeline(transaction=False)
+        for at in range(0, many, 500):
+            pipe.evalsha(
+                self.run.sha["add"], 1, KEY + "m", DB, self.now, options, "epoch", *[b"v"] * min(500, many - at)
+            )
+        assert sum(reply[1] for reply in pipe.execute()) == (1 if many else 0) - (self.run.state()["n"] > many)
+
+    def commands(self) -> int:
+        """All that were called since the last reset."""
+        return sum(stat["calls"] for stat in self.link.info("commandstats").values())
+
+    def __call__(self, verb: str, *words: Any) -> Any:
+        self.link.config_resetstat()
+        reply = self.run(verb, DB, *words)
+        self.most = max(self.most, self.commands())
+        return reply
+
+
+def until(done: Callable[[Any], bool], call: Callable[[], Any]) -> int:
+    """Call it until it says that there is no more; answers how often."""
+    for count in range(1, 1000):
+        if done(call()):
+            return count
+    raise AssertionError("it never says that there is no more")
+
+
+def test_what_is_due_at_once_is_ended_in_small_steps(link: Any) -> None:
+    queue = Measured(link)
+    queue.fill(MANY // 2, '{"delay": 1000}')
+    queue.fill(MANY // 2, '{"ttl": 1000}')
+    queue.time(2000)
+    calls = until(lambda reply: reply[0] != 0, lambda: queue("sweep", 0, "epoch"))
+    assert calls <= MANY / 2 / 250 + 2
+    books = queue.run.books()
+    assert (books["expired"], books["waiting"], books["delayed"]) == (MANY // 2, MANY // 2, 0)
+    assert queue.most <= STEPS * EACH
+
+
+def test_a_take_behind_many_that_have_ended_says_that_there_is_more(link: Any) -> None:
+    many = MANY if WHOLE else MANY // 4
+    queue = Measured(link)
+    queue.fill(many, '{"ttl": 1000}')
+    queue.fill(1)
+    queue.time(2000)
+    found: list[Any] = []
+
+    def take() -> list[Any]:
+        found[:] = queue("take", 1, "")
+        return found
+
+    assert until(lambda reply: reply != [1], take) == many // STEPS + 1
+    assert int(found[0]) == many + 1
+    assert queue.most <= STEPS * EACH
+
+
+@pytest.mark.parametrize("verb", ["lease", "get"])
+def test_a_lease_and_a_look_behind_many_that_have_ended_say_that_there_is_more(link: Any, verb: str) -> None:
+    queue = Measured(link)
+    queue.fill(3000, '{"ttl": 1000}')
+    queue.fill(1)
+    queue.time(2000)
+    words = (1, 1000, '{"limit": 1000}') if verb == "lease" else ()
+    more = (lambda reply: reply[1:] == [1]) if verb == "lease" else (lambda reply: reply == [2])
+    assert until(lambda reply: not more(reply), lambda: queue(verb, *words)) == 4
+    assert queue.most <= STEPS * EACH
+
+
+def test_a_full_queue_of_ended_elements_takes_new_ones(link: Any) -> None:
+    queue = Measured(link, {"max_length": 3000})
+    queue.fill(3000, '{"ttl": 1000}')
+    queue.time(2000)
+    queue("add", queue.now, "", "epoch", b"v")
+    assert queue.run.books()["waiting"] >= 1
+    assert queue.most <= STEPS * EACH
+
+
+def test_a_bound_that_was_lowered_shrinks_the_queue_in_small_steps(link: Any) -> None:
+    queue = Measured(link)
+    queue.fill(MANY)
+    queue("set", "epoch", "max_length", "10", "overflow", "drop_oldest")
+    reply = [queue("add", queue.now, "", "epoch", b"v")[3] for _ in range(MANY // STEPS + 2)]
+    assert set(reply) == {1}
+    assert queue.run.books()["waiting"] == 10
+    assert queue.most <= STEPS * EACH
+
+
+def test_one_add_to_a_bounded_queue_looks_at_few_elements(link: Any) -> None:
+    """Dropping one costs the same whether thousands wait behind it or none."""
+    queue = Measured(link, {"max_bytes": 20_000, "overflow": "drop_oldest"})
+    queue.fill(20_000)
+    for _ in range(3):
+        queue("add", queue.now, "", "epoch", b"v")
+    assert queue.run.books()["waiting"] == 20_000
+    assert queue.most <= 30
+    scanned = link.info("commandstats")["cmdstat_xrange"]
+    assert scanned["calls"] <= 3
+
+
+def test_bury_kick_reap_and_live_take_small_steps(link: Any) -> None:
+    queue = Measured(link, {"max_deliveries": 1})
+    queue.fill(3000)
+    for _ in range(3):
+        queue("lease", 1000, 1000, "")
+    queue.time(2000)
+    until(lambda reply: reply[0] != 0, lambda: queue("sweep", 0, "epoch"))
+    assert queue.run.books()["dead"] == 3000
+    assert len(queue("kick", 500)) == 500
+    assert until(lambda reply: reply < 500, lambda: queue("bury")) == 6
+    queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", "", "epoch", 0)
+    until(lambda reply: reply == 0, lambda: queue("reap", "A"))
+    assert queue.most <= STEPS * EACH
+
+
+@pytest.mark.parametrize("state", ["waiting", "dead", "delayed", "leased", "history"])
+def test_a_peek_costs_what_it_shows(link: Any, state: str) -> None:
+    queue = Measured(link, {"max_deliveries": 1})
+    queue.fill(5000, '{"delay": 5000}' if state == "delayed" else "")
+    if state in ("leased", "dead"):
+        for _ in range(5):
+            queue("lease", 1000, 1000, "")
+    if state == "dead":
+        queue.time(2000)
+        until(lambda reply: reply[0] != 0, lambda: queue("sweep", 0, "epoch"))
+    queue.most = 0
+    shown = queue("peek", state, 0, 50)
+    assert len(shown) == (0 if state == "history" else 50 * 8)
+    assert queue.most <= 50 * 8 + 20
+
+
+@pytest.mark.parametrize("many", [10, 1_000_000 if WHOLE else 50_000])
+def test_a_sweep_costs_the_same_beside_a_million_delayed_as_beside_ten(link: Any, many: int) -> None:
+    queue = Measured(link)
+    queue.fill(many, '{"delay": 100000000}')
+    queue.fill(1, '{"delay": 1000}')
+    queue.time(500)
+    assert queue("sweep", 0, "epoch") == [500, 0]
+    assert queue.most <= 12, "nothing was due"
+    queue.time(1000)
+    assert queue("sweep", 0, "epoch")[1] == 0
+    assert queue.run.books()["waiting"] == 1
+    assert queue.most <= 30
+    queue.most = 0
+    assert len(queue("take", 1, "")) == 3
+    assert queue.most <= 30
