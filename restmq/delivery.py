@@ -142,17 +142,17 @@ class Delivery(Service):
                 self._sent(queue, consumer, sent)
             if rest:
                 self._give(queue, rest)
-            if leased:
-                drive(self._unlease(queue, leased, failed), _nothing, partial(self._kept, queue))
             self._later(queue)
             self._tell(queue)
+            if leased:  # after that is told, or they would be dealt to the one that left
+                self.clock.callLater(0, self._unlease, queue, leased, failed)
 
-    async def _unlease(self, queue: Joined, leased: list[Element], failed: bool) -> None:
+    def _unlease(self, queue: Joined, leased: list[Element], failed: bool) -> None:
         """Their consumer has closed: they go back, confirmed or not."""
         nacks = [Nack(element.lease, 0) for element in leased]
         if failed:
             nacks[0] = Nack(leased[0].lease, None, True, b"its consumer closed")
-        await self.core.nack(queue.name, nacks)
+        drive(self.core.nack(queue.name, nacks), _nothing, partial(self._kept, queue))
 
     def leases(self, consumer: Consumer, queue: bytes, lease: Lease) -> bool:
         """Whether a consumer has this lease now."""
@@ -412,14 +412,16 @@ class Delivery(Service):
             self.woken(name, int(data.split(b"\n", 1)[0].split(b" ")[2]))
             return
         queue = self.queues.get(name)
-        if queue is None:
-            return
         if data[:1] == b"T":
-            self._tapped(queue, data)
-        elif queue.joined:
+            if queue is not None:
+                self._tapped(queue, data)
+        elif queue is not None and queue.joined:
             self._handle(queue, data)
-        else:
+        elif queue is not None and queue.joining:
             queue.heldback.append(data)
+        elif data[:1] == b"R":  # dealt before the last one's leaving was told, and read after that was answered
+            head, numbers, _ = data.split(b"\n", 2)
+            self._return(name, head.split(b" ")[1], list(map(int, numbers.split(b" ")[::3])))
 
     def _handle(self, queue: Joined, data: bytes) -> None:
         head, numbers, body = data.split(b"\n", 2)
@@ -483,12 +485,15 @@ class Delivery(Service):
             self._back(queue, [element.number for element in refused])
 
     def _back(self, queue: Joined, numbers: list[int]) -> None:
+        self._return(queue.name, queue.epoch, numbers)
+
+    def _return(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
         words = [b"%d" % number for number in numbers]
-        slot = self.core.script("back", queue.name, self.core.db, self.presence.instance, queue.epoch, *words)
+        slot = self.core.script("back", name, self.core.db, self.presence.instance, epoch, *words)
 
         def done(reply: Any, error: BaseException | None) -> None:
             if error is not None and not self._closing:
-                self.clock.callLater(0.3, self._back, queue, numbers)
+                self.clock.callLater(0.3, self._return, name, epoch, numbers)
 
         slot.then(done)
 
