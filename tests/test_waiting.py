@@ -1,0 +1,227 @@
+"""Waiting without polling, and what is due at its time: real instances, a real Redis."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+import redis
+from conftest import RedisServer
+
+pytestmark = pytest.mark.wire
+WAITS, EACH = 10_000, 125  # requests, and how many on one connection
+
+
+def ask(queue: str, query: str) -> bytes:
+    """A GET, for a connection of its own or one after others."""
+    return f"GET /q/{queue}?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+def until(done: Any, seconds: float = 20) -> None:
+    """Wait until done() is true."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def look(instance: Any, queue: str) -> dict[str, Any]:
+    """/stats of a queue."""
+    found: dict[str, Any] = json.loads(instance.http("GET", f"/stats/{queue}")[2])
+    return found
+
+
+def answers(link: socket.socket, many: int, seconds: float = 30) -> bytes:
+    """What comes until so many answers are there."""
+    link.settimeout(seconds)
+    got = b""
+    while len(re.findall(rb"HTTP/1\.1 \d\d\d ", got)) < many or not got.endswith((b"}\r\n", b"\r\n\r\n")):
+        data = link.recv(1 << 20)
+        assert data, got[-300:]
+        got += data
+    return got
+
+
+def commands(server: RedisServer) -> int:
+    """How many commands Redis has executed, but for this question's own."""
+    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+        stats = client.info("commandstats")
+        mine = ("cmdstat_info", "cmdstat_client|setinfo")
+        return sum(told["calls"] for name, told in stats.items() if name not in mine)
+
+
+def test_ten_thousand_that_wait_cost_no_command_and_are_served_in_their_order(start: Any, tmp_path: Any) -> None:
+    (tmp_path / "own").mkdir()
+    server = RedisServer(tmp_path / "own")
+    links: list[socket.socket] = []
+    try:
+        instance = start("", server.address)
+        time.sleep(1)
+        before = commands(server)
+        time.sleep(4)
+        idle = commands(server) - before
+        for _ in range(WAITS // EACH):
+            link = socket.create_connection(("127.0.0.1", instance.port))
+            link.sendall(ask("waited", "wait=60") * EACH)
+            links.append(link)
+        until(lambda: look(instance, "waited")["waiters"] == WAITS, 60)
+        time.sleep(1)
+        before = commands(server)
+        time.sleep(4)
+        waiting = commands(server) - before
+        print(f"in 4 s: {idle} commands with nobody, {waiting} with {WAITS} that wait")
+        assert waiting <= idle + 4  # a beat more or less
+        lines = "\n".join(f"v{number}" for number in range(WAITS // 2))
+        kind = {"Content-Type": "application/x-ndjson"}
+        assert instance.http("POST", "/q/waited", lines, kind)[0] == 200
+        assert instance.http("POST", "/q/waited", lines, kind)[0] == 200
+        numbers = []
+        for link in links:
+            numbers += [int(found) for found in re.findall(rb'"key": "waited:(\d+)"', answers(link, EACH))]
+        assert sorted(numbers) == list(range(1, WAITS + 1))
+        after = look(instance, "waited")
+        assert (after["taken"], after["len"], after["waiters"]) == (WAITS, 0, 0)
+    finally:
+        for link in links:
+            link.close()
+        server.stop()
+
+
+def test_who_waits_is_woken_over_instances_in_the_order_of_arrival(start: Any, queue: str) -> None:
+    one, two = start(), start()
+    links = []
+    for number, instance in enumerate((one, two, one, two)):
+        link = socket.create_connection(("127.0.0.1", instance.port))
+        link.sendall(ask(queue, "wait=30"))
+        links.append(link)
+        until(lambda number=number: look(one, queue)["waiters"] == number + 1)
+    for number in range(4):
+        one.form(f"/q/{queue}", f"value={number}")
+        found = answers(links[number], 1)
+        assert f'"value": "{number}"'.encode() in found
+    for link in links:
+        link.close()
+
+
+@pytest.mark.parametrize("query", ["wait=30", "wait=30&lease=60", "wait=30&max=5"])
+def test_a_client_that_leaves_while_it_waits_loses_nothing(start: Any, queue: str, query: str) -> None:
+    one, two = start(), start()
+    gone = socket.create_connection(("127.0.0.1", one.port))
+    gone.sendall(ask(queue, query))
+    until(lambda: look(two, queue)["waiters"] == 1)
+    gone.close()
+    until(lambda: look(two, queue)["waiters"] == 0)
+    two.form(f"/q/{queue}", "value=kept")
+    assert look(two, queue)["len"] == 1
+    assert b'"kept"' in two.http("GET", f"/q/{queue}")[2]
+
+
+def test_clients_that_come_and_leave_at_random_lose_nothing_and_strand_nobody(start: Any, queue: str) -> None:
+    instances = [start(), start()]
+    got: list[bytes] = []
+    cut = threading.Event()
+
+    def client(number: int) -> None:
+        turn = number
+        while not cut.is_set():
+            turn += 1
+            with socket.create_connection(("127.0.0.1", instances[turn % 2].port)) as link:
+                link.sendall(ask(queue, "wait=1"))
+                link.settimeout(0.01 * (1 + turn * 7 % 11) if turn % 3 == 0 else 5)
+                try:
+                    got.append(link.recv(4096))
+                except socket.timeout:
+                    continue  # it leaves
+
+    threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for number in range(300):
+        instances[number % 2].form(f"/q/{queue}", f"value={number}")
+        time.sleep(0.005)
+    until(lambda: look(instances[0], queue)["len"] == 0)
+    cut.set()
+    for thread in threads:
+        thread.join(10)
+    seen = [int(n) for one in got for n in re.findall(rb":(\d+)\", \"value", one)]
+    books = json.loads(instances[0].http("GET", f"/ledger/{queue}")[2])
+    assert len(seen) == len(set(seen))
+    assert (books["added"], books["imbalance"], books["waiting"]) == (300, 0, 0)
+    assert books["taken"] == 300
+    # What was on its way to one who left in that moment is gone, and counted as taken; all others arrived.
+    assert len(seen) > 250
+
+
+def test_an_instance_that_ends_answers_who_waits(start: Any, queue: str) -> None:
+    instance = start()
+    with socket.create_connection(("127.0.0.1", instance.port)) as link:
+        link.sendall(ask(queue, "wait=50"))
+        until(lambda: look(instance, queue)["waiters"] == 1)
+        instance.process.terminate()
+        assert answers(link, 1, 10).startswith(b"HTTP/1.1 204 ")
+    instance.process.wait(20)
+
+
+def test_redis_comes_back_and_who_waited_waits_on(start: Any, tmp_path: Any) -> None:
+    (tmp_path / "own").mkdir()
+    server = RedisServer(tmp_path / "own")
+    try:
+        instance = start("", server.address)
+        with socket.create_connection(("127.0.0.1", instance.port)) as link:
+            link.sendall(ask("through", "wait=50"))
+            until(lambda: look(instance, "through")["waiters"] == 1)
+            server.stop()
+            until(lambda: instance.http("GET", "/readyz")[0] == 503)
+            server.start()
+            until(lambda: instance.http("GET", "/readyz")[0] == 200)
+            until(lambda: instance.form("/q/through", "value=late")[0] == 200)
+            assert b'"late"' in answers(link, 1)
+    finally:
+        server.stop()
+
+
+def test_ten_thousand_delays_that_end_together_end_at_their_time(instance: Any, queue: str) -> None:
+    lines = "\n".join(f"v{number}" for number in range(10_000))
+    kind = {"Content-Type": "application/x-ndjson"}
+    assert instance.http("POST", f"/q/{queue}?delay=2s", lines, kind)[0] == 200
+    answered = time.monotonic()
+    assert look(instance, queue)["delayed"] == 10_000
+    until(lambda: look(instance, queue)["delayed"] == 0)
+    late = time.monotonic() - answered - 2
+    print(f"10,000 delays that ended together were over {late * 1000:.0f} ms after their time")
+    assert late < 1.5  # 100 ms on a machine that does nothing else
+    assert look(instance, queue)["len"] == 10_000
+
+
+def test_ten_thousand_leases_that_end_together_end_at_their_time(instance: Any, queue: str) -> None:
+    lines = "\n".join(f"v{number}" for number in range(10_000))
+    kind = {"Content-Type": "application/x-ndjson"}
+    assert instance.http("POST", f"/q/{queue}", lines, kind)[0] == 200
+    for _ in range(10):
+        assert instance.http("GET", f"/q/{queue}?lease=3s&max=1000")[0] == 200
+    began = time.monotonic()
+    until(lambda: look(instance, queue)["leased"] == 0)
+    late = time.monotonic() - began - 3
+    print(f"10,000 leases were over {late * 1000:.0f} ms after the last one's time")
+    assert late < 1.5
+
+
+@pytest.mark.parametrize("what", ["delay", "lease"])
+def test_what_is_due_when_its_instance_is_dead_is_ended_by_another(start: Any, queue: str, what: str) -> None:
+    one, two = start(), start()
+    if what == "delay":
+        assert one.form(f"/q/{queue}?delay=2s", "value=later")[0] == 200
+    else:
+        one.form(f"/q/{queue}", "value=later")
+        assert one.http("GET", f"/q/{queue}?lease=2s")[0] == 200
+    due = time.monotonic() + 2
+    one.process.kill()
+    one.process.wait()
+    until(lambda: look(two, queue)["len"] == 1)
+    assert time.monotonic() - due < 4 + 1
+    assert b'"later"' in two.http("GET", f"/q/{queue}")[2]
