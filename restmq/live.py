@@ -108,9 +108,9 @@ class Live:
     """One live consumer: Delivery on one side, a Stream on the other.
 
     Elements may come before the stream is open, while join() still waits for
-    Redis: they are kept and go out first. `written` counts the bytes of elements
-    given to the consumer, `unsent` all that the kernel has not taken, framing too:
-    so written - unsent never says too much.
+    Redis: they are kept and go out first. `written` counts the bytes given to the
+    consumer, framing too but for the head; `unsent` all that the kernel has not
+    taken: so written - unsent never says too much.
     """
 
     section: ClassVar[str]
@@ -222,7 +222,9 @@ class Live:
             self._drop(f"{stream.unsent} bytes wait for it")
             return
         else:
-            stream.write(data)
+            self.write(data)
+            self.elements += len(batch.elements)
+            return
         self.written += len(data)
         self.elements += len(batch.elements)
 
@@ -317,10 +319,12 @@ class Live:
     # The stream
 
     def write(self, data: bytes) -> None:
-        """Write what is no element: a heartbeat, an answer."""
+        """Write to the stream, which is open."""
         assert self._stream is not None
+        before = self._stream.written
         self._stream.write(data)
-        self.written += len(data)
+        # With what the stream adds: else its chunk sizes would count as elements that the socket has not taken.
+        self.written += self._stream.written - before
 
     def leave(self, why: str = "the client left") -> None:
         """Take no more; what was not sent goes to others. May be called again."""
