@@ -66,9 +66,9 @@ def _lasting(text: str) -> int:
 
 
 def _ends(stops: Mapping[str, float]) -> dict[str, float | None]:
-    """Which flows are stopped, and the Unix time in s at which that ends; None is when they are started."""
+    """Which flows are stopped, and for how many seconds more; None is until they are started."""
     now = time.time()  # what ended is not stopped, though nobody swept yet
-    return {scope: till or None for scope, till in stops.items() if not till or till > now}
+    return {scope: round(till - now, 3) if till else None for scope, till in stops.items() if not till or till > now}
 
 
 def _flow(queue: bytes, status: int, stops: Mapping[str, float]) -> dict[str, object]:

@@ -147,11 +147,6 @@ async def _collect(core: Any, queue: bytes, state: str, after: int, wanted: int)
     size, at, ask = 0, after, FIRST
     if state == "history":  # bounded by history_bytes; an element's place in a long one is found near its end only
         ask = wanted + 1
-    if state == "leased":  # what is on its way comes last, in no order: only the first page has it
-        ask = PEEKED + 1
-        known = await core.look(queue, after) if after else None
-        if after and (known is None or known.state != state):
-            raise _gone(queue, state, after)
     while len(held) <= wanted:
         some = await core.peek(queue, state, at, min(ask, wanted + 1 - len(held)))
         if not some:

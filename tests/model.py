@@ -220,7 +220,7 @@ class Model(Live):
     def untake(self, element: Element, epoch: str) -> int:
         """It stands at its key's place again."""
         self.begin()
-        if not self.epoch or epoch != self.epoch:
+        if epoch != self.epoch or element.number in self.elements or element.number > self.added:
             return 0
         back = self.elements[element.number] = copy.copy(element)
         self.flows["taken"] -= 1

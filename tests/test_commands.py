@@ -356,6 +356,17 @@ def test_on_a_websocket_a_take_that_waits_needs_an_id(instance: Any, queue: str)
         assert ask(cmd="del", key=f"{queue}:1", match=taken["lease"])["deleted"] is True
 
 
+def test_on_a_websocket_others_go_on_while_a_take_waits(instance: Any, queue: str) -> None:
+    with Talker(instance.port, f"/ws/{queue}.other") as ws:
+        ws.send(json.dumps({"cmd": "take", "queue": queue, "wait": 60, "lease": 3600, "id": "waits"}))
+        ws.send(json.dumps({"cmd": "get", "queue": queue}))
+        assert json.loads(ws.recv()) == {"error": "Null resultset"}
+        until(lambda: waiters(instance, queue) == 1)
+        said(instance, cmd="add", queue=queue, value="a")
+        answer = json.loads(ws.recv())
+        assert (answer["value"], answer["deliveries"], answer["id"]) == ("a", 1, "waits")
+
+
 class Socket(commands.Client):
     """A connection whose elements are leased to it, and which gives no right beyond them."""
 

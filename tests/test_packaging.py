@@ -23,7 +23,8 @@ import pytest
 from conftest import ROOT, free_port
 
 #: Packages of the lock by what Python imports; the others have the same name.
-IMPORTED = {"zope": "zope-interface", "OpenSSL": "pyopenssl", "service_identity": "service-identity"}
+IMPORTED = {"zope": "zope-interface", "OpenSSL": "pyopenssl", "service_identity": "service-identity",
+            "prometheus_client": "prometheus-client"}  # fmt: skip
 #: Making an environment fetches packages.
 LONG = pytest.mark.timeout(300)
 

@@ -28,10 +28,10 @@ from restmq import scripts
 pytestmark = pytest.mark.store
 EXAMPLES = int(os.environ.get("RESTMQ_EXAMPLES", "60"))
 VALUES = st.lists(st.sampled_from([b"", b"a", b"007", b"x" * 50, b"\xc3\xa9\r\n"]), min_size=1, max_size=5)
-BATCHES = VALUES | VALUES | VALUES | st.just([b"many"] * 300)
 INSTANCES = st.sampled_from(["A", "B"])
 RARELY = st.sampled_from([False] * 7 + [True])
-WAITS = st.sampled_from([1, 29, 30, 100, 101, 1000, 6000])
+AT_TIMES = st.sampled_from([False, False, True])
+WAITS = st.sampled_from([1, 29, 30, 100, 101, 1000, 6000, 300_000])
 CONFS = [
     {},
     {"history": 5, "history_bytes": 100},
@@ -50,9 +50,11 @@ class Queue(Watched):
         looks=st.booleans(),
         turns=st.booleans(),
         listen=st.sampled_from(["", "", "A", "AB"]),
+        line=st.sampled_from(["", "AB", "BBA"]),
+        stopped=st.booleans(),
     )
-    def begin(self, conf: dict[str, Any], looks: bool, turns: bool, listen: str) -> None:
-        """A policy, and who listens from the start.
+    def begin(self, conf: dict[str, Any], looks: bool, turns: bool, listen: str, line: str, stopped: bool) -> None:
+        """A policy, who listens and who waits from the start.
 
         Looking ends what is due: half of the sequences look after every step, half only at times.
         """
@@ -66,13 +68,22 @@ class Queue(Watched):
         for inst in listen:
             self.subscribe(inst)
             self.join_as(inst, (2, 128, 2), 0, "", NOTHING)
+        for inst in line:
+            self.getting("take", inst, 1, None, True)
+        if line and stopped:
+            assert self.run("flow", DB, 1, 100, "pull") == self.model.flow(True, 100, ["pull"])
 
     # -- producing
 
-    @rule(values=BATCHES, ttl=st.sampled_from([None, None, None, 50, 1000]), delay=st.sampled_from([None, None, 30]))
-    def add(self, values: list[bytes], ttl: int | None, delay: int | None) -> None:
+    @rule(
+        values=VALUES,
+        ttl=st.sampled_from([None, None, 50, 1000]),
+        delay=st.sampled_from([None, None, 30]),
+        many=st.sampled_from([0, 0, 0, 300]),
+    )
+    def add(self, values: list[bytes], ttl: int | None, delay: int | None, many: int) -> None:
         """As the core merges adds: what has no room is told by its place."""
-        self.adding(values, ttl, delay, {})
+        self.adding([b"many"] * many or values, ttl, delay, {})
 
     @rule(values=VALUES)
     def add_plainly(self, values: list[bytes]) -> None:
@@ -179,15 +190,17 @@ class Queue(Watched):
         told = self.model.nack([(lease, None if delay == "" else delay, failed, reason) for lease in leases])
         assert self.run("nack", DB, *words) == told
 
-    @rule(inst=INSTANCES, values=VALUES, most=st.sampled_from([1, 3]))
-    def add_and_work_in_vain(self, inst: str, values: list[bytes], most: int) -> None:
-        """Elements that are leased, and the worker fails."""
+    @rule(inst=INSTANCES, values=VALUES, most=st.sampled_from([1, 3]), kicked=st.booleans())
+    def add_and_work_in_vain(self, inst: str, values: list[bytes], most: int, kicked: bool) -> None:
+        """Elements that are leased, the worker fails, and those that died of it get another chance."""
         self.adding(values, None, None, {})
         before = len(self.leases)
         self.getting("lease", inst, most, None, False)
         for lease in self.leases[before:]:
             told = self.model.nack([(lease, None, True, "it fails")])
             assert self.run("nack", DB, *lease, "", 1, "it fails") == told
+        if kicked and self.model.those(DEAD):
+            assert list(map(int, self.run("kick", DB, 1))) == self.model.kick(1, [])
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), ms=st.sampled_from([100, 2000]), whichever=RARELY)
@@ -410,7 +423,7 @@ class Queue(Watched):
             ear.heard()
             (model.tapping.add if on else model.tapping.discard)(inst)
 
-    @rule(inst=INSTANCES, really=RARELY)
+    @rule(inst=INSTANCES, really=AT_TIMES)
     def vanish(self, inst: str, really: bool) -> None:
         """Its subscriptions are gone; it may join again, or be reaped."""
         if not really:
@@ -421,7 +434,7 @@ class Queue(Watched):
         self.model.subscribed.discard(inst)
         self.model.tapping.discard(inst)
 
-    @rule(inst=INSTANCES, really=RARELY)
+    @rule(inst=INSTANCES, really=AT_TIMES)
     def reap(self, inst: str, really: bool) -> None:
         if really:
             assert self.run("reap", DB, inst) == 0
@@ -497,3 +510,32 @@ def test_every_verb_does_what_the_model_does(link: Any, pytestconfig: pytest.Con
             print_blob=True,
         ),
     )
+
+
+def two_that_wait(link: Any) -> Queue:
+    """A GET at A, then one at B."""
+    Queue.link, Queue.all_loaded = link, {}
+    queue = Queue()
+    for inst in "AB":
+        queue.getting("take", inst, 1, None, True)
+    queue.all_is_well()
+    return queue
+
+
+def test_what_a_woken_instance_did_not_take_before_it_died_wakes_the_next(link: Any) -> None:
+    queue = two_that_wait(link)
+    queue.adding([b"a"], None, None, {})
+    assert queue.model.woken == {"A": 1}
+    queue.reap(inst="A", really=True)
+    assert queue.model.woken == {"B": 1}
+    queue.all_is_well()
+    queue.teardown()
+
+
+def test_a_get_of_an_instance_that_does_not_listen_is_passed_over(link: Any) -> None:
+    queue = two_that_wait(link)
+    queue.vanish(inst="A", really=True)
+    queue.adding([b"a"], None, None, {})
+    assert queue.model.woken == {"B": 1}
+    queue.all_is_well()
+    queue.teardown()

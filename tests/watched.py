@@ -13,7 +13,7 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 from model import Model, Stopped
-from model_live import AWAY, BROADCAST, DEAD, DELAYED, LEASED, WAITING
+from model_live import AWAY, BROADCAST, CHUNK, DEAD, DELAYED, LEASED, WAITING, WINDOW
 from stored import BEGAN, DB, LEDGER, Ear, Scripts, Stored, groups
 
 from restmq import scripts
@@ -160,9 +160,8 @@ class Watched(RuleBasedStateMachine):
         assert {at: stored.history.get(at) for at in kept} == kept
         assert all(model.history[at] == entry for at, entry in stored.history.items() if at > floor)
         assert floor >= model.floor
-        unsure = model.position - model.sure
-        rule = max(int(self.model.conf["history"]), 20)
-        assert len(stored.history) <= rule * 1.125 + 9 + unsure + 256
+        most = int(self.model.conf["history"])
+        assert len(stored.history) <= most * 1.125 + 8 + WINDOW + CHUNK, "trimmed at the next broadcast"
 
     def nothing_that_is_due_is_missed(self, stored: Stored) -> None:
         model = self.model

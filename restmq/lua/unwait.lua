@@ -3,7 +3,7 @@
 -- Returns how many of them had been woken already; others were woken in their place.
 --@include keys
 --@include state
-if not packed then return 0 end
+if not packed then return tonumber(ARGV[3]) end
 --@include save
 --@include rules
 --@include element
