@@ -459,3 +459,18 @@ def test_when_redis_goes_while_the_past_is_read_the_stream_ends_with_a_reason(
         assert first.ended is False
     finally:
         redis.stop()
+
+
+def test_a_page_that_is_loaded_again_under_load_stops_nothing(start: Any, listen: Any, queue: str) -> None:
+    """The only consumer goes with much unsent, and another comes at that moment: all goes on, nothing is lost."""
+    one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n")
+    old = listen(one, f"/c/{queue}", buffer=4096)
+    for _ in range(6):
+        batch_add(one, queue, *["x" * 10000] * 100)
+    old.close()
+    new = listen(one, f"/c/{queue}")
+    for value in texts(15):
+        batch_add(one, queue, *[value] * 100)
+        new.read(0.01)
+    new.until(lambda c: c.body.count(b'"v14"') >= 100, 30)
+    soon(lambda: stats(one, queue)["len"] + stats(one, queue)["leased"] == 0, lambda: stats(one, queue))
