@@ -199,7 +199,13 @@ class Live:
     def _unreplayed(self, error: BaseException) -> None:
         if not isinstance(error, Error):
             log.error("sending the past failed: {error!r}", error=error)
-        self.close("the past could not be read; connect again with the last id")
+        self._pastless()
+
+    def _pastless(self) -> None:
+        if self.unsent and not self.ended:  # what it was given goes out before the reason
+            self._clock.callLater(0.05, self._pastless)
+        else:
+            self.close("the past could not be read; connect again with the last id")
 
     # What Delivery calls
 
