@@ -209,6 +209,15 @@ class Consumers:
             if witness is None:
                 self._witnesses[place] = (last, consumer, consumer.written)
 
+    def reached(self, consumer: Consumer, position: int) -> None:
+        """It was given the past up to a position, which may be what nobody else has heard."""
+        for place, (last, witness, _) in enumerate(self._witnesses):
+            if witness is None:
+                if last > position:
+                    self._witnesses.insert(place, (position, consumer, consumer.written))
+                    return
+                self._witnesses[place] = (last, consumer, consumer.written)
+
     def read_again(self, consumer: Consumer) -> None:
         """What came meanwhile is too old to be kept: it will be read with the past."""
         if id(consumer) in self._replaying:

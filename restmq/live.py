@@ -108,9 +108,9 @@ class Live:
     """One live consumer: Delivery on one side, a Stream on the other.
 
     Elements may come before the stream is open, while join() still waits for
-    Redis: they are kept and go out first. `written` counts the bytes of elements
-    given to the consumer, `unsent` all that the kernel has not taken, framing too:
-    so written - unsent never says too much.
+    Redis: they are kept and go out first. `written` counts the bytes given to the
+    consumer, framing too but for the head; `unsent` all that the kernel has not
+    taken: so written - unsent never says too much.
     """
 
     section: ClassVar[str]
@@ -199,7 +199,13 @@ class Live:
     def _unreplayed(self, error: BaseException) -> None:
         if not isinstance(error, Error):
             log.error("sending the past failed: {error!r}", error=error)
-        self.close("the past could not be read; connect again with the last id")
+        self._pastless()
+
+    def _pastless(self) -> None:
+        if self.unsent and not self.ended:  # what it was given goes out before the reason
+            self._clock.callLater(0.05, self._pastless)
+        else:
+            self.close("the past could not be read; connect again with the last id")
 
     # What Delivery calls
 
@@ -222,7 +228,9 @@ class Live:
             self._drop(f"{stream.unsent} bytes wait for it")
             return
         else:
-            stream.write(data)
+            self.write(data)
+            self.elements += len(batch.elements)
+            return
         self.written += len(data)
         self.elements += len(batch.elements)
 
@@ -317,10 +325,12 @@ class Live:
     # The stream
 
     def write(self, data: bytes) -> None:
-        """Write what is no element: a heartbeat, an answer."""
+        """Write to the stream, which is open."""
         assert self._stream is not None
+        before = self._stream.written
         self._stream.write(data)
-        self.written += len(data)
+        # With what the stream adds: else its chunk sizes would count as elements that the socket has not taken.
+        self.written += self._stream.written - before
 
     def leave(self, why: str = "the client left") -> None:
         """Take no more; what was not sent goes to others. May be called again."""

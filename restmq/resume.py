@@ -101,6 +101,7 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
             consumer.missed(name, start + 1, floor)
         _offer(queue, consumer, epoch, words)
         start = max(to, floor)
+        queue.consumers.reached(consumer, start)
         if start >= position and not consumer.full:
             queue.consumers.replayed(consumer, position)
             return

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
+import struct
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,7 @@ from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from wire import batch_add, texts
 
 pytestmark = pytest.mark.browser
 FLAGS = (
@@ -130,3 +136,79 @@ def test_a_page_hears_an_element(instance: Any, browser: Any, queue: str, openin
     heard = WebDriverWait(browser, 10).until(lambda page: page.execute_script("return window.heard"))
     assert heard == ['{"key": "%s:1", "value": "seen"}' % queue]
     assert complaints(browser) == []
+
+
+class Cutter:
+    """Carries connections to an instance, and cuts those that have carried enough, in the middle of what comes."""
+
+    def __init__(self, port: int, cuts: int, every: int) -> None:
+        self.target, self.left, self.every = port, cuts, every
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            there = socket.create_connection(("127.0.0.1", self.target))
+            threading.Thread(target=self._up, args=(client, there), daemon=True).start()
+            threading.Thread(target=self._down, args=(client, there), daemon=True).start()
+
+    def _up(self, client: socket.socket, there: socket.socket) -> None:
+        try:
+            while data := client.recv(1 << 16):
+                there.sendall(data)
+            there.shutdown(socket.SHUT_WR)
+        except OSError:
+            there.close()
+
+    def _down(self, client: socket.socket, there: socket.socket) -> None:
+        carried, stream = 0, False
+        try:
+            while data := there.recv(1 << 14):
+                stream = stream or b"text/event-stream" in data
+                carried += len(data)
+                if stream and carried > self.every and self.left:
+                    client.sendall(data[: len(data) // 2])
+                    self.left -= 1
+                    if self.left % 2:  # as if the other machine had crashed; else as a proxy that ends
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    break
+                client.sendall(data)
+        except OSError:
+            pass  # the other side has gone
+        for each in (client, there):
+            with contextlib.suppress(OSError):  # gone already
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+def test_an_event_source_that_is_cut_off_again_and_again_has_everything_once_and_in_order(
+    start: Any, browser: Any, queue: str
+) -> None:
+    instance = start("[queues]\nhistory = 10000\nhistory_bytes = 16MiB\n")
+    count = 10_000
+    cutter = Cutter(instance.port, cuts=10, every=30_000)
+    browser.get(f"http://localhost:{cutter.port}/")
+    browser.execute_script(
+        "const heard = window.heard = [], ids = window.ids = []; window.opened = 0;"
+        f"const source = window.source = new EventSource('/sse/{queue}');"
+        "source.onopen = () => window.opened += 1;"
+        "source.onmessage = event => { heard.push(JSON.parse(event.data).key); ids.push(event.lastEventId); };"
+        "for (const kind of ['gap', 'reset']) source.addEventListener(kind, event => heard.push(kind));"
+    )
+    WebDriverWait(browser, 20).until(lambda page: page.execute_script("return window.opened"))
+    for first in range(0, count, 50):
+        batch_add(instance, queue, *texts(50, first))
+        time.sleep(0.05)
+    WebDriverWait(browser, 50).until(lambda page: page.execute_script(f"return window.heard.length >= {count}"))
+    assert cutter.left == 0
+    assert browser.execute_script("return window.opened") == 11
+    assert browser.execute_script("return window.heard") == [f"{queue}:{number}" for number in range(1, count + 1)]
+    places = [int(word.partition("@")[0]) for word in browser.execute_script("return window.ids")]
+    assert all(one < two for one, two in zip(places, places[1:]))  # what nobody had got yet has a new place
+    browser.execute_script("window.source.close()")
+    cutter.server.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 from conftest import RedisServer
 from wire import Listener, add, batch_add, soon, stats, texts
 
@@ -437,13 +439,13 @@ def test_who_leaves_in_the_middle_of_its_past_leaves_nothing_behind(start: Any, 
 def test_when_redis_goes_while_the_past_is_read_the_stream_ends_with_a_reason(
     start: Any, listen: Any, queue: str, tmp_path: Any, transport: str
 ) -> None:
-    redis = RedisServer(tmp_path)
+    server = RedisServer(tmp_path)
     try:
-        one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[redis]\ndeadline = 500ms\n", redis.address)
+        one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[redis]\ndeadline = 500ms\n", server.address)
         first = listen(one, f"/c/{queue}")
         flood(one, queue, first, 20, 4000)
         lazy = listen(one, f"/{transport}/{queue}?since=all", buffer=4096)
-        redis.stop()
+        server.stop()
         lazy.hurry().until_end(20)
         if transport == "sse":
             assert lazy.body.endswith(b": the past could not be read; connect again with the last id\nretry: 1000\n\n")
@@ -451,11 +453,64 @@ def test_when_redis_goes_while_the_past_is_read_the_stream_ends_with_a_reason(
             assert (lazy.code, lazy.reason) == (1001, "the past could not be read; connect again with the last id")
         assert "the past could not be read" in one.log.read_text()
         assert numbers(lazy) == list(range(1, len(lazy.elements) + 1))
-        redis.start()
+        server.start()
         word = lazy.ids[-1]
         soon(lambda: one.http("GET", "/readyz")[0] == 200)
         again = listen(one, f"/{transport}/{queue}?since={word}").until(lambda c: b":2000" in c.body[-6000:], 30)
         assert numbers(again) == list(range(len(lazy.elements) + 1, 2001))
         assert first.ended is False
     finally:
-        redis.stop()
+        server.stop()
+
+
+def test_a_page_that_is_loaded_again_under_load_stops_nothing(start: Any, listen: Any, queue: str) -> None:
+    """The only consumer goes with much unsent, and another comes at that moment: all goes on, nothing is lost."""
+    one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n")
+    old = listen(one, f"/c/{queue}", buffer=4096)
+    for _ in range(6):
+        batch_add(one, queue, *["x" * 10000] * 100)
+    old.close()
+    new = listen(one, f"/c/{queue}")
+    for value in texts(15):
+        batch_add(one, queue, *[value] * 100)
+        new.read(0.01)
+    new.until(lambda c: c.body.count(b'"v14"') >= 100, 30)
+    soon(lambda: stats(one, queue)["len"] + stats(one, queue)["leased"] == 0, lambda: stats(one, queue))
+
+
+def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
+    start: Any, listen: Any, queue: str, tmp_path: Any
+) -> None:
+    server = RedisServer(tmp_path)
+    try:
+        conf = "[queues]\nhistory = 5\n"
+        there = start(conf, server.address)
+        with redis.Redis(unix_socket_path=str(server.socket)) as link:
+            others = {client["id"] for client in link.client_list()}
+            here = start(conf, server.address)
+            links = [client["id"] for client in link.client_list() if client["id"] not in others]
+            first = listen(there, f"/c/{queue}")
+            told = [listen(here, f"/{target}") for target in (f"sse/{queue}", f"c/{queue}?since=now")]
+            closed = [listen(here, f"/{target}") for target in (f"c/{queue}", f"ws/{queue}")]
+            add(here, queue, "before")
+            for each in (first, *told, *closed):
+                each.until(have(1))
+            here.process.send_signal(signal.SIGSTOP)
+            for one in links:
+                link.client_kill_filter(_id=one)
+            for number, value in enumerate(texts(30), 2):
+                add(there, queue, value)
+                first.until(have(number))
+            here.process.send_signal(signal.SIGCONT)
+        for each in told:
+            each.until(lambda c: "v29" in c.values, 20)
+            (gap_told,) = each.told
+            low, high = gap_told["gap"]
+            assert (low, gap_told["missed"]) == (2, high - 1)
+            assert numbers(each) == [1, *range(high + 1, 32)]
+            assert each.ids[-1].startswith("31@")
+        for each in closed:
+            assert numbers(each.until_end(20)) == [1]
+        assert closed[1].reason == "elements were missed that are no longer kept; connect again"  # type: ignore[attr-defined]
+    finally:
+        server.stop()

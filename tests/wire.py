@@ -40,7 +40,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
-        self.unsent = 0
+        self.unsent = self.written = 0
         self.stuck = False
         self.closed = self.aborted = self.reading_stopped = False
         self.on_data: Callable[[bytes], None] = nothing
@@ -57,6 +57,7 @@ class Wire:
         """Take bytes."""
         assert not self.closed
         self.parts.append(data)
+        self.written += len(data)
         if self.stuck:
             self.unsent += len(data)
             self.on_full()

@@ -1,0 +1,122 @@
+"""The ring of a queue's consumers: who vouches for what was broadcast, and who leases what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from wire import Wire, batch, handler, ring
+
+from restmq.element import Lease
+from restmq.live import Comet, Wish
+
+LEASING = Wish(lease=1000, prefetch=2)
+
+
+def opened(wish: Wish = Wish()) -> tuple[Any, Wire]:  # noqa: B008
+    """A consumer with an open stream."""
+    consumer, wire = Comet(handler(), [b"q"], Clock(), wish), Wire()
+    consumer.open(wire, {b"q": (0, b"e")})
+    return consumer, wire
+
+
+def test_what_a_consumer_s_socket_took_is_sure() -> None:
+    (one, wire) = opened()
+    all_of_them = ring(one)
+    wire.stuck = True
+    all_of_them.everyone(batch("a", "b"))
+    assert all_of_them.confirmed(0) == 0
+    wire.drain()
+    assert all_of_them.confirmed(0) == 2
+    assert not all_of_them.waits()
+
+
+def test_who_gets_the_past_first_vouches_for_nothing_until_it_is_there() -> None:
+    (one, wire) = opened()
+    all_of_them = ring(one)
+    all_of_them.replaying(one)
+    all_of_them.everyone(batch("a", "b", "c", first=4))
+    assert wire.data == b""
+    assert all_of_them.confirmed(3) == 3
+    all_of_them.reached(one, 5)
+    assert all_of_them.confirmed(3) == 5
+    all_of_them.replayed(one, 5)
+    assert wire.data.count(b'"c"') == 1
+    assert b'"b"' not in wire.data
+    assert all_of_them.confirmed(5) == 6
+
+
+def test_one_that_has_its_past_vouches_for_others_that_do_not() -> None:
+    slow, fast = opened()[0], opened()[0]
+    all_of_them = ring(slow, fast)
+    all_of_them.replaying(slow), all_of_them.replaying(fast)
+    all_of_them.everyone(batch("a"))
+    all_of_them.replayed(fast, 0)
+    assert all_of_them.confirmed(0) == 1
+    all_of_them.everyone(batch("b", first=2))
+    assert all_of_them.confirmed(1) == 2
+
+
+def test_what_is_read_again_is_not_kept_and_comes_once() -> None:
+    (one, wire) = opened()
+    all_of_them = ring(one)
+    all_of_them.replaying(one)
+    all_of_them.everyone(batch("a"))
+    assert all_of_them.kept(one) == 1
+    all_of_them.read_again(one)
+    assert all_of_them.kept(one) == 0
+    all_of_them.everyone(batch("b", first=2))
+    all_of_them.replayed(one, 1)
+    assert wire.data.count(b'"value"') == 1
+
+
+def test_what_the_last_one_left_unsent_is_sure_only_when_given_back_and_blocks_nobody() -> None:
+    (one, wire), (next_one, _) = opened(), opened()
+    all_of_them = ring(one)
+    wire.stuck = True
+    all_of_them.everyone(batch("a"))
+    one.lost()
+    all_of_them.leave(one)
+    assert all_of_them.orphaned
+    all_of_them.join(next_one)
+    all_of_them.everyone(batch("b", first=2))
+    assert all_of_them.confirmed(0) == 0
+    all_of_them.abandon()
+    assert not all_of_them.orphaned
+    assert all_of_them.confirmed(0) == 2
+
+
+def test_positions_of_an_old_life_hold_nothing_back_in_the_new_one() -> None:
+    (one, wire) = opened()
+    all_of_them = ring(one)
+    all_of_them.replaying(one)
+    all_of_them.replayed(one, 500)
+    all_of_them.renewed()
+    all_of_them.everyone(batch("a", first=1, epoch=b"f"))
+    assert b'"a"' in wire.data
+
+
+def test_who_leases_takes_no_more_than_prefetch_until_something_is_acknowledged() -> None:
+    one, _ = opened(LEASING)
+    all_of_them = ring(one)
+    elements = batch("a", "b", "c", first=0).elements
+    assert all_of_them.room == 2
+    assert [element.number for element in all_of_them.give(b"q", elements, b"e")] == [3]
+    assert (all_of_them.ready, all_of_them.room) == (0, 2)
+    all_of_them.freed({1, 77})
+    assert all_of_them.ready == 1
+    assert all_of_them.leases(one, Lease(2, 0, b""))
+    assert not all_of_them.leases(one, Lease(1, 0, b""))
+    assert not all_of_them.leases(one, Lease(2, 1, b""))
+    sent, rest, leased = all_of_them.leave(one)
+    assert [[element.number for element in part] for part in (sent, rest, leased)] == [[1, 2], [], [2]]
+
+
+def test_what_was_not_written_is_nobody_s_lease() -> None:
+    one, wire = opened(LEASING)
+    all_of_them = ring(one)
+    wire.stuck = True
+    all_of_them.give(b"q", batch("a", first=0).elements, b"e")
+    one.lost()
+    sent, rest, leased = all_of_them.leave(one)
+    assert (sent, [element.number for element in rest], leased) == ([], [1], [])
