@@ -21,6 +21,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ from typing import Any
 from conftest import ROOT, Instance, RedisServer, free_port, troubles
 from lanes import BROKEN, LANES, Fault, Lane, answer
 
-FAULTS = ("kill", "killall", "stop", "cut", "deaf", "redis", "leave")
+FAULTS = ("kill", "killall", "stop", "cut", "deaf", "redis", "leave", "fill")
 
 
 class Proxy:
@@ -195,14 +196,18 @@ class World:
             await asyncio.sleep(0.1)
         raise AssertionError(f"nobody takes {path}")
 
-    async def ask(self, method: str, path: str, body: str = "", tries: int = 50) -> Any:
-        """One request to any instance; the JSON of its answer, None when it is none. Raises what is in BROKEN."""
+    async def ask(self, method: str, path: str, body: str = "", tries: int = 50, key: str = "") -> Any:
+        """One request to any instance; the JSON of its answer, None when it is not 200. Raises what is in BROKEN.
+
+        With a `key` the body is a value to be stored, and the answer is its key.
+        """
         for left in range(tries - 1, -1, -1):
             port = self.front or self.random.choice(self.instances).port
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 try:
-                    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                    kind = f"text/plain\r\nIdempotency-Key: {key}" if key else "application/json"
+                    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
                     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
                     status, _, said = await answer(reader)
                 finally:
@@ -215,7 +220,9 @@ class World:
             if status in (502, 503, 504) and left:
                 await asyncio.sleep(0.1)
                 continue
-            return json.loads(said) if status == 200 else None
+            if status != 200:
+                return None
+            return said.decode() if key else json.loads(said)
         return None
 
     # -- what is done to them
@@ -294,6 +301,27 @@ class World:
         """Some live consumers end their connections."""
         self.leaving = time.monotonic()
         return -1
+
+    async def do_fill(self, victim: int) -> int:
+        """Live consumers of this instance that do not read, and more than their sockets hold."""
+        stuck = []
+        lanes = [lane for lane in self.lanes if lane.name in ("broadcast", "lease")]
+        for lane in lanes:
+            for _ in range(2):
+                link = socket.socket()
+                link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                with contextlib.suppress(OSError):
+                    link.connect(("127.0.0.1", self.instances[victim].port))
+                    query = getattr(lane, "query", "")
+                    link.sendall(f"GET /c/{lane.queue}{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                stuck.append(link)
+        await asyncio.sleep(0.2)
+        for lane in lanes:
+            await lane.burst(100, 50_000)
+        await asyncio.sleep(1)
+        for link in stuck:
+            link.close()
+        return victim
 
     # -- the end
 
@@ -389,7 +417,7 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=12, help="how long [12]")
     parser.add_argument("--every", type=float, default=3, help="seconds from one fault to the next, about [3]")
     parser.add_argument(
-        "--faults", default="kill,stop,cut,deaf,redis", help=", ".join(FAULTS) + " [all but killall, leave]"
+        "--faults", default="kill,stop,cut,deaf,redis,fill", help=", ".join(FAULTS) + " [all but killall, leave]"
     )
     parser.add_argument("--lanes", default=",".join(LANES), help=", ".join(LANES) + " [all]")
     parser.add_argument("--instances", type=int, default=3)

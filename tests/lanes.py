@@ -208,6 +208,17 @@ class Lane:
         """The query of an add."""
         return ""
 
+    async def burst(self, many: int, size: int) -> None:
+        """Add large values, more than a socket holds."""
+        for count in range(many):
+            value = b"%s.burst.%d.%s" % (self.name.encode(), len(self.sent), b"x" * size)
+            self.sent.add(value)
+            key = f"burst-{len(self.sent)}-{count}"
+            said = await self.world.ask("POST", f"/q/{self.queue}", value.decode(), key=key)
+            if said is not None:
+                number = int(said.rpartition(":")[2])
+                self.acked[number], self.acked_at[number] = value, time.monotonic()
+
     # -- looking
 
     async def looker(self) -> None:
@@ -378,7 +389,7 @@ class Live(Lane):
                     self.positions[int(found[1])].append(int(word.partition(b"@")[0]))
                 if found[3]:
                     self.leased(int(found[1]), found[3])
-            rest = rest[end:][-8192:]
+            rest = rest[end:][-(1 << 20) :]
 
     def leased(self, number: int, lease: bytes) -> None:
         """It came with a lease."""

@@ -323,6 +323,62 @@ def test_a_dead_instance_costs_a_get_nothing_and_a_post_at_most_an_answer(
     assert set(one.kept) <= values and len(values) <= len(one.kept) + len(one.failed)
 
 
+def steady(port: int, queue: str, name: str) -> Client:
+    """POSTs with an Idempotency-Key, each again until it is acknowledged, whatever happens meanwhile."""
+
+    def turn(link: http.client.HTTPConnection, me: Client) -> None:
+        value = f"{name}.{len(me.kept)}"
+        headers = {"Content-Type": "text/plain", "Idempotency-Key": value}
+        link.request("POST", f"/q/{queue}", value, headers)
+        answer = link.getresponse()
+        answer.read()
+        if answer.status == 200:
+            me.kept.append(value)
+        else:
+            assert answer.status in (502, 503, 504)
+            time.sleep(0.1)
+
+    return Client(port, turn)
+
+
+def test_a_kill_a_redis_restart_a_reload_and_a_roll_lose_and_double_no_element(
+    site: Site, nginx: Nginx, queue: str
+) -> None:
+    many = [steady(nginx.port, queue, name) for name in "abcd"]
+
+    def goes_on() -> None:
+        had = sum(len(one.kept) for one in many)
+        until(lambda: sum(len(one.kept) for one in many) > had + 100, site.logs, 60)
+
+    goes_on()
+    subprocess.run(["kill", "-KILL", str(site.processes()[site.first + 1])], check=True)
+    goes_on()
+    code, said = site.script("start")
+    assert code == 0, said
+    until(lambda: site.answers(site.first + 1))
+    site.redis.stop()
+    site.redis.start()
+    site.redis.socket.chmod(0o777)
+    goes_on()
+    nginx.reload()
+    goes_on()
+    code, said = site.script("rolling")
+    assert code == 0, said
+    goes_on()
+    for one in many:
+        one.end()
+    until(lambda: all(site.answers(port) for port in site.ports))
+    values = []
+    while True:
+        status, _, body = http_call(nginx.port, "GET", f"/q/{queue}?max=1000")
+        if status != 200:
+            break
+        values += [said["value"] for said in json.loads(body)]
+    kept = [value for one in many for value in one.kept]
+    # Each is there once; of each client's last, whose answer it may not have got, at most one more.
+    assert len(values) == len(set(values)) and set(kept) <= set(values) and len(values) <= len(kept) + len(many)
+
+
 # ---- whose request it is
 
 
