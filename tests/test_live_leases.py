@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from wire import HANDSHAKE, Listener, Socket, add, batch_add, soon, stats, texts
+from wire import Listener, Socket, add, batch_add, soon, stats, texts
 
 pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
@@ -44,12 +44,6 @@ def look(instance: Any, queue: str, number: int) -> dict[str, Any]:
     status, _, body = instance.http("GET", f"/q/{queue}/{number}")
     found: dict[str, Any] = json.loads(body)
     return found if status == 200 else {"state": "gone"}
-
-
-def imbalance(instance: Any, queue: str) -> int:
-    """What was added and is nowhere."""
-    told = stats(instance, queue)
-    return int(told["added"] - told["len"] - told["leased"] - told["taken"] - told["delivered"])
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -377,11 +371,13 @@ def test_a_socket_that_closes_while_it_waits_loses_nothing(
     assert sorted(found) == sorted(texts(20))
 
 
-def test_a_socket_may_wait_for_so_many_takes_and_no_more(instance: Any, listen: Any, queue: str) -> None:
+def test_a_socket_may_have_a_thousand_takes_that_wait_and_no_more(instance: Any, listen: Any, queue: str) -> None:
     ws: Socket = listen(instance, f"/ws/{queue}.elsewhere")
-    for number in range(200):
+    for number in range(1001):
         ws.send(cmd="take", queue=queue, wait=60, id=number)
-    batch_add(instance, queue, *texts(200))
-    ws.until(lambda c: len(c.objects) == 200, 20)
-    assert sorted(one["value"] for one in ws.objects) == sorted(texts(200))
-    assert len(HANDSHAKE) > 0
+    refused = ws.until(lambda c: c.objects, 20).objects[0]
+    assert refused["id"] == 1000
+    assert "1000 takes wait on this connection" in refused["error"]
+    batch_add(instance, queue, *texts(1000))
+    ws.until(lambda c: c.body.count(b'"value"') == 1000, 30)
+    assert sorted(one["value"] for one in ws.objects[1:]) == sorted(texts(1000))
