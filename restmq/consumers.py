@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from restmq.element import Element, Lease
 
@@ -88,6 +88,35 @@ def flushed(consumer: Consumer) -> int:
     return consumer.written - consumer.unsent
 
 
+class _Witness(NamedTuple):
+    """Who shows by its socket that broadcasts up to a position are out: when it took its bytes up to `mark`.
+
+    Nobody yet: `who` is None. `batch` is what it was given, from `start` on.
+    """
+
+    position: int
+    who: Consumer | None = None
+    mark: int = 0
+    batch: Batch | None = None
+    start: int = 0
+
+    def partly(self) -> int:
+        """The position of the last element whose bytes its socket took wholly; 0 for none."""
+        if self.who is None or self.batch is None:
+            return 0
+        batch, out = self.batch, flushed(self.who) - self.start
+        parts = [Batch(batch.queue, [one], batch.first + at, batch.epoch) for at, one in enumerate(batch.elements)]
+        sizes = [len(self.who.frame(part)) for part in parts]
+        size = self.mark - self.start - sum(sizes)  # of the transport's framing, which stands in front
+        position = 0
+        for part, length in zip(parts, sizes):
+            size += length
+            if size > out:
+                break
+            position = part.last
+        return position
+
+
 class Consumers:
     """The consumers of one queue, in order of joining, with the pointer and what each holds."""
 
@@ -96,7 +125,7 @@ class Consumers:
         self._pointer = 0
         self._held: dict[int, deque[tuple[int, Element]]] = {}  # id(consumer) -> (mark, element)
         self._leased: dict[int, dict[int, Element]] = {}  # id(consumer) -> number -> element, oldest first
-        self._witnesses: deque[tuple[int, Consumer | None, int]] = deque()  # position, who, mark; None: nobody yet
+        self._witnesses: deque[_Witness] = deque()
         self._replaying: dict[int, list[Batch]] = {}  # id(consumer) -> what came while it gets the past
         self._ahead: dict[int, int] = {}  # id(consumer) -> position that it has, though not heard here yet
         self.orphaned = False  # the last one left before its socket took all that was broadcast
@@ -154,27 +183,36 @@ class Consumers:
         self._replaying.pop(id(consumer), None)
         self._ahead.pop(id(consumer), None)
         others = self.current
-        for place, (position, witness, mark) in enumerate(self._witnesses):
-            if witness is consumer and flushed(consumer) < mark:  # another vouches, for all that it was given till now
-                self._witnesses[place] = (position, others[0], others[0].written) if others else (position, None, 0)
-        self.orphaned = self.orphaned or (not self.all and any(one is None for _, one, _ in self._witnesses))
+        kept, self._witnesses = self._witnesses, deque()
+        for one in kept:
+            if one.who is consumer and flushed(consumer) < one.mark:
+                partly = one.partly() if not others and flushed(consumer) > one.start else 0
+                if partly:
+                    self._witnesses.append(_Witness(partly, consumer))
+                # Another vouches, for all that it was given till now.
+                one = _Witness(one.position, *((others[0], others[0].written) if others else (None, 0)))
+            self._witnesses.append(one)
+        self.orphaned = self.orphaned or (not self.all and any(one.who is None for one in self._witnesses))
         return sent, rest, list(leased.values())
 
     # -- broadcast
 
     def everyone(self, batch: Batch) -> None:
         """Broadcast: all of them, in one order."""
-        witness: Consumer | None = None
+        witness = _Witness(batch.last)
         for consumer in list(self.all):
             mine: Batch | None = batch
             if self._replaying or self._ahead:
                 mine = self._mine(consumer, batch)
+            start = consumer.written
             if mine is not None:
                 offer(consumer, mine)
-            if id(consumer) not in self._replaying and (witness is None or (witness.full and not consumer.full)):
-                witness = consumer
+            if id(consumer) not in self._replaying and (
+                witness.who is None or (witness.who.full and not consumer.full)
+            ):
+                witness = _Witness(batch.last, consumer, consumer.written, mine, start)
         if self.all:  # while all of them get the past first, this is nowhere but in history
-            self._witnesses.append((batch.last, witness, witness.written if witness else 0))
+            self._witnesses.append(witness)
 
     def _mine(self, consumer: Consumer, batch: Batch) -> Batch | None:
         """What of a batch a consumer should get now."""
@@ -205,18 +243,18 @@ class Consumers:
             mine = self._mine(consumer, batch)
             if mine is not None:
                 offer(consumer, mine)
-        for place, (last, witness, _) in enumerate(self._witnesses):
-            if witness is None:
-                self._witnesses[place] = (last, consumer, consumer.written)
+        for place, one in enumerate(self._witnesses):
+            if one.who is None:
+                self._witnesses[place] = _Witness(one.position, consumer, consumer.written)
 
     def reached(self, consumer: Consumer, position: int) -> None:
         """It was given the past up to a position, which may be what nobody else has heard."""
-        for place, (last, witness, _) in enumerate(self._witnesses):
-            if witness is None:
-                if last > position:
-                    self._witnesses.insert(place, (position, consumer, consumer.written))
+        for place, one in enumerate(self._witnesses):
+            if one.who is None:
+                if one.position > position:
+                    self._witnesses.insert(place, _Witness(position, consumer, consumer.written))
                     return
-                self._witnesses[place] = (last, consumer, consumer.written)
+                self._witnesses[place] = _Witness(one.position, consumer, consumer.written)
 
     def read_again(self, consumer: Consumer) -> None:
         """What came meanwhile is too old to be kept: it will be read with the past."""
@@ -234,7 +272,7 @@ class Consumers:
     def abandon(self) -> None:
         """What the last one left without its socket having taken it has been given back."""
         self.orphaned = False
-        self._witnesses = deque(each for each in self._witnesses if each[1] in self.all)
+        self._witnesses = deque(one for one in self._witnesses if one.who in self.all)
 
     def kept(self, consumer: Consumer) -> int:
         """The first position that is kept for it, 0 when nothing is."""
@@ -244,17 +282,17 @@ class Consumers:
     def confirmed(self, position: int) -> int:
         """The highest position that some consumer's socket took, from `position` on."""
         while self._witnesses:
-            last, witness, mark = self._witnesses[0]
-            if witness is None or flushed(witness) < mark:
+            first = self._witnesses[0]
+            if first.who is None or flushed(first.who) < first.mark:
                 break
             self._witnesses.popleft()
-            position = max(position, last)
+            position = max(position, first.position)
         return position
 
     def again(self, position: int) -> None:
         """A confirmation was not heard: the next must say it again."""
         if self.all:
-            self._witnesses.appendleft((position, self.all[0], 0))
+            self._witnesses.appendleft(_Witness(position, self.all[0]))
 
     # -- round-robin
 

@@ -120,3 +120,16 @@ def test_what_was_not_written_is_nobody_s_lease() -> None:
     one.lost()
     sent, rest, leased = all_of_them.leave(one)
     assert (sent, [element.number for element in rest], leased) == ([], [1], [])
+
+
+def test_of_a_batch_that_left_in_part_what_is_whole_is_sure_when_the_last_one_leaves() -> None:
+    one, wire = opened()
+    all_of_them = ring(one)
+    wire.stuck = True
+    all_of_them.everyone(batch("a", "b", "c"))
+    size = len(b'{"key": "q:1", "value": "a"}\r\n')
+    wire.drain(2 * size + 3)  # the third is cut off in the middle
+    one.leave()
+    all_of_them.leave(one)
+    assert all_of_them.confirmed(0) == 2
+    assert all_of_them.orphaned
