@@ -1,0 +1,113 @@
+"""Redis comes back with less than was acknowledged: numbers are not given twice, rules are not lost, and it shows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Instance, RedisServer
+from wire import Listener
+
+pytestmark = pytest.mark.wire
+
+
+def until(done: Callable[[], Any], seconds: float = 20) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that may lose everything."""
+    (tmp_path / "own").mkdir()
+    server = RedisServer(tmp_path / "own", "--appendfsync always")
+    yield server
+    server.stop()
+
+
+def lose(server: RedisServer, before: Path | None, *instances: Instance) -> None:
+    """It stops, and comes back empty, or with what it had when `before` was copied."""
+    server.stop()
+    shutil.rmtree(server.folder / "appendonlydir")
+    if before is not None:
+        shutil.copytree(before, server.folder / "appendonlydir")
+    for instance in instances:
+        until(lambda instance=instance: instance.http("GET", "/readyz")[0] == 503)  # type: ignore[misc]
+    server.start()
+    for instance in instances:
+        until(lambda instance=instance: instance.http("GET", "/readyz")[0] == 200)  # type: ignore[misc]
+
+
+def add(instance: Instance, queue: str, value: str = "x") -> str:
+    """Its key."""
+    status, body = instance.form(f"/q/{queue}", f"value={value}")
+    assert status == 200, body
+    return body.decode().strip()
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_numbers_and_rules_survive_a_redis_that_lost_them(
+    own: RedisServer, start: Any, tmp_path: Path, empty: bool
+) -> None:
+    one = start("", own.address)
+    add(one, "jobs")
+    before = tmp_path / "before"
+    own.stop()
+    shutil.copytree(own.folder / "appendonlydir", before)
+    own.start()
+    until(lambda: one.http("GET", "/readyz")[0] == 200)
+    for _ in range(4):
+        add(one, "jobs")
+    one.form("/p/jobs", "policy=roundrobin")
+    assert one.form("/settings/jobs", "max_deliveries=7")[0] == 200
+    lease = json.loads(one.http("GET", "/q/jobs?lease=1h")[2])["lease"]
+    lose(own, None if empty else before, one)
+    assert add(one, "jobs") == "jobs:6"
+    assert b'"roundrobin"' in one.http("GET", "/p/jobs")[2]
+    assert json.loads(one.http("GET", "/settings/jobs")[2])["settings"]["max_deliveries"] == 7
+    books = json.loads(one.http("GET", "/ledger/jobs")[2])
+    assert (books["added"], books["imbalance"]) == (6, 0)
+    # An acknowledgement from before the loss is not taken for the element that has the number now.
+    said = json.loads(one.http("POST", "/q/jobs/ack", json.dumps({"ack": [lease]}))[2])
+    assert said["lost"] == [lease]
+    again = json.loads(one.http("GET", "/q/jobs?lease=1h")[2])
+    assert again["lease"].partition("@")[2] != lease.partition("@")[2]
+
+
+def test_who_listens_is_told_of_the_loss_and_stays(own: RedisServer, start: Any) -> None:
+    one, two = start("", own.address), start("", own.address)
+    sse, comet = Listener(one.port, "/sse/news"), Listener(two.port, "/c/news")
+    for _ in range(3):
+        add(two, "news")
+    sse.until(lambda it: len(it.values) == 3)
+    comet.until(lambda it: len(it.values) == 3)
+    epoch = sse.ids[-1].partition("@")[2]
+    lose(own, None, one, two)
+    until(lambda: json.loads(one.http("GET", "/stats/news")[2])["consumers"] == 2)
+    assert add(two, "news", "after") == "news:4"
+    sse.until(lambda it: "after" in it.values)
+    comet.until(lambda it: "after" in it.values)
+    assert b"event: reset" in sse.body
+    assert sse.ids[-1].partition("@")[2] != epoch
+    assert sse.values.count("after") == comet.values.count("after") == 1
+    sse.close()
+    comet.close()
+
+
+def test_a_queue_that_was_forgotten_stays_forgotten(own: RedisServer, start: Any) -> None:
+    one, two = start("", own.address), start("", own.address)
+    for _ in range(3):
+        add(one, "gone")
+    two.http("DELETE", "/q/gone?forget=1")
+    own.stop()
+    own.start()
+    until(lambda: one.http("GET", "/readyz")[0] == 200)
+    assert add(one, "gone") == "gone:1"
