@@ -156,7 +156,7 @@ class Queue(Watched):
     @rule(back=st.integers(0, 12), data=st.data(), leased=st.booleans())
     def delete(self, back: int, data: Any, leased: bool) -> None:
         """With a lease and without, whatever state it is in."""
-        if leased and (self.leases or self.model.those(LEASED)):
+        if leased and (self.leases or self.model.those(LEASED) or self.model.those(AWAY)):
             lease = self.some_lease(data)
             assert self.run("del", DB, *lease) == self.model.delete(lease[0], lease)
         else:
@@ -165,7 +165,7 @@ class Queue(Watched):
 
     # -- leases
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.leases or self.model.those(AWAY))
     @rule(data=st.data(), many=st.integers(1, 3), twice=st.booleans())
     def ack(self, data: Any, many: int, twice: bool) -> None:
         leases = [self.some_lease(data) for _ in range(many)]
@@ -174,7 +174,7 @@ class Queue(Watched):
         assert self.run("ack", DB, *(word for lease in leases for word in lease)) == told
         assert not twice or not told[-1], "what is acknowledged is gone"
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.leases or self.model.those(AWAY))
     @rule(
         data=st.data(),
         many=st.integers(1, 2),
@@ -202,8 +202,8 @@ class Queue(Watched):
         if kicked and self.model.those(DEAD):
             assert list(map(int, self.run("kick", DB, 1))) == self.model.kick(1, [])
 
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data(), ms=st.sampled_from([100, 2000]), whichever=RARELY)
+    @precondition(lambda self: self.leases or self.model.those(AWAY))
+    @rule(data=st.data(), ms=st.sampled_from([30, 100, 2000]), whichever=RARELY)
     def touch(self, data: Any, ms: int, whichever: bool) -> None:
         lease = self.some_lease(data)
         lease = (lease[0], "", "") if whichever else lease
@@ -269,10 +269,9 @@ class Queue(Watched):
 
     @rule()
     def look(self) -> None:
-        self.model.expire()
         reply, model = self.run("look", DB), self.model
         books = dict(zip(LEDGER, reply))
-        assert books == model.books()
+        assert books == model.look()
         assert 2 * books["added"] == sum(books[name] for name in LEDGER[:-1])
         listening = sum(count for _, _, count in model.consumers.values())
         told = [not model.stopped, model.roundrobin, model.born, listening, model.position, len(model.line)]
@@ -381,9 +380,15 @@ class Queue(Watched):
         self.join_as(inst, numbers, confirmed, after, known)
 
     @precondition(lambda self: self.model.those(AWAY))
-    @rule(inst=INSTANCES, data=st.data(), beyond=st.sampled_from([0, 0, 1]), stale=st.sampled_from([0, 0, 0, 1]))
-    def confirm(self, inst: str, data: Any, beyond: int, stale: int) -> None:
-        """Some are written to a socket, some are leased by a consumer."""
+    @rule(
+        inst=INSTANCES,
+        data=st.data(),
+        beyond=st.sampled_from([0, 0, 1]),
+        stale=st.sampled_from([0, 0, 0, 1]),
+        drained=st.sampled_from([None, None, 0, 1, 3]),
+    )
+    def confirm(self, inst: str, data: Any, beyond: int, stale: int, drained: int | None) -> None:
+        """Some are written to a socket, some are leased by a consumer; other consumers are ready than before."""
         model = self.model
         position = data.draw(st.integers(model.sure, model.position)) + beyond
         held = [element.number for element in model.those(AWAY, inst)]
@@ -392,14 +397,16 @@ class Queue(Watched):
         other = "B" if inst == "A" else "A"
         others += [element.number for element in model.those(AWAY, other)][:beyond]
         leased = [(N, 100) for N in others[: data.draw(st.sampled_from([0, 2, len(others)]))]]
-        listening = "%d %d %d" % model.consumers.get(inst, (0, 0, 0))
-        words = [position, listening, len(numbers), *numbers, *(word for pair in leased for word in pair)]
+        listening = model.consumers.get(inst, (0, 0, 0))
+        if drained is not None:
+            listening = (drained, 2 * drained, 3)
+        words = [position, "%d %d %d" % listening, len(numbers), *numbers, *(word for pair in leased for word in pair)]
         if stale:
             assert self.run("confirm", DB, inst, "another epoch", *words) == 0
             assert self.run("back", DB, inst, "another epoch", *numbers) == 0
             return
         reply = self.run("confirm", DB, inst, model.epoch, *words)
-        assert reply == model.confirm(inst, position, numbers, leased)
+        assert reply == model.confirm(inst, position, listening, numbers, leased)
         self.leases += [(N, model.elements[N].handed, model.epoch) for N, _ in leased[:3] if N in model.elements]
 
     @precondition(lambda self: self.model.those(AWAY))
