@@ -504,7 +504,10 @@ class Core:
         Waiting and dead come in the order of keys, leased and delayed in that of their time, history
         in that of delivery.
         """
-        reply = await self.script("peek", queue, self.db, state.encode(), b"%d" % after, b"%d" % most)
+        words = [state.encode(), b"%d" % after, b"%d" % most]
+        reply = await self.script("peek", queue, self.db, *words)
+        while len(reply) == 2:  # not found yet: it is searched for a thousand a call
+            reply = await self.script("peek", queue, self.db, *words, reply[1])
         return None if reply == [b"?"] else books.peeked(queue, reply)
 
     async def look(self, queue: bytes, number: int) -> books.Peeked | None:

@@ -145,7 +145,7 @@ async def _collect(core: Any, queue: bytes, state: str, after: int, wanted: int)
     """The elements, and whether there are more. Asked in pages: values may be large, and Redis must not send a GiB."""
     held: list[Peeked] = []
     size, at, ask = 0, after, FIRST
-    if state == "history":  # bounded by history_bytes; an element's place in a long one is found near its end only
+    if state == "history":  # bounded by history_bytes; an element's place in a long one has to be searched for
         ask = wanted + 1
     while len(held) <= wanted:
         some = await core.peek(queue, state, at, min(ask, wanted + 1 - len(held)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from model_live import AWAY, DEAD, DELAYED, LEASED, WAITING, Element, Live, by_time
+from model_live import AWAY, BROADCAST, DEAD, DELAYED, LEASED, WAITING, Element, Live, by_time
 
 SWEPT = 250  # of each kind a sweep
 Lease = tuple  # number, hand-outs, epoch
@@ -27,6 +27,7 @@ class Model(Live):
         self.conf, self.bounded = conf, bounded
         self.own: dict[str, str] = {}
         self.used = 0
+        self.emptied = 0  # the highest number when it was purged
         self.keys: dict[str, tuple[int, str, int, int]] = {}
 
     def rule(self, name: str) -> Any:
@@ -70,6 +71,13 @@ class Model(Live):
             self.gone(element, "expired")
             return True
         return False
+
+    def look(self) -> dict[str, int]:
+        """The books, after what is due was ended."""
+        self.freed = {}
+        self.expire()
+        self.end()
+        return self.books()
 
     def expire(self) -> None:
         over = [element for element in self.elements.values() if self.over(element)]
@@ -222,6 +230,10 @@ class Model(Live):
         self.begin()
         if epoch != self.epoch or element.number in self.elements or element.number > self.added:
             return 0
+        if element.number <= self.emptied:
+            self.flows["taken"] -= 1
+            self.flows["purged"] += 1
+            return 1
         back = self.elements[element.number] = copy.copy(element)
         self.flows["taken"] -= 1
         if back.ends:
@@ -275,9 +287,14 @@ class Model(Live):
         """That hand-out of that element, in this life of the queue, and nobody ended it. Hand-outs '': whichever."""
         number, handed, epoch = lease
         element = self.elements.get(number)
-        if element is None or self.ended(element) or element.state != LEASED:
+        if element is None or self.ended(element) or not self.held(element):
             return False
         return handed == "" or (handed, epoch) == (element.handed, self.epoch)
+
+    @staticmethod
+    def held(element: Element) -> bool:
+        """It is somebody's: leased, or on its way to a consumer of one instance, which may lease it."""
+        return element.state == LEASED or (element.state == AWAY and element.owner != BROADCAST)
 
     def ack(self, leases: list[Lease]) -> list[int]:
         self.begin()
@@ -311,7 +328,7 @@ class Model(Live):
         self.end()
         if element is None or not held:
             return [0 if lease[0] in self.elements else -1]
-        element.until = self.now + ms
+        element.state, element.until = LEASED, self.now + ms
         self.late(element.until)
         return [1, element.handed, self.epoch]
 
@@ -375,7 +392,7 @@ class Model(Live):
         held, idle = self.now + held_ms, 0
         ttl = self.rule("idle_ttl") if self.ruled else 0
         if ttl:
-            if self.live or self.waits or self.elements:
+            if self.live or self.waits or self.taps or self.elements:
                 idle = self.now + ttl
             else:
                 self.used = self.before
@@ -424,6 +441,7 @@ class Model(Live):
         self.begin()
         held = self._empty()
         self.flows["purged"] += held
+        self.emptied = self.added
         return int(held > 0)
 
     def _empty(self) -> int:
@@ -483,7 +501,7 @@ class Model(Live):
                 self.late(self.now + ms)
             if scope == "live":
                 self.stopped = stop
-            self.ruled = self.ruled or scope != "live" or ms > 0
+            self.ruled = self.ruled or (stop and (scope != "live" or ms > 0))
         self.offered = len(self.waiting)
         self.pump()
         self.end()
@@ -503,9 +521,18 @@ class Model(Live):
         self.end()
         return answer
 
-    def confirm(self, inst: str, position: int, numbers: list[int], leased: list[tuple[int, int]]) -> int:
-        """`leased`: number and ms of those that a consumer of that instance leases."""
+    def confirm(
+        self,
+        inst: str,
+        position: int,
+        listening: tuple[int, int, int],
+        numbers: list[int],
+        leased: list[tuple[int, int]],
+    ) -> int:
+        """`listening`: as listen(). `leased`: number and ms of those that a consumer of that instance leases."""
         self.begin()
+        if inst in self.consumers:
+            self.consumers[inst] = listening
         self.arrived(numbers)
         for number, ms in leased:
             element = self.elements.get(number)

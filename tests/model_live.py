@@ -87,11 +87,12 @@ class Live:
         """It leaves the queue, by one column of the books."""
         del self.elements[element.number]
         self.flows[flow] += 1
-        self.free(element)
+        if flow != "delivered":
+            self.free(element)
 
     def free(self, element: Element) -> None:
-        """The consumer that leased it may have another."""
-        if element.state == LEASED and element.owner:
+        """The instance whose consumer has it, or that it is on its way to, may have another."""
+        if element.state in (LEASED, AWAY) and element.owner not in ("", BROADCAST):
             self.freed.setdefault(element.owner, []).append(element.number)
             element.owner = ""
 

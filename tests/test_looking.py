@@ -172,6 +172,28 @@ def test_history_is_shown_in_order_of_delivery(instance: Any, queue: str) -> Non
     assert "next" not in page
 
 
+def test_a_long_history_is_paged(instance: Any, queue: str) -> None:
+    from wire import Listener
+
+    assert instance.form(f"/settings/{queue}", "history=5000")[0] == 200
+    listener = Listener(instance.port, f"/c/{queue}")
+    try:
+        lines = "".join(f"{number}\n" for number in range(2500))
+        assert instance.http("POST", f"/q/{queue}", lines, {"Content-Type": "application/x-ndjson"})[0] == 200
+        end = time.monotonic() + 60
+        while look(instance, f"/ledger/{queue}")["delivered"] < 2500:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        listener.close()
+    shown, after = [], ""
+    for _ in range(3):
+        page = look(instance, f"/peek/{queue}?state=history&max=1000{after}")
+        shown += [int(one["value"]) for one in page["elements"]]
+        after = f"&after={page.get('next')}"
+    assert shown == list(range(2500)) and "next" not in page
+
+
 def test_a_look_ends_at_a_mib_of_values_and_goes_on_from_there(instance: Any, queue: str) -> None:
     for size in (400_000, 400_000, 400_000, MIB, 10, 10):
         assert instance.http("POST", f"/q/{queue}", "x" * size, TEXT)[0] == 200

@@ -7,6 +7,7 @@ sequences of 50 steps are run; a failing one is shrunk and printed as the calls 
 from __future__ import annotations
 
 import copy
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 from model import Model
 from model_live import AWAY, DEAD, DELAYED, LEASED, WAITING, by_time
-from stored import BEGAN, DB, KEY, LEDGER, Stored, groups, triples
+from stored import BEGAN, DB, KEY, LEDGER, Scripts, Stored, groups, triples
 from watched import NOTHING, SETTINGS, Watched
 
 from restmq import scripts
@@ -156,7 +157,7 @@ class Queue(Watched):
     @rule(back=st.integers(0, 12), data=st.data(), leased=st.booleans())
     def delete(self, back: int, data: Any, leased: bool) -> None:
         """With a lease and without, whatever state it is in."""
-        if leased and (self.leases or self.model.those(LEASED)):
+        if leased and (self.leases or self.model.those(LEASED) or self.model.those(AWAY)):
             lease = self.some_lease(data)
             assert self.run("del", DB, *lease) == self.model.delete(lease[0], lease)
         else:
@@ -165,7 +166,7 @@ class Queue(Watched):
 
     # -- leases
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.leases or self.model.those(AWAY))
     @rule(data=st.data(), many=st.integers(1, 3), twice=st.booleans())
     def ack(self, data: Any, many: int, twice: bool) -> None:
         leases = [self.some_lease(data) for _ in range(many)]
@@ -174,7 +175,7 @@ class Queue(Watched):
         assert self.run("ack", DB, *(word for lease in leases for word in lease)) == told
         assert not twice or not told[-1], "what is acknowledged is gone"
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.leases or self.model.those(AWAY))
     @rule(
         data=st.data(),
         many=st.integers(1, 2),
@@ -202,8 +203,8 @@ class Queue(Watched):
         if kicked and self.model.those(DEAD):
             assert list(map(int, self.run("kick", DB, 1))) == self.model.kick(1, [])
 
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data(), ms=st.sampled_from([100, 2000]), whichever=RARELY)
+    @precondition(lambda self: self.leases or self.model.those(AWAY))
+    @rule(data=st.data(), ms=st.sampled_from([30, 100, 2000]), whichever=RARELY)
     def touch(self, data: Any, ms: int, whichever: bool) -> None:
         lease = self.some_lease(data)
         lease = (lease[0], "", "") if whichever else lease
@@ -269,10 +270,9 @@ class Queue(Watched):
 
     @rule()
     def look(self) -> None:
-        self.model.expire()
         reply, model = self.run("look", DB), self.model
         books = dict(zip(LEDGER, reply))
-        assert books == model.books()
+        assert books == model.look()
         assert 2 * books["added"] == sum(books[name] for name in LEDGER[:-1])
         listening = sum(count for _, _, count in model.consumers.values())
         told = [not model.stopped, model.roundrobin, model.born, listening, model.position, len(model.line)]
@@ -381,9 +381,15 @@ class Queue(Watched):
         self.join_as(inst, numbers, confirmed, after, known)
 
     @precondition(lambda self: self.model.those(AWAY))
-    @rule(inst=INSTANCES, data=st.data(), beyond=st.sampled_from([0, 0, 1]), stale=st.sampled_from([0, 0, 0, 1]))
-    def confirm(self, inst: str, data: Any, beyond: int, stale: int) -> None:
-        """Some are written to a socket, some are leased by a consumer."""
+    @rule(
+        inst=INSTANCES,
+        data=st.data(),
+        beyond=st.sampled_from([0, 0, 1]),
+        stale=st.sampled_from([0, 0, 0, 1]),
+        drained=st.sampled_from([None, None, 0, 1, 3]),
+    )
+    def confirm(self, inst: str, data: Any, beyond: int, stale: int, drained: int | None) -> None:
+        """Some are written to a socket, some are leased by a consumer; other consumers are ready than before."""
         model = self.model
         position = data.draw(st.integers(model.sure, model.position)) + beyond
         held = [element.number for element in model.those(AWAY, inst)]
@@ -392,14 +398,16 @@ class Queue(Watched):
         other = "B" if inst == "A" else "A"
         others += [element.number for element in model.those(AWAY, other)][:beyond]
         leased = [(N, 100) for N in others[: data.draw(st.sampled_from([0, 2, len(others)]))]]
-        listening = "%d %d %d" % model.consumers.get(inst, (0, 0, 0))
-        words = [position, listening, len(numbers), *numbers, *(word for pair in leased for word in pair)]
+        listening = model.consumers.get(inst, (0, 0, 0))
+        if drained is not None:
+            listening = (drained, 2 * drained, 3)
+        words = [position, "%d %d %d" % listening, len(numbers), *numbers, *(word for pair in leased for word in pair)]
         if stale:
             assert self.run("confirm", DB, inst, "another epoch", *words) == 0
             assert self.run("back", DB, inst, "another epoch", *numbers) == 0
             return
         reply = self.run("confirm", DB, inst, model.epoch, *words)
-        assert reply == model.confirm(inst, position, numbers, leased)
+        assert reply == model.confirm(inst, position, listening, numbers, leased)
         self.leases += [(N, model.elements[N].handed, model.epoch) for N, _ in leased[:3] if N in model.elements]
 
     @precondition(lambda self: self.model.those(AWAY))
@@ -538,4 +546,139 @@ def test_a_get_of_an_instance_that_does_not_listen_is_passed_over(link: Any) -> 
     queue.adding([b"a"], None, None, {})
     assert queue.model.woken == {"B": 1}
     queue.all_is_well()
+    queue.teardown()
+
+
+def fresh(link: Any) -> Queue:
+    """A queue nobody has used."""
+    Queue.link, Queue.all_loaded = link, {}
+    return Queue()
+
+
+def on_its_way(link: Any) -> Queue:
+    """An element that is on its way to a round-robin consumer of A, and nothing that is due."""
+    queue = fresh(link)
+    queue.setting("policy", "roundrobin")
+    queue.subscribe("A")
+    queue.join_as("A", (1, 64, 1), 0, "", NOTHING)
+    queue.adding([b"a"], None, None, {})
+    queue.all_is_well()
+    assert (queue.model.elements[1].state, queue.run.state()["due"]) == (AWAY, 0)
+    return queue
+
+
+def test_what_is_touched_on_its_way_comes_back_when_that_lease_ends(link: Any) -> None:
+    queue = on_its_way(link)
+    epoch = queue.model.epoch
+    assert queue.run("touch", DB, 1, 1, epoch, 100) == [1, 1, epoch.encode()]
+    assert queue.model.touch((1, 1, epoch), 100) == [1, 1, epoch]
+    queue.all_is_well()
+    assert queue.run.state()["due"] == BEGAN + 100
+    queue.tick(100, True)
+    queue.all_is_well()
+    assert queue.model.elements[1].handed == 2, "it was handed out again"
+    queue.teardown()
+
+
+@pytest.mark.parametrize("how", ["ack", "del", "nack", "purged by number"])
+def test_what_leaves_on_its_way_is_told_to_the_instance_that_it_was_going_to(link: Any, how: str) -> None:
+    queue = on_its_way(link)
+    lease = (1, 1, queue.model.epoch)
+    if how == "ack":
+        assert queue.run("ack", DB, *lease) == queue.model.ack([lease]) == [1]
+    elif how == "del":
+        assert queue.run("del", DB, *lease) == queue.model.delete(1, lease) == 1
+    elif how == "nack":
+        told = queue.model.nack([(lease, 5000, True, "it broke")])
+        assert queue.run("nack", DB, *lease, 5000, 1, "it broke") == told == [1, 5000]
+    else:
+        assert queue.run("del", DB, 1, "", "") == queue.model.delete(1) == 1
+    assert queue.model.sent["A"][-1] == ("A", queue.model.epoch, [1])
+    queue.all_is_well()
+    assert queue.run("back", DB, "A", queue.model.epoch, 1) == queue.model.back("A", [1]) == 0
+    queue.all_is_well()
+    queue.teardown()
+
+
+def test_what_was_delayed_does_not_overtake_an_older_one(link: Any) -> None:
+    """It waits in another place than those that were never handed out, and is younger than one of them."""
+    queue = fresh(link)
+    queue.adding([b"old"], None, None, {})
+    queue.adding([b"delayed"], None, 30, {})
+    queue.adding([b"young"], None, None, {})
+    queue.tick(30, True)
+    for value in (b"old", b"delayed", b"young"):
+        assert queue.run("take", DB, 1, "")[2] == value == queue.model.take(1)[0].value
+        queue.all_is_well()
+    queue.teardown()
+
+
+def test_idempotency_keys_are_kept_for_their_window_and_not_much_longer(link: Any) -> None:
+    run, now = Scripts(link), BEGAN
+
+    def add(key: str, ms: int, digest: str = "same") -> list[Any]:
+        link.set("clock", now + ms)
+        words = json.dumps({"all": 1, "key": key, "digest": digest, "window": 1000})
+        reply: list[Any] = run("add", DB, now + ms, words, "epoch", b"v")
+        return reply
+
+    def kept() -> tuple[set[bytes], set[bytes]]:
+        return set(link.hkeys(KEY + "k0")), set(link.hkeys(KEY + "k1"))
+
+    assert add("one", 0) == [1, 1, 0, 1]
+    assert add("two", 900) == [2, 0, 0, 1]
+    assert kept() == ({b"one", b"two"}, set())
+    assert add("three", 1001) == [3, 0, 0, 1]
+    assert kept() == ({b"three"}, {b"one", b"two"}), "a new generation begins"
+    assert add("two", 1800) == [2, 0, 1, 1], "the older one still answers"
+    with pytest.raises(redis.ResponseError, match="CONFLICT"):
+        add("two", 1800, "another")
+    assert add("one", 1800) == [4, 0, 0, 1], "its window is over"
+    assert add("one", 1801) == [4, 0, 1, 1], "and the newer one is asked first"
+    assert add("four", 2100) == [5, 0, 0, 1]
+    assert kept() == ({b"four"}, {b"three", b"one"}), "the oldest is gone"
+    assert add("three", 2001) == [3, 0, 1, 1]
+
+
+def test_what_is_brought_back_after_a_purge_stays_away(link: Any) -> None:
+    queue = fresh(link)
+    queue.adding([b"a", b"b"], None, None, {})
+    queue.getting("take", "A", 1, None, False)
+    assert queue.run("purge", DB, 0, "never") == queue.model.purge() == 1
+    queue.adding([b"c"], None, None, {})
+    queue.getting("take", "A", 1, None, False)
+    for element, epoch, value, how in queue.taken:
+        assert queue.run("untake", DB, epoch, element.number, value, how) == queue.model.untake(element, epoch) == 1
+        queue.all_is_well()
+    books = queue.run.books()
+    assert (books["waiting"], books["purged"], books["taken"]) == (1, 2, 0)
+    assert queue.run("take", DB, 1, "")[2] == b"c"
+    queue.teardown()
+
+
+def test_a_tap_keeps_an_idle_queue(link: Any) -> None:
+    queue = fresh(link)
+    queue.setting("idle_ttl", "1000")
+    queue.adding([b"a"], None, None, {})
+    assert len(queue.run("take", DB, 1, "")) == 3
+    queue.model.take(1)
+    queue.tap("A", True)
+    for _ in range(3):
+        queue.tick(2000, True)
+        queue.all_is_well()
+    assert queue.model.born
+    queue.tap("A", False)
+    queue.tick(2000, True)
+    queue.all_is_well()
+    assert not queue.model.born and not link.exists(KEY + "m")
+    queue.teardown()
+
+
+@pytest.mark.parametrize("scope", ["live", "pull", "add"])
+def test_a_start_of_what_was_not_stopped_leaves_the_short_way_open(link: Any, scope: str) -> None:
+    queue = fresh(link)
+    queue.adding([b"a"], None, None, {})
+    assert queue.run("flow", DB, 0, 0, scope) == queue.model.flow(False, 0, [scope])
+    queue.all_is_well()
+    assert not Stored(link).flags["ruled"]
     queue.teardown()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import redis
-from stored import BEGAN, DB, KEY, Scripts
+from stored import BEGAN, DB, KEY, Ear, Scripts
 
 pytestmark = pytest.mark.store
 MANY = 100_000
@@ -173,6 +173,100 @@ def test_a_peek_costs_what_it_shows(link: Any, state: str) -> None:
     shown = queue("peek", state, 0, 50)
     assert len(shown) == (0 if state == "history" else 50 * 8)
     assert queue.most <= 50 * 8 + 20
+
+
+def test_a_long_history_is_paged_from_the_oldest_on(link: Any) -> None:
+    many = 3000
+    queue = Measured(link, {"history": many})
+    queue.fill(many)
+    ear = Ear(link, "A")
+    ear.messages.subscribe(*ear.channels)
+    ear.heard()
+    queue("live", "A", 1, 64, 1, 0, "", 0, 0, "{}", "", "epoch", 0)
+    while queue.run.state()["sure"] < many:
+        queue("confirm", "A", "epoch", queue.run.state()["pos"], "1 64 1", 0)
+    ear.messages.close()
+    queue.most = 0
+    shown: list[int] = []
+    asked = after = 0
+    while True:
+        page = queue("peek", "history", after, 700)
+        while len(page) == 2:
+            asked, page = asked + 1, queue("peek", "history", after, 700, page[1])
+        if not page:
+            break
+        shown += map(int, page[::8])
+        after = shown[-1]
+    assert shown == list(range(1, many + 1))
+    assert asked == 1 + 2 + 2 + 2, "a thousand a call: once more behind 1400, twice behind 2100, 2800 and 3000"
+    assert queue.most <= 700 * 2 + 20
+    answer = queue("peek", "history", many + 1, 1)
+    while len(answer) == 2:
+        answer = queue("peek", "history", many + 1, 1, answer[1])
+    assert answer == [b"?"]
+
+
+def test_a_start_wakes_the_gets_that_wait_in_small_steps(link: Any) -> None:
+    queue = Measured(link)
+    ear = Ear(link, "A")
+    ear.messages.subscribe(*ear.channels)
+    ear.heard()
+    queue("flow", 1, 0, "pull")
+    for _ in range(3500):
+        queue("take", 1, '{"inst": "A"}')
+    queue.fill(3400)
+
+    def woken() -> list[int]:
+        return [many for kind, _, many in ear.heard() if kind == "W"]
+
+    assert woken() == []
+    assert queue("flow", 0, 0, "pull") == 0, "the rest is due at once"
+    assert woken() == [1000]
+    assert len(queue("take", 1, '{"inst": "A", "first": 1}')) == 3
+    assert woken() == [1000], "those who come wake the next"
+    assert queue("sweep", 0, "epoch") == [0, 0]
+    assert woken() == [1000], "and so does a sweep"
+    assert len(queue("lease", 1, 1000, '{"inst": "A", "first": 1}')) == 5
+    assert woken() == [400], "as many as there were elements"
+    assert queue("sweep", 0, "epoch")[1] == 0
+    assert woken() == []
+    ear.messages.close()
+
+
+@pytest.mark.parametrize("how", ["purge", "unwait"])
+def test_nobody_is_woken_for_what_is_gone(link: Any, how: str) -> None:
+    """Neither when the elements went before all were woken, nor when those who waited left."""
+    queue = Measured(link)
+    ear = Ear(link, "A")
+    ear.messages.subscribe(*ear.channels)
+    ear.heard()
+    queue("flow", 1, 0, "pull")
+    for _ in range(1200):
+        queue("take", 1, '{"inst": "A"}')
+    queue.fill(1200)
+    queue("flow", 0, 0, "pull")
+    if how == "purge":
+        assert queue("purge", 0, "epoch") == 1
+    else:
+        assert queue("unwait", "A", 1200) == 1000
+        queue("take", 1000, "")
+        queue("take", 1000, "")
+        for _ in range(100):
+            queue("take", 1, '{"inst": "A"}')
+    ear.heard()
+    queue.fill(5)
+    assert [message[::2] for message in ear.heard()] == [("W", 5)]
+    ear.messages.close()
+
+
+def test_what_came_back_is_handed_out_without_a_look_at_what_is_younger(link: Any) -> None:
+    queue = Measured(link)
+    queue.fill(20)
+    for N in queue("lease", 10, 1000, "")[1::4]:
+        assert queue("nack", N, "", "", "", 0, "")[0] == 1
+    link.config_resetstat()
+    assert queue("take", 10, "")[::3] == [b"%d" % N for N in range(1, 11)]
+    assert link.info("commandstats")["cmdstat_xrange"]["calls"] == 10, "one for each value"
 
 
 @pytest.mark.parametrize("many", [10, 1_000_000 if WHOLE else 50_000])

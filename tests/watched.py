@@ -232,7 +232,7 @@ class Watched(RuleBasedStateMachine):
     def some_lease(self, data: Any) -> tuple[Any, Any, Any]:
         """One that holds, or one that was given at any time, or one that never was."""
         model = self.model
-        holding = [(e.number, e.handed, model.epoch) for e in model.those(LEASED)]
+        holding = [(e.number, e.handed, model.epoch) for e in model.elements.values() if model.held(e)]
         given = self.leases[-8:] or [(1, 1, "never")]
         lease = data.draw(st.sampled_from(holding or given) | st.sampled_from(given))
         wrong = data.draw(st.sampled_from([""] * 7 + ["hand-out", "epoch", "element"]))

@@ -14,9 +14,9 @@ for i = 4, #ARGV do
   if ARGV[2] == '1' then
     call('HSET', P..'a', 'stop_'..scope, lasts > 0 and digits(time() + lasts) or '0')
     if lasts > 0 then late(time() + lasts) end
+    if scope ~= 'live' or lasts > 0 then ruled = true end
   else call('HDEL', P..'a', 'stop_'..scope) end
   if scope == 'live' then stopped = ARGV[2] == '1' end
-  if scope ~= 'live' or lasts > 0 then ruled = true end
 end
 offered = waiting()
 pump()

@@ -1,9 +1,10 @@
 -- Looks at elements without touching them.
 -- KEYS m · ARGV db, state (waiting, leased, delayed, dead, history) or 'one', N after which (0: from the
--- first) or the one, how many
+-- first) or the one, how many, P to search the history from
 -- Returns of each: N, state, value, D, count, ms of adding, the ms at which it is due or its lease or ttl
 -- ends (0: never), its errors, a line each. Leased and delayed come in the order of their time, history in
--- the order of delivery. {'?'} when the N after which is not in that state any more.
+-- the order of delivery. {'?'} when the N after which is not in that state any more; {'+', P} when it is not
+-- among the 1,000 of the history that this call looked at: call again with that P.
 --@include keys
 --@include state
 if not packed then return {} end
@@ -42,10 +43,12 @@ elseif state == 'dead' then
 elseif state == 'history' then
   local from = '-'
   if after ~= '0' then
-    for _, e in ipairs(call('XREVRANGE', P..'h', '+', '-', 'COUNT', 1000)) do
+    local page = call('XRANGE', P..'h', ARGV[5] or '-', '+', 'COUNT', 1000)
+    for _, e in ipairs(page) do
       if string.match(e[1], '%-(%d+)$') == after then from = '('..e[1] break end
     end
-    if from == '-' then return {'?'} end
+    if from == '-' and #page < 1000 then return {'?'} end
+    if from == '-' then return {'+', digits(tonumber(string.match(page[1000][1], '^%d+')) + 1)} end
   end
   for _, e in ipairs(call('XRANGE', P..'h', from, '+', 'COUNT', most)) do
     local f = e[2]

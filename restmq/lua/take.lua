@@ -50,5 +50,6 @@ while got < most and not full do   -- a run of elements whose ttl is over must n
 end
 if not full and got < most and looked >= 1000 then out[#out + 1] = 1
 elseif o.inst and got == 0 then enlist(o.inst, o.first) end
+if o.inst then wake(0) end
 save()
 return out

@@ -1,5 +1,6 @@
 -- Brings back what was taken for a GET whose client had left: nobody has seen it.
 -- KEYS m · ARGV db, epoch, N, value, the fourth word of take.lua
+-- What was purged meanwhile stays away and counts as purged.
 -- Returns 1, or 0 when the queue was forgotten since, or Redis came back with what was before the take.
 --@include keys
 --@include state
@@ -11,6 +12,12 @@
 if call('HGET', P..'a', 'ep') ~= ARGV[2] then return 0 end
 local N, value = ARGV[3], ARGV[4]
 if tonumber(N) > n or find(N) then return 0 end   -- Redis lost the take
+if tonumber(N) <= tonumber(call('HGET', P..'a', 'emptied') or 0) then
+  taken = taken - 1
+  count('purged', 1)
+  save()
+  return 1
+end
 local T, ends, D, C, F, errors = string.match(ARGV[5], '^(%d+) (%d+) (%d+) (%d+) (%d+)(.*)$')
 call('HSET', P..'e', N, T..' '..value)
 settries(N, tonumber(D), tonumber(C), tonumber(F), '-', errors)

@@ -23,8 +23,9 @@
 --   taps   hash    INST -> 1: instances that want to see every add
 --   k0 k1  hashes  idempotency key -> "MS DIGEST FIRST COUNT": two generations
 --   a      hash    ep epoch, policy, the settings (rules.lua), stop_live stop_pull stop_add ms at which a
---                  stop ends (0 never), used ms of the last use, gb bytes of the dead, and the rare
---                  counters deleted expired purged dropped
+--                  stop ends (0 never), used ms of the last use, gb bytes of the dead, owed GETs still to be
+--                  woken, emptied the last number when it was purged, and the rare counters deleted expired
+--                  purged dropped
 -- Outside the queues, in slots of their own, and only hints:
 --   restmq:names zset of names; restmq:{due}:at, restmq:{due}:claimed zsets of what is due next
 --   restmq:{inst}:alive :doomed zsets, :last, :q:INST sets of queues; restmq:layout the version

@@ -2,7 +2,9 @@
 local function resting()   -- when it is to be forgotten: nothing is in it, and nobody used it since `used`
   local ttl = rule.idle_ttl
   if not ruled or ttl == 0 then return end
-  if live or waits or call('XLEN', P..'q') + call('HLEN', P..'e') > 0 then return time() + ttl end
+  if live or waits or call('XLEN', P..'q') + call('HLEN', P..'e') + call('EXISTS', P..'taps') > 0 then
+    return time() + ttl
+  end
   call('HSET', P..'a', 'used', digits(used))   -- this was no use
   return used + ttl
 end

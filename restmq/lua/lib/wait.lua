@@ -3,17 +3,26 @@ local function enlist(inst, first)   -- `first`: woken in vain, it keeps its pla
   call(first and 'LPUSH' or 'RPUSH', P..'wt', inst)
   waits = true
 end
-local function wake(most)
-  waits = waits and call('EXISTS', P..'wt') == 1   -- some may have left
-  if not waits or most <= 0 or halted('pull') then return end
-  local there = waiting()
-  most = math.min(most, there)
-  while most > 0 do
+local function nobody()
+  if waits and call('EXISTS', P..'wt') == 0 then
+    waits = false
+    call('HDEL', P..'a', 'owed')
+  end
+  return not waits
+end
+local function wake(most)   -- at most 1,000 a call: the takes of those who were woken wake the next
+  if nobody() or halted('pull') then return end   -- some may have left
+  local owed = tonumber(call('HGET', P..'a', 'owed') or 0)
+  if most + owed <= 0 then return end
+  if owed > 0 then call('HDEL', P..'a', 'owed') end
+  most = math.min(most + owed, (waiting()))
+  local steps = 1000
+  while most > 0 and steps > 0 do
     local woken, order = {}, {}
-    for _, inst in ipairs(call('LPOP', P..'wt', math.min(most, 1000)) or {}) do
+    for _, inst in ipairs(call('LPOP', P..'wt', math.min(most, steps)) or {}) do
       if not woken[inst] then order[#order + 1] = inst end
       woken[inst] = (woken[inst] or 0) + 1
-      most = most - 1
+      most, steps = most - 1, steps - 1
     end
     if #order == 0 then break end
     for _, inst in ipairs(order) do
@@ -23,5 +32,8 @@ local function wake(most)
       end
     end
   end
-  if call('EXISTS', P..'wt') == 0 then waits = false end
+  if not nobody() and most > 0 then
+    call('HSET', P..'a', 'owed', digits(most))
+    late(time())
+  end
 end
