@@ -29,6 +29,7 @@ for i = last + 1, #ARGV, 2 do
 end
 confirm(ARGV[2], tonumber(ARGV[4]))
 settle()
+trim()   -- what was unsure could not be cut
 pump()
 save()
 return sure
