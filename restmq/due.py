@@ -21,6 +21,7 @@ KEYS = [b"restmq:{due}:at", b"restmq:{due}:claimed"]
 LOOK = 1.0  # seconds until the index is read again, if nothing is due before: another may have died
 CLAIMED = 20  # queues at a time
 LATE = 0.004  # seconds after the time: Redis' clock counts whole ms
+AGAIN = 0.02  # seconds until a queue that is being swept is looked at once more
 QUIET = 5.0  # seconds after Redis was away in which no lease ends: nobody could acknowledge
 
 log = Logger()
@@ -33,8 +34,10 @@ class Due:
         self.turn, self.db, self.clock = turn, db, clock
         self.forgotten: Any = lambda queue: None
         self._at: list[tuple[float, bytes]] = []
+        self._next: dict[bytes, float] = {}  # of each queue, the earliest in the heap
         self._timer: Any = None
         self._quiet_until = 0.0
+        self._looking = self._stopped = False
         self._sweeping: set[bytes] = set()
 
     def soon(self, queue: bytes, ms: int) -> None:
@@ -46,9 +49,12 @@ class Due:
     def here(self, queue: bytes, ms: float) -> None:
         """The same, where the index knows it."""
         at = self.clock.seconds() + ms / 1000 + LATE
+        if self._next.get(queue, at + 1) <= at:
+            return  # the sweep at that time tells of this one
         if len(self._at) < 100_000:  # beyond that the index alone must do
+            self._next[queue] = at
             heapq.heappush(self._at, (at, queue))
-        self._set()
+            self._set()
 
     def quiet(self) -> None:
         """Redis was away: leases wait a little."""
@@ -56,10 +62,11 @@ class Due:
 
     def stop(self) -> None:
         """No more timers."""
+        self._stopped = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        self._at = []
+        self._at, self._next = [], {}
 
     def _set(self) -> None:
         at = self._at[0][0]
@@ -72,8 +79,14 @@ class Due:
     def _ring(self) -> None:
         now, queues = self.clock.seconds(), set()
         while self._at and self._at[0][0] <= now:
-            queues.add(heapq.heappop(self._at)[1])
-        for queue in queues - self._sweeping:
+            at, queue = heapq.heappop(self._at)
+            if self._next.get(queue) == at:
+                del self._next[queue]
+                queues.add(queue)
+        for queue in queues:
+            if queue in self._sweeping:  # what made this timer may have come after that sweep
+                self.here(queue, 1000 * AGAIN)
+                continue
             self._sweeping.add(queue)
             drive(self._sweep(queue), _nothing, _failed)
         if self._at:
@@ -84,12 +97,15 @@ class Due:
         left, *names = await self.turn.whole("due", KEYS, b"%d" % CLAIMED)
         for queue in names:
             await self._sweep(queue)
-        if 0 <= left < LOOK * 1000:
+        if 0 <= left < LOOK * 1000 and not self._looking:  # one look more; its own answer tells of the next
+            self._looking = True
             self.clock.callLater(left / 1000 + LATE, self._again)
         return len(names)
 
     def _again(self) -> None:
-        drive(self.look(), _nothing, _failed)
+        self._looking = False
+        if not self._stopped:
+            drive(self.look(), _nothing, _failed)
 
     async def _sweep(self, queue: bytes) -> None:
         """End what is due in one queue, in steps, and note when it is due next."""

@@ -225,3 +225,23 @@ def test_what_is_due_when_its_instance_is_dead_is_ended_by_another(start: Any, q
     until(lambda: look(two, queue)["len"] == 1)
     assert time.monotonic() - due < 4 + 1
     assert b'"later"' in two.http("GET", f"/q/{queue}")[2]
+
+
+def test_the_timers_of_a_queue_cost_one_sweep_however_many_they_are(start: Any, tmp_path: Any) -> None:
+    (tmp_path / "own").mkdir()
+    server = RedisServer(tmp_path / "own")
+    try:
+        instance = start("", server.address)
+        for number in range(200):
+            instance.form("/q/timed", f"value={number}")
+        words = []
+        for _ in range(200):
+            words.append(json.loads(instance.http("GET", "/q/timed?lease=2s")[2])["lease"])
+        done = json.loads(instance.http("POST", "/q/timed/ack", json.dumps({"ack": words}))[2])
+        assert done["acked"] == 200
+        before = commands(server)
+        time.sleep(4)  # in it all of these leases would have ended
+        spent = commands(server) - before
+        assert spent < 57 + 60, spent  # an idle instance's beats, and a few sweeps
+    finally:
+        server.stop()
