@@ -283,6 +283,15 @@ class Delivery(Service):
             self._handle(queue, data)
         self._policy(queue, queue.policy)
         self._tell(queue)
+        if queue.consumers.leased:
+            drive(self._own(queue), _nothing, partial(self._kept, queue))
+
+    async def _own(self, queue: Joined) -> None:
+        """Leases may have ended while nothing was heard here: who had them may have as many more."""
+        leased = queue.consumers.leased
+        held = await self.core.mine(queue.name, self.presence.instance, [element.lease for element in leased])
+        queue.consumers.over([element for element, holds in zip(leased, held) if not holds])
+        self._tell(queue)
 
     def _gap(self, queue: Joined, last: int) -> None:
         """More was missed than history keeps."""

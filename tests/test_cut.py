@@ -53,6 +53,20 @@ def pair(start: Any, tmp_path: Path) -> Iterator[Pair]:
         server.stop()
 
 
+def test_a_lease_acknowledged_while_the_links_are_cut_makes_room_all_the_same(
+    pair: Pair, listen: Any, queue: str
+) -> None:
+    assert pair.there.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+    consumer = listen(pair.here, f"/c/{queue}?lease=60")
+    add(pair.there, queue, "a", "b")
+    consumer.until(have(1))
+    with pair.stopped():
+        for one in pair.links:
+            pair.link.client_kill_filter(_id=one)
+        assert b'"deleted": true' in pair.there.http("DELETE", f"/q/{queue}/1")[2]
+    assert consumer.until(have(2)).values == ["a", "b"]
+
+
 def test_the_last_consumer_of_a_queue_that_leaves_while_the_links_are_cut_leaves_nothing_behind(
     pair: Pair, listen: Any, queue: str
 ) -> None:
