@@ -34,6 +34,7 @@ class Due:
         self.forgotten: Any = lambda queue: None
         self._at: list[tuple[float, bytes]] = []
         self._timer: Any = None
+        self._looking: Any = None  # the next look before that of the beat
         self._quiet_until = 0.0
         self._sweeping: set[bytes] = set()
 
@@ -56,8 +57,9 @@ class Due:
 
     def stop(self) -> None:
         """No more timers."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        for timer in (self._timer, self._looking):
+            if timer is not None and timer.active():
+                timer.cancel()
         self._timer = None
         self._at = []
 
@@ -84,8 +86,10 @@ class Due:
         left, *names = await self.turn.whole("due", KEYS, b"%d" % CLAIMED)
         for queue in names:
             await self._sweep(queue)
-        if 0 <= left < LOOK * 1000:
-            self.clock.callLater(left / 1000 + LATE, self._again)
+        if 0 <= left < LOOK * 1000:  # one at a time: each leads to the next, and each beat begins anew
+            if self._looking is not None and self._looking.active():
+                self._looking.cancel()
+            self._looking = self.clock.callLater(left / 1000 + LATE, self._again)
         return len(names)
 
     def _again(self) -> None:
