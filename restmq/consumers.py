@@ -340,6 +340,18 @@ class Consumers:
             for number in numbers & leased.keys():
                 del leased[number]
 
+    @property
+    def leased(self) -> list[Element]:
+        """All that is leased here."""
+        return [element for leased in self._leased.values() for element in leased.values()]
+
+    def over(self, elements: list[Element]) -> None:
+        """These leases are over, but not newer ones of the same elements."""
+        for leased in self._leased.values():
+            for element in elements:
+                if leased.get(element.number) is element:
+                    del leased[element.number]
+
     def leases(self, consumer: Consumer, lease: Lease) -> bool:
         """Whether a consumer has this lease now."""
         element = self._leased.get(id(consumer), {}).get(lease.number)

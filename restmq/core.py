@@ -355,15 +355,22 @@ class Core:
             if leased or len(words) % 4 == 0:
                 return leased
 
-    async def ack(self, queue: bytes, leases: Sequence[Lease]) -> list[bool]:
-        """Acknowledge: these elements are done with. False for each lease that is lost."""
+    async def mine(self, queue: bytes, instance: bytes, leases: Sequence[Lease]) -> list[bool]:
+        """An instance hears from now on when these leases of its consumers end. False for each that is over."""
+        return await self._leases("mine", queue, leases, instance)
+
+    async def _leases(self, name: str, queue: bytes, leases: Sequence[Lease], *head: bytes) -> list[bool]:
         done: list[bool] = []
         for at in range(0, len(leases), MERGED):
             words = [
                 w for one in leases[at : at + MERGED] for w in (b"%d" % one.number, b"%d" % one.deliveries, one.epoch)
             ]
-            done += map(bool, await self.script("ack", queue, self.db, *words))
+            done += map(bool, await self.script(name, queue, self.db, *head, *words))
         return done
+
+    async def ack(self, queue: bytes, leases: Sequence[Lease]) -> list[bool]:
+        """Acknowledge: these elements are done with. False for each lease that is lost."""
+        return await self._leases("ack", queue, leases)
 
     async def nack(self, queue: bytes, nacks: Sequence[Nack]) -> list[bool]:
         """Give leases back. False for each that is lost."""

@@ -43,6 +43,8 @@ class Joined:
         self.taps: list[Consumer] = []
         self.joined = False
         self.joining = False
+        self.joins = 0  # how often that was begun
+        self.counted = False  # Redis may think that somebody listens here
         self.heldback: list[bytes] = []  # messages that came before the join's answer
         self.waiting: list[Slot[None]] = []  # who joins
         self.epoch = b""
@@ -207,7 +209,7 @@ class Delivery(Service):
             if not queue.taps:
                 self.inbox.close(name, (self, "taps"))
                 self.core.script("tap", name, self.core.db, self.presence.instance, b"0").then(_answered)
-                if not queue.consumers.all and not queue.joined and not queue.waiting:
+                if not (queue.consumers.all or queue.joined or queue.waiting or queue.counted):
                     self.queues.pop(name, None)
 
     # -- joining: subscribe, wait for its answer, then the script; what comes meanwhile is held
@@ -215,9 +217,12 @@ class Delivery(Service):
     def _join(self, queue: Joined) -> None:
         if not queue.joining:
             queue.joining = True
-            drive(self._joining(queue), _nothing, partial(self._unjoined, queue))
+            queue.joins += 1
+            drive(self._joining(queue), _nothing, partial(self._unjoined, queue, queue.joins))
 
-    def _unjoined(self, queue: Joined, error: BaseException) -> None:
+    def _unjoined(self, queue: Joined, joins: int, error: BaseException) -> None:
+        if joins != queue.joins:
+            return  # the links came up anew meanwhile, and with them began another
         queue.joining = False
         if not isinstance(error, Error):
             log.error("joining {queue} failed: {error!r}", queue=queue.name.decode(), error=error)
@@ -225,13 +230,13 @@ class Delivery(Service):
         waiting, queue.waiting = queue.waiting, []
         for slot in waiting:
             slot.fail(Unavailable(str(error)))
-        if queue.consumers.all:
+        if queue.consumers.all or queue.counted:
             self.clock.callLater(0.2, self._again, queue)
         elif not queue.taps:
             self.queues.pop(queue.name, None)
 
     def _again(self, queue: Joined) -> None:
-        if not queue.joined and queue.consumers.all and not self._closing:
+        if not queue.joined and (queue.consumers.all or queue.counted) and not self._closing:
             self._join(queue)
 
     async def _joining(self, queue: Joined) -> None:
@@ -240,6 +245,7 @@ class Delivery(Service):
         known = queue.epoch != b""
         count = max(1, len(queue.consumers))
         ready, room = (queue.consumers.ready, queue.consumers.room) if queue.consumers.all else (0, 0)
+        queue.counted = True
         reply = await self._live(queue, ready, room, count, queue.position if known else None)
         epoch, position, highest, queue.policy, missing, mine, history, settings = reply
         if ups != self.inbox.ups or instance != self.presence.instance:
@@ -276,6 +282,15 @@ class Delivery(Service):
         for data in heldback:
             self._handle(queue, data)
         self._policy(queue, queue.policy)
+        self._tell(queue)
+        if queue.consumers.leased:
+            drive(self._own(queue), _nothing, partial(self._kept, queue))
+
+    async def _own(self, queue: Joined) -> None:
+        """Leases may have ended while nothing was heard here: who had them may have as many more."""
+        leased = queue.consumers.leased
+        held = await self.core.mine(queue.name, self.presence.instance, [element.lease for element in leased])
+        queue.consumers.over([element for element, holds in zip(leased, held) if not holds])
         self._tell(queue)
 
     def _gap(self, queue: Joined, last: int) -> None:
@@ -356,7 +371,7 @@ class Delivery(Service):
         if numbers[2] == 0 and not queue.consumers.all and not queue.waiting:
             await self._confirm_written(queue)
             if not queue.consumers.all and not queue.waiting and self.queues.get(queue.name) is queue:
-                queue.joined = False
+                queue.joined = queue.counted = False
                 if not queue.taps:
                     del self.queues[queue.name]
                 self.inbox.close(queue.name, self)
@@ -379,7 +394,7 @@ class Delivery(Service):
         for queue in list(self.queues.values()):
             queue.joined = queue.joining = False
             queue.heldback = []
-            if queue.consumers.all or queue.waiting:
+            if queue.consumers.all or queue.waiting or queue.counted:  # who has left must be told, too
                 self._join(queue)
         self.up()
 

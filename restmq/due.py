@@ -36,8 +36,8 @@ class Due:
         self._at: list[tuple[float, bytes]] = []
         self._next: dict[bytes, float] = {}  # of each queue, the earliest in the heap
         self._timer: Any = None
+        self._looking: Any = None  # the next look before that of the beat
         self._quiet_until = 0.0
-        self._looking = self._stopped = False
         self._sweeping: set[bytes] = set()
 
     def soon(self, queue: bytes, ms: int) -> None:
@@ -62,9 +62,9 @@ class Due:
 
     def stop(self) -> None:
         """No more timers."""
-        self._stopped = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        for timer in (self._timer, self._looking):
+            if timer is not None and timer.active():
+                timer.cancel()
         self._timer = None
         self._at, self._next = [], {}
 
@@ -97,15 +97,14 @@ class Due:
         left, *names = await self.turn.whole("due", KEYS, b"%d" % CLAIMED)
         for queue in names:
             await self._sweep(queue)
-        if 0 <= left < LOOK * 1000 and not self._looking:  # one look more; its own answer tells of the next
-            self._looking = True
-            self.clock.callLater(left / 1000 + LATE, self._again)
+        if 0 <= left < LOOK * 1000:  # one at a time: each leads to the next, and each beat begins anew
+            if self._looking is not None and self._looking.active():
+                self._looking.cancel()
+            self._looking = self.clock.callLater(left / 1000 + LATE, self._again)
         return len(names)
 
     def _again(self) -> None:
-        self._looking = False
-        if not self._stopped:
-            drive(self.look(), _nothing, _failed)
+        drive(self.look(), _nothing, _failed)
 
     async def _sweep(self, queue: bytes) -> None:
         """End what is due in one queue, in steps, and note when it is due next."""

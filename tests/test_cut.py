@@ -1,0 +1,80 @@
+"""Links to Redis that are cut at a bad moment: what was going on must not stay half done."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from conftest import Instance, RedisServer
+from wire import Listener, add, soon, stats
+
+
+def have(count: int) -> Callable[[Listener], bool]:
+    """Whether so many elements came."""
+    return lambda listener: len(listener.elements) >= count
+
+
+class Pair:
+    """Two instances on a Redis of their own; the links of the second can be cut while it is stopped."""
+
+    def __init__(self, server: RedisServer, start: Any) -> None:
+        self.link = redis.Redis(unix_socket_path=str(server.socket))
+        self.there: Instance = start("", server.address)
+        others = {client["id"] for client in self.link.client_list()}
+        self.here: Instance = start("", server.address)
+        self.links = [client["id"] for client in self.link.client_list() if client["id"] not in others]
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """`here` does nothing meanwhile, and then finds its links cut."""
+        self.here.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+            for one in self.links:
+                self.link.client_kill_filter(_id=one)
+        finally:
+            self.here.process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def pair(start: Any, tmp_path: Path) -> Iterator[Pair]:
+    """here and there."""
+    server = RedisServer(tmp_path)
+    try:
+        made = Pair(server, start)
+        yield made
+        made.link.close()
+    finally:
+        server.stop()
+
+
+def test_a_lease_acknowledged_while_the_links_are_cut_makes_room_all_the_same(
+    pair: Pair, listen: Any, queue: str
+) -> None:
+    assert pair.there.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+    consumer = listen(pair.here, f"/c/{queue}?lease=60")
+    add(pair.there, queue, "a", "b")
+    consumer.until(have(1))
+    with pair.stopped():
+        for one in pair.links:
+            pair.link.client_kill_filter(_id=one)
+        assert b'"deleted": true' in pair.there.http("DELETE", f"/q/{queue}/1")[2]
+    assert consumer.until(have(2)).values == ["a", "b"]
+
+
+def test_the_last_consumer_of_a_queue_that_leaves_while_the_links_are_cut_leaves_nothing_behind(
+    pair: Pair, listen: Any, queue: str
+) -> None:
+    consumer = listen(pair.here, f"/c/{queue}")
+    soon(lambda: stats(pair.there, queue)["consumers"] == 1)
+    with pair.stopped():
+        consumer.close()
+        add(pair.there, queue, "a")
+        assert stats(pair.there, queue)["leased"] == 1
+    soon(lambda: stats(pair.there, queue)["consumers"] == 0, lambda: stats(pair.there, queue))
+    soon(lambda: stats(pair.there, queue)["leased"] == 0, lambda: stats(pair.there, queue))
