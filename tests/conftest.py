@@ -182,8 +182,9 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Any:
     """A test that fails shows the last lines its instances logged."""
     report = yield
     if report.failed and report.when == "call":
-        shared = getattr(item, "funcargs", {}).get("instance")
-        for one in [*getattr(item, "started", ()), *([shared] if shared else ())]:
+        given = getattr(item, "funcargs", {})
+        both = [given[name] for name in ("instance", "other") if name in given]
+        for one in [*getattr(item, "started", ()), *both]:
             report.sections.append((f"log of the instance on port {one.port}", one.log.read_text()[-4000:]))
     return report
 
@@ -196,13 +197,24 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.stop()
 
 
-@pytest.fixture(scope="session")
-def instance(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """One instance for all tests that need nothing special; its log must hold no traceback."""
-    one = Instance(tmp_path_factory.mktemp("instance"), redis_server.address)
+def shared(folder: Path, redis: RedisServer) -> Iterator[Instance]:
+    """An instance whose log must hold no traceback at the end."""
+    one = Instance(folder, redis.address)
     yield one
     text = one.stop()
     assert not troubles(text), text
+
+
+@pytest.fixture(scope="session")
+def instance(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """One instance for all tests that need nothing special."""
+    yield from shared(tmp_path_factory.mktemp("instance"), redis_server)
+
+
+@pytest.fixture(scope="session")
+def other(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """Another on the same Redis, for all tests that need two and end neither."""
+    yield from shared(tmp_path_factory.mktemp("other"), redis_server)
 
 
 @pytest.fixture

@@ -209,8 +209,7 @@ def test_a_wait_of_nothing_is_none(instance: Any, queue: str, wait: str) -> None
     )
 
 
-def test_who_waits_is_served_in_order_of_coming_over_all_instances(instance: Any, start: Any, queue: str) -> None:
-    other = start()
+def test_who_waits_is_served_in_order_of_coming_over_all_instances(instance: Any, other: Any, queue: str) -> None:
     asked = []
     for place, where in enumerate((instance, other, other, instance), 1):
         asked.append(Asked(where, "GET", f"/q/{queue}?wait=60"))
@@ -521,8 +520,7 @@ def test_looking_at_one_tells_when_its_state_ends_by_itself(instance: Any, queue
 # -- many leases
 
 
-def test_many_are_acknowledged_and_given_back_at_any_instance(instance: Any, start: Any, queue: str) -> None:
-    other = start()
+def test_many_are_acknowledged_and_given_back_at_any_instance(instance: Any, other: Any, queue: str) -> None:
     batch_add(instance, queue, *"abcdef")
     leases = [one["lease"] for one in get(instance, queue, "?max=6&lease=1h")]
     instance.http("DELETE", f"/q/{queue}/2")

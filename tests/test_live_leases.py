@@ -66,12 +66,11 @@ def test_each_element_carries_its_lease_and_stays_in_the_queue_until_acknowledge
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(("prefetch", "out"), [("", 1), ("&prefetch=3", 3)])
 def test_prefetch_bounds_what_is_out_and_an_acknowledgement_anywhere_makes_room(
-    instance: Any, start: Any, listen: Any, shared: str, transport: str, prefetch: str, out: int
+    instance: Any, other: Any, listen: Any, shared: str, transport: str, prefetch: str, out: int
 ) -> None:
     consumer = listen(instance, f"/{transport}/{shared}?lease=60{prefetch}")
     batch_add(instance, shared, *texts(10))
     assert consumer.until(have(out)).quiet().values == texts(out)
-    other = start()
     ack(other, shared, leases(consumer)[0])
     assert consumer.until(have(out + 1)).quiet().values == texts(out + 1)
     status, _, body = other.http("DELETE", f"/q/{shared}/2", headers={"If-Match": f'"{leases(consumer)[1]}"'}) \
@@ -170,10 +169,9 @@ def test_the_death_of_an_instance_gives_back_what_its_consumers_leased(
 
 @pytest.mark.parametrize("how", ["http", "ws"])
 def test_an_acknowledgement_at_once_is_taken_however_fast_it_comes(
-    instance: Any, start: Any, listen: Any, shared: str, how: str
+    instance: Any, other: Any, listen: Any, shared: str, how: str
 ) -> None:
     consumer: Socket = listen(instance, f"/ws/{shared}?lease=60&prefetch=1")
-    other = start()
     batch_add(instance, shared, *texts(100))
     for number in range(100):
         element = consumer.until(have(number + 1)).elements[number]
@@ -187,10 +185,10 @@ def test_an_acknowledgement_at_once_is_taken_however_fast_it_comes(
 
 
 def test_two_consumers_of_different_prefetch_share_as_they_acknowledge(
-    instance: Any, start: Any, listen: Any, shared: str
+    instance: Any, other: Any, listen: Any, shared: str
 ) -> None:
     many = listen(instance, f"/c/{shared}?lease=60&prefetch=8")
-    few = listen(start(), f"/c/{shared}?lease=60&prefetch=2")
+    few = listen(other, f"/c/{shared}?lease=60&prefetch=2")
     until(lambda: stats(instance, shared)["consumers"] == 2)
     batch_add(instance, shared, *texts(50))
     many.until(have(8)), few.until(have(2))
@@ -235,9 +233,8 @@ def test_one_broadcast_queue_among_several_refuses_all(
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_queue_made_broadcast_closes_who_leases_and_counts_no_try(
-    instance: Any, start: Any, listen: Any, shared: str, transport: str
+    instance: Any, other: Any, listen: Any, shared: str, transport: str
 ) -> None:
-    other = start()
     leasing = listen(instance, f"/{transport}/{shared}?lease=60&prefetch=2")
     add(instance, shared, "a", "b")
     leasing.until(have(2))

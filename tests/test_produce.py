@@ -225,9 +225,8 @@ def test_a_key_is_remembered_as_long_as_restmq_conf_says(start: Any, queue: str)
 
 
 def test_a_key_holds_at_any_instance_and_after_a_purge_but_not_after_forget(
-    instance: Any, start: Any, queue: str
+    instance: Any, other: Any, queue: str
 ) -> None:
-    other = start()
     again(instance, f"/q/{queue}", "value=a", FORM, "k")
     assert again(other, f"/q/{queue}", "value=a", FORM, "k") == (200, "true", keys(queue, 1, 1))
     instance.http("DELETE", f"/q/{queue}")

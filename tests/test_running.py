@@ -76,8 +76,8 @@ def test_redis_away_is_503_and_live_consumers_stay(tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
-def test_two_instances_share_a_queue(start: Any, queue: str) -> None:
-    one, two = start(), start()
+def test_two_instances_share_a_queue(instance: Any, other: Any, queue: str) -> None:
+    one, two = instance, other
     heard: dict[int, list[bytes]] = {}
 
     def listen(instance: Any, lines: list[bytes]) -> None:

@@ -182,8 +182,7 @@ def test_settings_are_set_all_or_none(instance: Any, queue: str) -> None:
 
 
 @pytest.mark.wire
-def test_bounds_hold_for_what_is_added_after_the_answer(instance: Any, start: Any, queue: str) -> None:
-    other = start()
+def test_bounds_hold_for_what_is_added_after_the_answer(instance: Any, other: Any, queue: str) -> None:
     post(instance, queue, "max_length=2")
     answers = [other.form(f"/q/{queue}", f"value={n}")[0] for n in range(3)]
     assert answers == [200, 200, 429]

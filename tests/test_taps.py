@@ -26,9 +26,8 @@ def tapped(listener: Listener) -> Listener:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_tap_sees_every_add_on_every_instance_and_takes_none(
-    instance: Any, start: Any, listen: Any, queue: str, transport: str
+    instance: Any, other: Any, listen: Any, queue: str, transport: str
 ) -> None:
-    other = start()
     taps = [tapped(listen(where, f"/{transport}/{queue}?tap=1")) for where in (instance, other)]
     add(instance, queue, "one")
     batch_add(other, queue, "two", "three")

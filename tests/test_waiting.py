@@ -85,8 +85,8 @@ def test_ten_thousand_that_wait_cost_no_command_and_are_served_in_their_order(st
         server.stop()
 
 
-def test_who_waits_is_woken_over_instances_in_the_order_of_arrival(start: Any, queue: str) -> None:
-    one, two = start(), start()
+def test_who_waits_is_woken_over_instances_in_the_order_of_arrival(instance: Any, other: Any, queue: str) -> None:
+    one, two = instance, other
     links = []
     for number, instance in enumerate((one, two, one, two)):
         link = socket.create_connection(("127.0.0.1", instance.port))
@@ -102,8 +102,8 @@ def test_who_waits_is_woken_over_instances_in_the_order_of_arrival(start: Any, q
 
 
 @pytest.mark.parametrize("query", ["wait=30", "wait=30&lease=60", "wait=30&max=5"])
-def test_a_client_that_leaves_while_it_waits_loses_nothing(start: Any, queue: str, query: str) -> None:
-    one, two = start(), start()
+def test_a_client_that_leaves_while_it_waits_loses_nothing(instance: Any, other: Any, queue: str, query: str) -> None:
+    one, two = instance, other
     gone = socket.create_connection(("127.0.0.1", one.port))
     gone.sendall(ask(queue, query))
     until(lambda: look(two, queue)["waiters"] == 1)
@@ -114,8 +114,10 @@ def test_a_client_that_leaves_while_it_waits_loses_nothing(start: Any, queue: st
     assert b'"kept"' in two.http("GET", f"/q/{queue}")[2]
 
 
-def test_clients_that_come_and_leave_at_random_lose_nothing_and_strand_nobody(start: Any, queue: str) -> None:
-    instances = [start(), start()]
+def test_clients_that_come_and_leave_at_random_lose_nothing_and_strand_nobody(
+    instance: Any, other: Any, queue: str
+) -> None:
+    instances = [instance, other]
     got: list[bytes] = []
     cut = threading.Event()
 
@@ -205,8 +207,10 @@ def test_ten_thousand_leases_that_end_together_end_at_their_time(instance: Any, 
 
 
 @pytest.mark.parametrize("what", ["delay", "lease"])
-def test_what_is_due_when_its_instance_is_dead_is_ended_by_another(start: Any, queue: str, what: str) -> None:
-    one, two = start(), start()
+def test_what_is_due_when_its_instance_is_dead_is_ended_by_another(
+    start: Any, instance: Any, queue: str, what: str
+) -> None:
+    one, two = start(), instance
     if what == "delay":
         assert one.form(f"/q/{queue}?delay=2s", "value=later")[0] == 200
     else:
