@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import itertools
 import os
-import random
 import shutil
 import signal
 import socket
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wire import Listener, Socket
+import reactor
+from wire import FORM, Listener, Socket, until
 
 #: The browser is driven from CPython only: what it shows does not depend on the Python that serves it.
 collect_ignore = ["test_browser.py"] if sys.implementation.name == "pypy" else []
@@ -29,20 +29,53 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 TWISTD = "from twisted.scripts.twistd import run; run()"
 
 
-def free_port() -> int:
-    """A port nobody uses now.
+#: Ports of one run of the tests. They lie below those that the kernel gives to outgoing connections: an instance
+#: that takes seconds to start would find such a one taken by another test's client.
+PORTS = 1000
 
-    Below those that the kernel gives to outgoing connections: an instance that takes
-    seconds to start would find such a one taken by another test's client.
+
+def claim() -> tuple[socket.socket, int]:
+    """Ports that are this run's alone, so that two runs at once do not choose the same before either listens.
+
+    A name among the sockets of this machine says who has them; it goes with the process, however that ends.
     """
-    while True:
-        port = random.randrange(10_000, 32_000)
-        with socket.socket() as one:
-            try:
-                one.bind(("127.0.0.1", port))
-            except OSError:
-                continue  # somebody listens there
-            return port
+    for first in range(10_000, 32_000, PORTS):
+        name = socket.socket(socket.AF_UNIX)
+        try:
+            name.bind(f"\0restmq-tests-{first}")
+        except OSError:
+            name.close()  # another run's
+        else:
+            return name, first
+    raise AssertionError("too many runs of the tests at once")
+
+
+_claim, FIRST_PORT = claim()
+_ports = itertools.count()
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody uses now, and that no other test was given lately."""
+    for _ in range(PORTS):
+        places = [next(_ports) % PORTS for _ in range(count)]
+        if places[-1] - places[0] == count - 1 and all(unused(FIRST_PORT + place) for place in places):
+            return FIRST_PORT + places[0]
+    raise AssertionError("there are no free ports")
+
+
+def unused(port: int) -> bool:
+    """Whether nobody listens there, nor did a moment ago."""
+    with socket.socket() as one:
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """A port nobody uses now."""
+    return free_ports(1)
 
 
 def http_call(
@@ -128,7 +161,7 @@ class Instance:
 
     def form(self, path: str, body: str) -> tuple[int, bytes]:
         """POST a form, as curl -d does."""
-        status, _, answer = self.http("POST", path, body, {"Content-Type": "application/x-www-form-urlencoded"})
+        status, _, answer = self.http("POST", path, body, FORM)
         return status, answer
 
     def stop(self) -> str:
@@ -149,8 +182,9 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Any:
     """A test that fails shows the last lines its instances logged."""
     report = yield
     if report.failed and report.when == "call":
-        shared = getattr(item, "funcargs", {}).get("instance")
-        for one in [*getattr(item, "started", ()), *([shared] if shared else ())]:
+        given = getattr(item, "funcargs", {})
+        both = [given[name] for name in ("instance", "other") if name in given]
+        for one in [*getattr(item, "started", ()), *both]:
             report.sections.append((f"log of the instance on port {one.port}", one.log.read_text()[-4000:]))
     return report
 
@@ -163,13 +197,42 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.stop()
 
 
-@pytest.fixture(scope="session")
-def instance(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """One instance for all tests that need nothing special; its log must hold no traceback."""
-    one = Instance(tmp_path_factory.mktemp("instance"), redis_server.address)
+def shared(folder: Path, redis: RedisServer) -> Iterator[Instance]:
+    """An instance whose log must hold no traceback at the end."""
+    one = Instance(folder, redis.address)
     yield one
     text = one.stop()
     assert not troubles(text), text
+
+
+@pytest.fixture(scope="session")
+def instance(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """One instance for all tests that need nothing special."""
+    yield from shared(tmp_path_factory.mktemp("instance"), redis_server)
+
+
+@pytest.fixture(scope="session")
+def other(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """Another on the same Redis, for all tests that need two and end neither."""
+    yield from shared(tmp_path_factory.mktemp("other"), redis_server)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of its own, that a test may stop, end, fill, lock and change."""
+    (tmp_path / "redis").mkdir()
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    server.process.kill()  # it may be stopped, and a SIGTERM waits for a file that was switched on again
+    server.process.wait(10)
+
+
+@pytest.fixture
+def core(redis_server: RedisServer) -> Iterator[Any]:
+    """The layer below HTTP, on the same Redis: it says what settings and flow of a queue are to be."""
+    with reactor.core(redis_server.address) as one:
+        until(lambda: one.redis.link is not None)
+        yield one
 
 
 _count = itertools.count(1)

@@ -15,39 +15,14 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from conftest import ROOT, RedisServer, free_port, http_call
+from conftest import ROOT, RedisServer, free_port, free_ports, http_call
+from wire import until
 
 SHIPPED = ["restmq", "twisted", "_build", "frontend", "scripts", "docs", "requirements.lock", "restmq.conf", "start.sh"]
-
-
-def until(done: Callable[[], Any], what: Callable[[], Any] = lambda: "it did not come", seconds: float = 30) -> None:
-    """Wait until something is so; fails with `what` when it does not come."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, what()
-        time.sleep(0.05)
-
-
-def free_ports(count: int) -> int:
-    """The first of so many ports in a row that nobody listens on now."""
-    for first in range(20011 + os.getpid() % 5000, 32000, count):
-        found = []
-        try:
-            for port in range(first, first + count):
-                found.append(socket.create_server(("127.0.0.1", port)))
-            return first
-        except OSError:
-            continue  # somebody has one of them
-        finally:
-            for one in found:
-                one.close()
-    raise AssertionError("there are no free ports")
 
 
 @functools.cache

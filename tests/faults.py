@@ -179,7 +179,8 @@ class World:
         for instance in self.instances:
             with contextlib.suppress(ProcessLookupError):
                 instance.process.send_signal(signal.SIGCONT)
-            found += troubles(await asyncio.to_thread(instance.stop))
+        for log in await asyncio.gather(*(asyncio.to_thread(instance.stop) for instance in self.instances)):
+            found += troubles(log)
         for proxy in self.proxies:
             await proxy.stop()
         if self.redis is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from wire import HANDSHAKE, Listener, Talker
+from wire import FORM, HANDSHAKE, Listener, Talker
 
 from restmq import acl, commands
 from restmq.handler import Handler
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.wire
 
 PRODUCER, CONSUMER, ADMIN, OPEN = "rest:producer", "rest:consumer", "admin", ""
 COMET, SSE, SOCKET = "comet:consumer", "sse:consumer", "websocket:consumer"
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 UPGRADE = dict(line.split(": ", 1) for line in HANDSHAKE.splitlines())
 EVIL = "http://evil.example"
 

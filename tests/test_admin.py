@@ -7,7 +7,6 @@ import html
 import json
 import re
 import socket
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -15,12 +14,12 @@ from urllib.parse import quote, unquote
 import pytest
 import redis
 from conftest import ROOT, RedisServer
+from wire import FORM, until
 
 from restmq.handler import Handler
 from restmq.web import ROUTES
 
 pytestmark = pytest.mark.wire
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 PAGES = ["/", "/queue", "/q/", "/q", "/j/page"]
 LOOKS = (
     r"/(q/(\?after=.*)?|j/[^/]+|queue|stats/|static/[\w.]+"
@@ -114,12 +113,11 @@ def test_each_flow_has_a_stop_and_an_end_of_its_own(instance: Any, queue: str) -
 @pytest.mark.parametrize("what", ["live", "pull", "add"])
 def test_a_stop_with_an_end_ends_by_itself(instance: Any, queue: str, what: str) -> None:
     instance.form(f"/control/{queue}", f"status=stop&what={what}&for=300ms")
-    for _ in range(600):
-        if look(instance, f"/control/{queue}")["status"] == {"queue": queue, "status": 1}:
-            break
-        time.sleep(0.05)
-    else:
-        raise AssertionError(instance.http("GET", f"/control/{queue}"))
+    ended = {"queue": queue, "status": 1}
+    until(
+        lambda: look(instance, f"/control/{queue}")["status"] == ended,
+        lambda: instance.http("GET", f"/control/{queue}"),
+    )
     assert instance.form(f"/q/{queue}", "value=x")[0] == 200
     assert instance.http("GET", f"/q/{queue}")[0] == 200
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 import reactor
-from wire import Talker
+from wire import FORM, Talker, until
 
 from restmq import commands
 from restmq.errors import BadRequest, Forbidden
 
 pytestmark = pytest.mark.wire
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 def ask(instance: Any, text: str | bytes, kind: str = "application/json") -> tuple[int, dict[str, str], bytes]:
@@ -32,14 +31,6 @@ def said(instance: Any, **command: Any) -> Any:
     status, headers, body = ask(instance, json.dumps(command))
     assert (status, headers["content-type"]) == (200, "application/json")
     return json.loads(body)
-
-
-def until(done: Any, seconds: float = 30) -> None:
-    """Wait until done() is true."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def waiters(instance: Any, queue: str) -> int:

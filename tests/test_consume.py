@@ -6,48 +6,15 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import reactor
 import redis
-from conftest import RedisServer
-from wire import Listener
+from wire import FORM, TEXT, Listener, batch_add, lengths, until
 
 pytestmark = pytest.mark.wire
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-TEXT = {"Content-Type": "text/plain"}
-BATCH = {"Content-Type": "application/x-ndjson"}
 MIB = 1 << 20
-
-
-def until(done: Any, seconds: float = 30) -> None:
-    """Wait until done() is true."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def core(redis_server: Any) -> Iterator[Any]:
-    """The layer below HTTP, on the same Redis: it says what settings and flow of a queue are to be."""
-    with reactor.core(redis_server.address) as one:
-        until(lambda: one.redis.link is not None)
-        yield one
-
-
-def add(instance: Any, queue: str, *values: str) -> None:
-    """Add some, in order."""
-    assert instance.http("POST", f"/q/{queue}", "\n".join(values).encode(), BATCH)[0] == 200
-
-
-def lengths(instance: Any, queue: str) -> list[int]:
-    """How many wait, are delayed, are leased."""
-    headers = instance.http("HEAD", f"/q/{queue}")[1]
-    return [int(headers[f"restmq-{word}"]) for word in ("waiting", "delayed", "leased")]
 
 
 def get(instance: Any, queue: str, query: str = "") -> Any:
@@ -127,7 +94,7 @@ def test_a_request_that_uses_nothing_new_gets_the_seed_s_bytes_whatever_the_queu
 
 @pytest.mark.parametrize(("method", "path"), WAYS)
 def test_max_is_a_list_of_up_to_so_many_oldest_first(instance: Any, queue: str, method: str, path: str) -> None:
-    add(instance, queue, "a", "olá", "c")
+    batch_add(instance, queue, "a", "olá", "c")
     where = path.format(queue)
     q = queue.encode()
     status, headers, body = instance.http(method, where + "max=2")
@@ -147,7 +114,7 @@ def test_max_is_a_list_of_up_to_so_many_oldest_first(instance: Any, queue: str, 
 
 @pytest.mark.parametrize("most", ["0", "1001", "-1", "x", "1.5", "9" * 30, "1%20"])
 def test_a_max_out_of_range_takes_nothing(instance: Any, queue: str, most: str) -> None:
-    add(instance, queue, "stays")
+    batch_add(instance, queue, "stays")
     for method, path in WAYS:
         assert problem(instance.http(method, path.format(queue) + f"max={most}")) == (400, "bad-option")
     assert lengths(instance, queue) == [1, 0, 0]
@@ -164,7 +131,7 @@ def test_a_list_ends_at_1_mib_of_values_and_has_one_at_the_least(instance: Any, 
 
 
 def test_a_thousand_come_in_one_answer(instance: Any, queue: str) -> None:
-    add(instance, queue, *map(str, range(1500)))
+    batch_add(instance, queue, *map(str, range(1500)))
     assert [one["value"] for one in get(instance, queue, "?max=1000")] == [str(n) for n in range(1000)]
     assert [one["key"] for one in get(instance, queue, "?max=1000&lease=1h")] == [
         f"{queue}:{n}" for n in range(1001, 1501)
@@ -172,7 +139,7 @@ def test_a_thousand_come_in_one_answer(instance: Any, queue: str) -> None:
 
 
 def test_a_list_may_be_jsonp_and_options_may_stand_in_a_header_or_a_form(instance: Any, queue: str) -> None:
-    add(instance, queue, "a", "b", "c")
+    batch_add(instance, queue, "a", "b", "c")
     assert instance.http("GET", f"/q/{queue}?max=1&callback=f")[2].startswith(b'f([{"count": 0, ')
     assert len(json.loads(instance.http("GET", f"/q/{queue}", None, {"RestMQ-Max": "1"})[2])) == 1
     body = json.loads(instance.http("POST", f"/q/{queue}/take", "lease=1h&max=7", FORM)[2])
@@ -213,7 +180,7 @@ def test_wait_brings_the_first_that_comes_and_else_what_no_wait_would(
     instance: Any, queue: str, method: str, path: str
 ) -> None:
     where = path.format(queue)
-    add(instance, queue, "there")
+    batch_add(instance, queue, "there")
     assert json.loads(instance.http(method, where + "wait=60")[2])["value"] == "there"
     begun = time.monotonic()
     assert instance.http(method, where + "wait=0.3")[0] == (404 if path.startswith("/?") else 204)
@@ -227,7 +194,7 @@ def test_wait_brings_the_first_that_comes_and_else_what_no_wait_would(
 
 @pytest.mark.parametrize("wait", ["61", "60.001", "2m", "-1", "x"])
 def test_a_wait_out_of_range_takes_nothing(instance: Any, queue: str, wait: str) -> None:
-    add(instance, queue, "stays")
+    batch_add(instance, queue, "stays")
     for method, path in WAYS:
         assert problem(instance.http(method, path.format(queue) + f"wait={wait}")) == (400, "bad-option")
     assert lengths(instance, queue) == [1, 0, 0]
@@ -236,14 +203,13 @@ def test_a_wait_out_of_range_takes_nothing(instance: Any, queue: str, wait: str)
 @pytest.mark.parametrize("wait", ["0", ""])
 def test_a_wait_of_nothing_is_none(instance: Any, queue: str, wait: str) -> None:
     assert get(instance, queue, f"?wait={wait}") is None
-    add(instance, queue, "x")
+    batch_add(instance, queue, "x")
     assert instance.http("GET", f"/q/{queue}?wait={wait}")[2] == (
         b'{"count": 0, "key": "%b:1", "value": "x"}\r\n' % queue.encode()
     )
 
 
-def test_who_waits_is_served_in_order_of_coming_over_all_instances(instance: Any, start: Any, queue: str) -> None:
-    other = start()
+def test_who_waits_is_served_in_order_of_coming_over_all_instances(instance: Any, other: Any, queue: str) -> None:
     asked = []
     for place, where in enumerate((instance, other, other, instance), 1):
         asked.append(Asked(where, "GET", f"/q/{queue}?wait=60"))
@@ -268,7 +234,7 @@ def test_who_leaves_while_waiting_loses_nothing(instance: Any, queue: str) -> No
             link.sendall(f"GET /q/{queue}?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             until(lambda: waiters(instance, queue) == 1)
         until(lambda: waiters(instance, queue) == 0)
-        add(instance, queue, "stays")
+        batch_add(instance, queue, "stays")
         assert lengths(instance, queue) == [1, 0, 0]
         assert get(instance, queue)["value"] == "stays"
 
@@ -276,7 +242,7 @@ def test_who_leaves_while_waiting_loses_nothing(instance: Any, queue: str) -> No
 def test_max_and_lease_hold_for_who_waits(instance: Any, queue: str) -> None:
     asked = Asked(instance, "GET", f"/q/{queue}?wait=60&max=3&lease=1h")
     until(lambda: waiters(instance, queue) == 1)
-    add(instance, queue, "a", "b", "c", "d")
+    batch_add(instance, queue, "a", "b", "c", "d")
     found = json.loads(asked.answer()[2])
     assert 1 <= len(found) <= 3
     assert [one["deliveries"] for one in found] == [1] * len(found)
@@ -298,7 +264,7 @@ def test_an_instance_that_ends_answers_204_to_who_waits(start: Any, queue: str) 
 
 
 def test_while_taking_is_stopped_it_is_503_and_who_waits_waits_on(instance: Any, core: Any, queue: str) -> None:
-    add(instance, queue, "a", "b")
+    batch_add(instance, queue, "a", "b")
     lease = get(instance, queue, "?lease=1h")["lease"]
     reactor.wait(core.set_status, queue.encode(), False, ("pull",), 60_000)
     for method, path in WAYS:
@@ -324,7 +290,7 @@ def test_while_taking_is_stopped_it_is_503_and_who_waits_waits_on(instance: Any,
 def test_a_lease_hides_the_element_and_its_answer_tells_what_to_acknowledge(
     instance: Any, queue: str, method: str, path: str
 ) -> None:
-    add(instance, queue, "a")
+    batch_add(instance, queue, "a")
     instance.http("POST", "/queue", json.dumps({"cmd": "get", "queue": queue}), TEXT)
     status, headers, body = instance.http(method, path.format(queue) + "lease=1h")
     lease = json.loads(body)["lease"]
@@ -344,7 +310,7 @@ def test_a_lease_hides_the_element_and_its_answer_tells_what_to_acknowledge(
 
 @pytest.mark.parametrize("lease", ["0", "0ms", "24.1h", "86400.001", "2d", "-1", "x"])
 def test_a_lease_out_of_range_takes_nothing(instance: Any, queue: str, lease: str) -> None:
-    add(instance, queue, "stays")
+    batch_add(instance, queue, "stays")
     for method, path in WAYS:
         assert problem(instance.http(method, path.format(queue) + f"lease={lease}")) == (400, "bad-option")
     assert lengths(instance, queue) == [1, 0, 0]
@@ -352,7 +318,7 @@ def test_a_lease_out_of_range_takes_nothing(instance: Any, queue: str, lease: st
 
 
 def test_a_lease_that_ends_puts_the_element_back_at_its_key_s_place(instance: Any, queue: str) -> None:
-    add(instance, queue, "a", "b")
+    batch_add(instance, queue, "a", "b")
     first = get(instance, queue, "?lease=300ms")
     until(lambda: lengths(instance, queue) == [2, 0, 0])
     again = get(instance, queue, "?lease=1h")
@@ -361,7 +327,7 @@ def test_a_lease_that_ends_puts_the_element_back_at_its_key_s_place(instance: An
 
 
 def test_a_slow_worker_cannot_delete_what_another_now_has(instance: Any, queue: str) -> None:
-    add(instance, queue, "a")
+    batch_add(instance, queue, "a")
     slow = get(instance, queue, "?lease=100ms")["lease"]
     until(lambda: lengths(instance, queue) == [1, 0, 0])
     for method in ("DELETE", "POST"):  # it waits
@@ -395,7 +361,7 @@ def test_a_slow_worker_cannot_delete_what_another_now_has(instance: Any, queue: 
 def test_if_match_is_one_lease_of_this_element_or_nothing_is_done(
     instance: Any, queue: str, given: str, status: int, word: str
 ) -> None:
-    add(instance, queue, "a")
+    batch_add(instance, queue, "a")
     epoch = get(instance, queue, "?lease=1h")["lease"].partition("@")[2]
     header = {"If-Match": given.replace("{}", epoch)}
     for method, query in (("DELETE", ""), ("POST", "?lease=5"), ("POST", "?lease=0&error=x&delay=1h")):
@@ -423,7 +389,7 @@ def test_delete_takes_an_element_in_whatever_state(instance: Any, core: Any, que
 
 @pytest.mark.parametrize("matched", [True, False])
 def test_a_lease_is_prolonged(instance: Any, queue: str, matched: bool) -> None:
-    add(instance, queue, "a")
+    batch_add(instance, queue, "a")
     lease = get(instance, queue, "?lease=2s")["lease"]
     status, headers, body = instance.http("POST", f"/q/{queue}/1?lease=1h", None, match(lease) if matched else {})
     q = queue.encode()
@@ -439,7 +405,7 @@ def test_lease_0_gives_it_back_at_once_and_is_no_failed_try(
     instance: Any, core: Any, queue: str, matched: bool
 ) -> None:
     reactor.wait(core.set, queue.encode(), {"max_deliveries": "1"})
-    add(instance, queue, "a", "b")
+    batch_add(instance, queue, "a", "b")
     for tries in (1, 2, 3):
         got = get(instance, queue, "?lease=1h")
         assert (got["value"], got["deliveries"]) == ("a", tries)
@@ -450,7 +416,7 @@ def test_lease_0_gives_it_back_at_once_and_is_no_failed_try(
 
 
 def test_given_back_with_a_delay_it_comes_later(instance: Any, queue: str) -> None:
-    add(instance, queue, "a", "b")
+    batch_add(instance, queue, "a", "b")
     lease = get(instance, queue, "?max=2&lease=1h")[0]["lease"]
     assert instance.http("POST", f"/q/{queue}/1?lease=0&delay=1h", None, match(lease))[0] == 200
     assert instance.form(f"/q/{queue}/2", "lease=0&delay=300ms")[0] == 200
@@ -464,7 +430,7 @@ def test_a_try_has_failed_when_it_is_given_back_with_an_error_or_its_lease_ended
     instance: Any, core: Any, queue: str
 ) -> None:
     reactor.wait(core.set, queue.encode(), {"max_deliveries": "3", "backoff": "fixed:1"})
-    add(instance, queue, "a")
+    batch_add(instance, queue, "a")
     get(instance, queue, "?lease=1h")
     instance.http("POST", f"/q/{queue}/1?lease=0")  # no failure
     get(instance, queue, "?lease=1h&wait=30")
@@ -483,7 +449,7 @@ def test_a_try_has_failed_when_it_is_given_back_with_an_error_or_its_lease_ended
 
 def test_an_error_without_a_delay_comes_again_when_backoff_says(instance: Any, core: Any, queue: str) -> None:
     reactor.wait(core.set, queue.encode(), {"backoff": "fixed:3600000"})
-    add(instance, queue, "a")
+    batch_add(instance, queue, "a")
     get(instance, queue, "?lease=1h")
     instance.http("POST", f"/q/{queue}/1?lease=0&error=x")
     assert lengths(instance, queue) == [0, 1, 0]
@@ -505,7 +471,7 @@ def test_an_error_without_a_delay_comes_again_when_backoff_says(instance: Any, c
     ],
 )
 def test_a_wrong_touch_does_nothing(instance: Any, queue: str, query: str, status: int, word: str) -> None:
-    add(instance, queue, "a")
+    batch_add(instance, queue, "a")
     get(instance, queue, "?lease=1h")
     assert problem(instance.http("POST", f"/q/{queue}/1{query}")) == (status, word)
     said = look(instance, queue, 1)
@@ -514,7 +480,7 @@ def test_a_wrong_touch_does_nothing(instance: Any, queue: str, query: str, statu
 
 
 def test_what_is_not_leased_is_412_and_what_is_gone_404(instance: Any, queue: str) -> None:
-    add(instance, queue, "a")
+    batch_add(instance, queue, "a")
     for lease in ("0", "5"):
         assert problem(instance.http("POST", f"/q/{queue}/1?lease={lease}")) == (412, "lease-lost")
         assert problem(instance.http("POST", f"/q/{queue}/2?lease={lease}")) == (404, "not-found")
@@ -526,7 +492,7 @@ def test_what_is_not_leased_is_412_and_what_is_gone_404(instance: Any, queue: st
 
 
 def test_looking_at_one_tells_all_and_touches_nothing(instance: Any, queue: str) -> None:
-    add(instance, queue, "a")
+    batch_add(instance, queue, "a")
     instance.http("POST", "/queue", json.dumps({"cmd": "get", "queue": queue}), TEXT)
     for _ in range(2):
         said = look(instance, queue, 1)
@@ -554,9 +520,8 @@ def test_looking_at_one_tells_when_its_state_ends_by_itself(instance: Any, queue
 # -- many leases
 
 
-def test_many_are_acknowledged_and_given_back_at_any_instance(instance: Any, start: Any, queue: str) -> None:
-    other = start()
-    add(instance, queue, *"abcdef")
+def test_many_are_acknowledged_and_given_back_at_any_instance(instance: Any, other: Any, queue: str) -> None:
+    batch_add(instance, queue, *"abcdef")
     leases = [one["lease"] for one in get(instance, queue, "?max=6&lease=1h")]
     instance.http("DELETE", f"/q/{queue}/2")
     instance.http("POST", f"/q/{queue}/5?lease=0")
@@ -583,14 +548,14 @@ def test_many_are_acknowledged_and_given_back_at_any_instance(instance: Any, sta
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/x-www-form-urlencoded", ""])
 def test_the_body_is_json_whatever_its_type(instance: Any, queue: str, kind: str) -> None:
-    add(instance, queue, "a")
+    batch_add(instance, queue, "a")
     lease = get(instance, queue, "?lease=1h")["lease"]
     answer = instance.http("POST", f"/q/{queue}/ack?callback=f", json.dumps({"ack": [lease]}), {"Content-Type": kind})
     assert answer[2] == b'f({"queue": "%b", "acked": 1, "nacked": 0, "lost": []});\r\n' % queue.encode()
 
 
 def test_a_thousand_of_each_go_in_one_request(instance: Any, queue: str) -> None:
-    add(instance, queue, *map(str, range(2000)))
+    batch_add(instance, queue, *map(str, range(2000)))
     acks = [one["lease"] for one in get(instance, queue, "?max=1000&lease=1h")]
     nacks = [{"lease": one["lease"], "delay": 3600} for one in get(instance, queue, "?max=1000&lease=1h")]
     for document in ({"ack": [*acks, "1.1@x"]}, {"nack": [*nacks, {"lease": "1.1@x"}]}):
@@ -631,7 +596,7 @@ def test_a_thousand_of_each_go_in_one_request(instance: Any, queue: str) -> None
 def test_a_wrong_acknowledgement_is_named_and_does_nothing(
     instance: Any, queue: str, body: str, word: str, said: str
 ) -> None:
-    add(instance, queue, "a")
+    batch_add(instance, queue, "a")
     lease = get(instance, queue, "?lease=1h")["lease"]
     answer = instance.http("POST", f"/q/{queue}/ack", body.replace("L", lease))
     assert problem(answer) == (400, word)
@@ -644,19 +609,10 @@ def test_a_wrong_acknowledgement_is_named_and_does_nothing(
 # -- who is gone when the answer comes
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that a test may stop for a moment."""
-    (tmp_path / "redis").mkdir()
-    server = RedisServer(tmp_path / "redis")
-    yield server
-    server.stop()
-
-
 @pytest.mark.parametrize("query", ["lease=1h", "max=5", "max=5&lease=1h", "lease=1h&wait=9", "max=5&wait=9"])
 def test_what_comes_for_a_client_that_has_left_goes_back(own: Any, start: Any, queue: str, query: str) -> None:
     one = start("[server]\naccess_log = yes\n[redis]\ndeadline = 60s\n", own.address)
-    add(one, queue, "a", "b")
+    batch_add(one, queue, "a", "b")
     with redis.Redis(unix_socket_path=str(own.socket)) as store:
         store.client_pause(20_000, all=False)
         with socket.create_connection(("127.0.0.1", one.port)) as link:
@@ -695,7 +651,7 @@ def test_leases_and_looking_need_the_consumer_s_section(start: Any, queue: str) 
 
 def test_what_only_looks_ahead_leases_nothing_and_get_consumes_no_holds_for_options_too(start: Any, queue: str) -> None:
     one = start("[server]\nget_consumes = no\n")
-    add(one, queue, "stays")
+    batch_add(one, queue, "stays")
     for query in ("?lease=5", "?max=5", "?wait=5"):
         assert one.http("GET", f"/q/{queue}{query}")[0] == 405
         assert one.http("GET", f"/?queue={queue}&{query[1:]}")[0] == 405

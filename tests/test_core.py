@@ -19,30 +19,12 @@ import pytest
 import reactor
 import redis
 from conftest import ROOT, TWISTD, Instance, RedisServer, free_port, troubles
+from wire import FORM, until
 
 from restmq.errors import Full, Unavailable
 from restmq.redis import NEEDED, Redis, encode, info, named, too_old
 
 pytestmark = [pytest.mark.wire, pytest.mark.store]
-
-
-def until(done: Any, seconds: float = 30) -> None:
-    """Wait until done() is true."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that a test may stop, fill and lock."""
-    (tmp_path / "redis").mkdir()
-    server = RedisServer(tmp_path / "redis")
-    yield server
-    if server.process.poll() is None:
-        server.process.send_signal(signal.SIGCONT)
-        server.stop()
 
 
 def client(server: RedisServer, db: int = 0, password: str | None = None) -> Any:
@@ -315,7 +297,6 @@ def test_a_full_redis_refuses_adds_and_does_everything_else(own: Any, start: Any
     assert "given up" not in log and "fail" not in log, log
 
 
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 def test_a_redis_that_was_full_and_new_at_the_start_serves_when_there_is_room(own: Any) -> None:

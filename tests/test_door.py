@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Instance, RedisServer, http_call
+from wire import FORM
 
 pytestmark = pytest.mark.wire
 
@@ -84,8 +85,7 @@ def test_an_idle_connection_is_kept_for_a_grace_and_told_its_end(start: Any, que
         except ConnectionRefusedError:
             break
         assert time.monotonic() - began < 5
-    form = {"Content-Type": "application/x-www-form-urlencoded"}
-    used.request("POST", f"/q/{queue}", "value=late", form)
+    used.request("POST", f"/q/{queue}", "value=late", FORM)
     said = used.getresponse()
     assert (said.status, said.headers["Connection"], said.read()) == (200, "close", f"{queue}:1\r\n".encode())
     assert idle.sock.recv(1) == b""  # not reset

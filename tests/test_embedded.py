@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from wire import until
 
 from restmq import embedded
 from restmq.config import Settings
@@ -77,7 +78,7 @@ class Instance:
             self.lines.append(line.rstrip())
 
     def ready(self) -> Instance:
-        wait(lambda: self.said("READY") or self.process.poll() is not None)
+        until(lambda: self.said("READY") or self.process.poll() is not None)
         assert self.said("READY"), self.lines
         return self
 
@@ -102,13 +103,6 @@ class Instance:
         self.process.send_signal(number)
         self.process.wait(20)
         self._reader.join(0.5 if number == signal.SIGKILL else 20)
-
-
-def wait(until, seconds: float = 15) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -205,15 +199,15 @@ def test_a_redis_that_died_is_back_with_its_data(start, tmp_path):
     one.ask("SET a 1")
     dead = one.pid()
     os.kill(dead, signal.SIGKILL)
-    wait(lambda: not alive(dead))
+    until(lambda: not alive(dead))
 
     def back() -> bool:
         with contextlib.suppress(OSError, ValueError):
             return one.pid() != dead
         return False
 
-    wait(back, 20)  # an idle machine takes a few hundredths of a second
-    wait(lambda: not one.ask("GET a").startswith(b"-LOADING"))
+    until(back, seconds=20)  # an idle machine takes a few hundredths of a second
+    until(lambda: not one.ask("GET a").startswith(b"-LOADING"))
     assert one.ask("GET a") == b"$1\r\n1\r\n"
 
 

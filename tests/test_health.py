@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from conftest import RedisServer
+from wire import until
 
 pytestmark = pytest.mark.wire
 NO_FILE = "Redis has no append-only file"
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis whose settings a test may change."""
-    (tmp_path / "redis").mkdir()
-    server = RedisServer(tmp_path / "redis")
-    yield server
-    server.process.kill()  # a SIGTERM waits until a file that was switched on again is whole
-    server.process.wait(10)
-
-
-def until(good: Any) -> None:
-    """Wait for something that comes."""
-    end = time.monotonic() + 60
-    while not good():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_health_and_readiness(instance: Any, start: Any, redis_server: Any) -> None:
@@ -59,7 +39,7 @@ def test_the_log_says_what_is_not_well_with_redis_once_each_time_it_changes(own:
     assert (said(NO_FILE), said("evicts keys")) == (1, 1)
     link.config_set("appendonly", "yes")
     link.config_set("maxmemory-policy", "noeviction")
-    until(lambda: one.http("GET", "/readyz")[2] == b"OK\r\n")
+    until(lambda: one.http("GET", "/readyz")[2] == b"OK\r\n", seconds=60)
     assert (said(NO_FILE), said("evicts keys"), said("serves well again")) == (1, 1, 1)
     link.config_set("appendonly", "no")
-    until(lambda: said(NO_FILE) == 2)  # nobody asked: it looks by itself
+    until(lambda: said(NO_FILE) == 2, seconds=60)  # nobody asked: it looks by itself

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from fanout import Plan, run
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 from websockets.sync.client import connect
-from wire import HANDSHAKE, Wire, add, batch, handler, ring, stats, texts
+from wire import HANDSHAKE, TEXT, Wire, add, batch, handler, ring, stats, texts, until
 
 from restmq.errors import Forbidden
 from restmq.live import RETRY_ENDING, Comet, Live, Sse, comment, documents
@@ -496,10 +495,7 @@ def test_without_redis_sse_says_why_with_200_and_comet_with_503_and_who_is_there
         ws = listen(one, f"/ws/{queue}.away", headers=HANDSHAKE)
         assert ws.status == 503
         redis.start()
-        deadline = time.monotonic() + 10
-        while one.http("POST", f"/q/{queue}", "v", {"Content-Type": "text/plain"})[0] != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: one.http("POST", f"/q/{queue}", "v", TEXT)[0] == 200, seconds=10)
         assert stays.until(lambda c: c.objects).values == ["v"]
     finally:
         redis.stop()

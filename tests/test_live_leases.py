@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from wire import Listener, Socket, add, batch_add, soon, stats, texts
+from wire import Listener, Socket, add, batch_add, stats, texts, until
 
 pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
@@ -56,7 +56,7 @@ def test_each_element_carries_its_lease_and_stays_in_the_queue_until_acknowledge
     assert list(element) == ["key", "value", "lease"]
     assert element["lease"].startswith("1.1@")
     assert consumer.ids == []
-    soon(lambda: look(instance, shared, 1)["state"] == "leased")
+    until(lambda: look(instance, shared, 1)["state"] == "leased")
     assert instance.http("GET", f"/q/{shared}")[0] == 204
     assert ack(instance, shared, element["lease"])["acked"] == 1
     assert look(instance, shared, 1)["state"] == "gone"
@@ -66,12 +66,11 @@ def test_each_element_carries_its_lease_and_stays_in_the_queue_until_acknowledge
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(("prefetch", "out"), [("", 1), ("&prefetch=3", 3)])
 def test_prefetch_bounds_what_is_out_and_an_acknowledgement_anywhere_makes_room(
-    instance: Any, start: Any, listen: Any, shared: str, transport: str, prefetch: str, out: int
+    instance: Any, other: Any, listen: Any, shared: str, transport: str, prefetch: str, out: int
 ) -> None:
     consumer = listen(instance, f"/{transport}/{shared}?lease=60{prefetch}")
     batch_add(instance, shared, *texts(10))
     assert consumer.until(have(out)).quiet().values == texts(out)
-    other = start()
     ack(other, shared, leases(consumer)[0])
     assert consumer.until(have(out + 1)).quiet().values == texts(out + 1)
     status, _, body = other.http("DELETE", f"/q/{shared}/2", headers={"If-Match": f'"{leases(consumer)[1]}"'}) \
@@ -130,9 +129,9 @@ def test_closing_gives_back_what_is_not_acknowledged_and_only_the_oldest_counts_
     ack(one, queue, leases(consumer)[0])
     consumer.until(have(5))
     consumer.close()
-    soon(lambda: look(one, queue, 2)["state"] == "dead", lambda: look(one, queue, 2))
+    until(lambda: look(one, queue, 2)["state"] == "dead", lambda: look(one, queue, 2))
     assert look(one, queue, 2)["errors"] == ["its consumer closed"]
-    soon(lambda: stats(one, queue)["len"] == 4, lambda: stats(one, queue))
+    until(lambda: stats(one, queue)["len"] == 4, lambda: stats(one, queue))
     found = listen(one, f"/{transport}/{queue}?lease=60&prefetch=10").until(have(4)).elements
     assert [(item["value"], item["lease"].partition("@")[0]) for item in found] == [
         ("v2", "3.2"), ("v3", "4.2"), ("v4", "5.2"), ("v5", "6.1"),
@@ -151,7 +150,7 @@ def test_the_end_of_an_instance_gives_back_without_a_failed_try(
     one.process.send_signal(signal.SIGTERM)
     for consumer in consumers:
         consumer.until_end()
-    soon(lambda: stats(instance, queue)["len"] == 6, lambda: stats(instance, queue))
+    until(lambda: stats(instance, queue)["len"] == 6, lambda: stats(instance, queue))
     assert [look(instance, queue, number)["state"] for number in range(1, 7)] == ["waiting"] * 6
 
 
@@ -170,10 +169,9 @@ def test_the_death_of_an_instance_gives_back_what_its_consumers_leased(
 
 @pytest.mark.parametrize("how", ["http", "ws"])
 def test_an_acknowledgement_at_once_is_taken_however_fast_it_comes(
-    instance: Any, start: Any, listen: Any, shared: str, how: str
+    instance: Any, other: Any, listen: Any, shared: str, how: str
 ) -> None:
     consumer: Socket = listen(instance, f"/ws/{shared}?lease=60&prefetch=1")
-    other = start()
     batch_add(instance, shared, *texts(100))
     for number in range(100):
         element = consumer.until(have(number + 1)).elements[number]
@@ -182,16 +180,16 @@ def test_an_acknowledgement_at_once_is_taken_however_fast_it_comes(
             consumer.send(cmd="del", queue=shared, key=element["key"], match=element["lease"])
         else:
             assert ack(other, shared, element["lease"])["acked"] == 1
-    soon(lambda: stats(instance, shared)["leased"] == 0, lambda: stats(instance, shared))
+    until(lambda: stats(instance, shared)["leased"] == 0, lambda: stats(instance, shared))
     assert stats(instance, shared)["len"] == 0
 
 
 def test_two_consumers_of_different_prefetch_share_as_they_acknowledge(
-    instance: Any, start: Any, listen: Any, shared: str
+    instance: Any, other: Any, listen: Any, shared: str
 ) -> None:
     many = listen(instance, f"/c/{shared}?lease=60&prefetch=8")
-    few = listen(start(), f"/c/{shared}?lease=60&prefetch=2")
-    soon(lambda: stats(instance, shared)["consumers"] == 2)
+    few = listen(other, f"/c/{shared}?lease=60&prefetch=2")
+    until(lambda: stats(instance, shared)["consumers"] == 2)
     batch_add(instance, shared, *texts(50))
     many.until(have(8)), few.until(have(2))
     assert (len(many.quiet().values), len(few.quiet().values)) == (8, 2)
@@ -222,7 +220,7 @@ def test_a_broadcast_queue_refuses_with_the_reason(instance: Any, listen: Any, q
     answer = listen(instance, f"/{transport}/{queue}?lease=60").until_end()
     assert answer.status == 400
     assert b"broadcasts, and what everybody gets nobody can lease" in answer.body
-    soon(lambda: stats(instance, queue)["consumers"] == 0)
+    until(lambda: stats(instance, queue)["consumers"] == 0)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -230,14 +228,13 @@ def test_one_broadcast_queue_among_several_refuses_all(
     instance: Any, listen: Any, shared: str, transport: str
 ) -> None:
     assert listen(instance, f"/{transport}/{shared},{shared}.plain?lease=60").until_end().status == 400
-    soon(lambda: stats(instance, shared)["consumers"] == 0)
+    until(lambda: stats(instance, shared)["consumers"] == 0)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_queue_made_broadcast_closes_who_leases_and_counts_no_try(
-    instance: Any, start: Any, listen: Any, shared: str, transport: str
+    instance: Any, other: Any, listen: Any, shared: str, transport: str
 ) -> None:
-    other = start()
     leasing = listen(instance, f"/{transport}/{shared}?lease=60&prefetch=2")
     add(instance, shared, "a", "b")
     leasing.until(have(2))
@@ -249,7 +246,7 @@ def test_a_queue_made_broadcast_closes_who_leases_and_counts_no_try(
     if transport == "ws":
         assert leasing.reason == reason
     assert reason in instance.log.read_text()
-    soon(lambda: stats(instance, shared)["len"] == 2)
+    until(lambda: stats(instance, shared)["len"] == 2)
     assert "errors" not in look(instance, shared, 1)
     assert listen(instance, f"/c/{shared}").until(have(2)).values == ["a", "b"]
 

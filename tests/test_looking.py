@@ -10,12 +10,12 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from wire import BATCH, FORM, TEXT, Listener, until
 
 from restmq import scripts
 from restmq.looking import STATES, Rates
 
 pytestmark = pytest.mark.wire
-TEXT = {"Content-Type": "text/plain"}
 COLUMNS = (
     "added waiting delayed leased dead taken delivered acked deleted expired purged dropped bytes imbalance"
 ).split()
@@ -69,8 +69,7 @@ def look(instance: Any, path: str) -> Any:
 
 def problem(instance: Any, method: str, path: str, body: str | None = None) -> tuple[int, str]:
     """An error's status and word."""
-    form = {"Content-Type": "application/x-www-form-urlencoded"}
-    status, _, answer = instance.http(method, path, body, form)
+    status, _, answer = instance.http(method, path, body, FORM)
     return status, json.loads(answer).get("type", "").replace("urn:restmq:", "")
 
 
@@ -153,16 +152,11 @@ def test_pages_of_a_look_join_without_gap_or_double(instance: Any, queue: str, s
 
 
 def test_history_is_shown_in_order_of_delivery(instance: Any, queue: str) -> None:
-    from wire import Listener
-
     listener = Listener(instance.port, f"/c/{queue}")
     try:
         for value in "abc":
             instance.form(f"/q/{queue}", f"value={value}")
-        end = time.monotonic() + 30
-        while look(instance, f"/ledger/{queue}")["delivered"] < 3:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: look(instance, f"/ledger/{queue}")["delivered"] == 3)
     finally:
         listener.close()
     page = look(instance, f"/peek/{queue}?state=history&max=2")
@@ -173,17 +167,12 @@ def test_history_is_shown_in_order_of_delivery(instance: Any, queue: str) -> Non
 
 
 def test_a_long_history_is_paged(instance: Any, queue: str) -> None:
-    from wire import Listener
-
     assert instance.form(f"/settings/{queue}", "history=5000")[0] == 200
     listener = Listener(instance.port, f"/c/{queue}")
     try:
         lines = "".join(f"{number}\n" for number in range(2500))
-        assert instance.http("POST", f"/q/{queue}", lines, {"Content-Type": "application/x-ndjson"})[0] == 200
-        end = time.monotonic() + 60
-        while look(instance, f"/ledger/{queue}")["delivered"] < 2500:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        assert instance.http("POST", f"/q/{queue}", lines, BATCH)[0] == 200
+        until(lambda: look(instance, f"/ledger/{queue}")["delivered"] == 2500, seconds=60)
     finally:
         listener.close()
     shown, after = [], ""

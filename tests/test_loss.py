@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Instance, RedisServer
-from wire import Listener
+from wire import Listener, until
 
 pytestmark = pytest.mark.wire
-
-
-def until(done: Callable[[], Any], seconds: float = 20) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture

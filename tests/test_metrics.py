@@ -6,16 +6,13 @@ import json
 import re
 import signal
 import socket
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import ROOT, RedisServer
 from prometheus_client.parser import text_string_to_metric_families
-from wire import HANDSHAKE, Listener
+from wire import HANDSHAKE, Listener, until
 
 from restmq.metrics import COUNTERS, GAUGES, Requests, route_name
 from restmq.web import ROUTES
@@ -136,10 +133,7 @@ def test_who_listens_is_told_by_transport(start: Any, queue: str) -> None:
     for listener in listeners:
         listener.close()
     ws.close()
-    end = time.monotonic() + 30
-    while scrape(one)["restmq_live_consumers", "comet"]:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: not scrape(one)["restmq_live_consumers", "comet"])
 
 
 def test_the_process_and_redis_are_told(instance: Any) -> None:
@@ -148,17 +142,6 @@ def test_the_process_and_redis_are_told(instance: Any) -> None:
     assert found["restmq_redis_up",] == 1 and 0 < found["restmq_redis_ping_seconds",] < 10
     assert found["restmq_redis_link_up", "commands"] == found["restmq_redis_link_up", "messages"] == 1
     assert found["restmq_waiting_gets",] == 0
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that a test may end."""
-    (tmp_path / "redis").mkdir()
-    server = RedisServer(tmp_path / "redis")
-    yield server
-    if server.process.poll() is None:
-        server.process.send_signal(signal.SIGCONT)
-        server.stop()
 
 
 def test_it_answers_while_redis_is_away(own: RedisServer, start: Any) -> None:
@@ -170,8 +153,5 @@ def test_it_answers_while_redis_is_away(own: RedisServer, start: Any) -> None:
     assert found["restmq_redis_up",] == 0 and ("restmq_queue_waiting", "x") not in found
     own.process.send_signal(signal.SIGCONT)
     own.stop()  # it is not there
-    end = time.monotonic() + 30
-    while scrape(one)["restmq_redis_link_up", "commands"]:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: not scrape(one)["restmq_redis_link_up", "commands"])
     assert scrape(one)["restmq_redis_up",] == 0

@@ -19,10 +19,9 @@ import pytest
 from conftest import ROOT, http_call
 from deployed import Nginx, Site, deployed, until
 from websockets.sync.client import connect
-from wire import Listener
+from wire import FORM, Listener
 
 pytestmark = pytest.mark.timeout(300)
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 #: Longest time in which an element that is delivered "at once" may take on a busy machine, in seconds.
 AT_ONCE = 5.0
 

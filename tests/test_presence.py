@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import reactor
 import redis
 from twisted.internet.task import Clock
+from wire import until
 
 from restmq.core import Core
 from restmq.presence import Presence
@@ -18,14 +18,6 @@ pytestmark = pytest.mark.store
 DB = 11
 ALIVE, DOOMED, LAST = (f"restmq:{{inst}}:{word}" for word in ("alive", "doomed", "last"))
 LASTS = 3000
-
-
-def until(done: Any, seconds: float = 20) -> None:
-    """Wait until done() is true."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -184,7 +176,7 @@ def test_reaping_that_takes_long_keeps_no_beat_back(core: Core, link: Any) -> No
         until(lambda before=before: len(one.told) > before and not one.presence._asking)
     assert one.presence._keeping
     assert link.exists("restmq:{inst}:q:dead")
-    until(lambda: not one.presence._keeping, 60)
+    until(lambda: not one.presence._keeping, seconds=60)
     assert not link.exists("restmq:{inst}:q:dead")
 
 

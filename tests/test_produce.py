@@ -5,52 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import reactor
 import redis
 from conftest import RedisServer, http_call
+from wire import BATCH, FORM, TEXT, lengths, until
 
 pytestmark = pytest.mark.wire
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-TEXT = {"Content-Type": "text/plain"}
-BATCH = {"Content-Type": "application/x-ndjson"}
 MIB = 1 << 20
-
-
-def until(done: Any, seconds: float = 30) -> None:
-    """Wait until done() is true."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def core(redis_server: Any) -> Iterator[Any]:
-    """The layer below HTTP, on the same Redis: it says what settings and flow of a queue are to be."""
-    with reactor.core(redis_server.address) as one:
-        until(lambda: one.redis.link is not None)
-        yield one
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that a test may stop and fill."""
-    (tmp_path / "redis").mkdir()
-    server = RedisServer(tmp_path / "redis")
-    yield server
-    server.stop()
-
-
-def lengths(instance: Any, queue: str) -> list[int]:
-    """How many wait, are delayed, are leased."""
-    headers = instance.http("HEAD", f"/q/{queue}")[1]
-    return [int(headers[f"restmq-{word}"]) for word in ("waiting", "delayed", "leased")]
 
 
 def values(instance: Any, queue: str) -> list[str]:
@@ -261,9 +225,8 @@ def test_a_key_is_remembered_as_long_as_restmq_conf_says(start: Any, queue: str)
 
 
 def test_a_key_holds_at_any_instance_and_after_a_purge_but_not_after_forget(
-    instance: Any, start: Any, queue: str
+    instance: Any, other: Any, queue: str
 ) -> None:
-    other = start()
     again(instance, f"/q/{queue}", "value=a", FORM, "k")
     assert again(other, f"/q/{queue}", "value=a", FORM, "k") == (200, "true", keys(queue, 1, 1))
     instance.http("DELETE", f"/q/{queue}")

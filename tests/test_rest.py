@@ -11,13 +11,12 @@ from urllib.parse import quote, urlencode
 
 import pytest
 import redis
+from wire import FORM, TEXT
 
 from restmq import rest
 from restmq.slot import deferred
 
 pytestmark = pytest.mark.wire
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-TEXT = {"Content-Type": "text/plain"}
 MIB = 1 << 20
 
 VALUES = [

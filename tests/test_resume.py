@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import RedisServer
-from wire import Listener, add, batch_add, soon, stats, texts
+from wire import Listener, add, batch_add, stats, texts, until
 
 pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
@@ -41,7 +41,7 @@ def past(instance: Any, queue: str, listen: Any) -> Any:
             batch_add(where, name, *texts(count))
         ids: list[str] = first.until(have(count)).ids
         first.close()
-        soon(lambda: stats(where, name)["consumers"] == 0)
+        until(lambda: stats(where, name)["consumers"] == 0)
         return ids
 
     return make
@@ -130,7 +130,7 @@ def test_other_words_are_refused(instance: Any, listen: Any, queue: str, transpo
     answer = listen(instance, f"/{transport}/{queue}?since={words.replace('QUEUE', queue)}")
     assert answer.status == 400
     assert b"urn:restmq:bad-option" in answer.until_end().body
-    soon(lambda: stats(instance, queue)["consumers"] == 0)
+    until(lambda: stats(instance, queue)["consumers"] == 0)
 
 
 def test_an_element_on_comet_and_a_websocket_has_an_id_only_when_since_was_sent(
@@ -282,7 +282,7 @@ def test_elements_that_expired_or_were_taken_are_no_gap(instance: Any, listen: A
     add(instance, queue, "b")
     first.until(have(3))
     first.close()
-    soon(lambda: stats(instance, queue)["consumers"] == 0)
+    until(lambda: stats(instance, queue)["consumers"] == 0)
     add(instance, queue, "taken")
     assert b"taken" in instance.http("GET", f"/q/{queue}")[2]
     time.sleep(0.4)
@@ -314,7 +314,7 @@ def test_a_roundrobin_queue_replays_only_what_was_broadcast(instance: Any, liste
     assert again.values == ["v8", "v9", "turn"]
     assert again.ids == ids[8:]
     again.close()
-    soon(lambda: stats(instance, queue)["consumers"] == 0)
+    until(lambda: stats(instance, queue)["consumers"] == 0)
     assert listen(instance, f"/c/{queue}?since=all").until(have(10)).quiet().values == texts(10)
 
 
@@ -403,14 +403,14 @@ def test_the_only_consumer_s_past_counts_for_nothing_as_long_as_it_is_not_there(
     first = listen(one, f"/c/{queue}")
     flood(one, queue, first, 10)
     first.close()
-    soon(lambda: stats(one, queue)["consumers"] == 0)
+    until(lambda: stats(one, queue)["consumers"] == 0)
     lazy = listen(one, f"/c/{queue}?since=all", buffer=4096)
     add(one, queue, "not read")
-    soon(lambda: stats(one, queue)["leased"] == 1)
+    until(lambda: stats(one, queue)["leased"] == 1)
     time.sleep(0.3)
     assert stats(one, queue)["delivered"] == 1000
     lazy.close()
-    soon(lambda: stats(one, queue)["consumers"] == 0)
+    until(lambda: stats(one, queue)["consumers"] == 0)
     assert stats(one, queue)["len"] == 1
     assert listen(one, f"/c/{queue}").until(have(1), 10).values == ["not read"]
 
@@ -426,7 +426,7 @@ def test_who_leaves_in_the_middle_of_its_past_leaves_nothing_behind(start: Any, 
         target = f"/{transport}/{','.join(names)}?since=all"
         listen(one, target, buffer=4096).close()
     for name in names:
-        soon(lambda name=name: stats(one, name)["consumers"] == 0)
+        until(lambda name=name: stats(one, name)["consumers"] == 0)
     add(one, names[0], "next")
     assert listen(one, f"/c/{names[0]}").until(have(1)).values == ["next"]
     assert "failed" not in one.log.read_text()
@@ -455,7 +455,7 @@ def test_when_redis_goes_while_the_past_is_read_the_stream_ends_with_a_reason(
         assert numbers(lazy) == list(range(1, len(lazy.elements) + 1))
         server.start()
         word = lazy.ids[-1]
-        soon(lambda: one.http("GET", "/readyz")[0] == 200)
+        until(lambda: one.http("GET", "/readyz")[0] == 200)
         again = listen(one, f"/{transport}/{queue}?since={word}").until(lambda c: b":2000" in c.body[-6000:], 30)
         assert numbers(again) == list(range(len(lazy.elements) + 1, 2001))
         assert first.ended is False
@@ -475,7 +475,7 @@ def test_a_page_that_is_loaded_again_under_load_stops_nothing(start: Any, listen
         batch_add(one, queue, *[value] * 100)
         new.read(0.01)
     new.until(lambda c: c.body.count(b'"v14"') >= 100, 30)
-    soon(lambda: stats(one, queue)["len"] + stats(one, queue)["leased"] == 0, lambda: stats(one, queue))
+    until(lambda: stats(one, queue)["len"] + stats(one, queue)["leased"] == 0, lambda: stats(one, queue))
 
 
 def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(

@@ -15,16 +15,9 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Instance, RedisServer
+from wire import FORM, until
 
 pytestmark = pytest.mark.wire
-
-
-def until(done: Any, seconds: float = 15) -> None:
-    """Wait until done() is true."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_sigterm_ends_streams_cleanly_and_logs_no_trouble(start: Any, queue: str) -> None:
@@ -83,8 +76,8 @@ def test_redis_away_is_503_and_live_consumers_stay(tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
-def test_two_instances_share_a_queue(start: Any, queue: str) -> None:
-    one, two = start(), start()
+def test_two_instances_share_a_queue(instance: Any, other: Any, queue: str) -> None:
+    one, two = instance, other
     heard: dict[int, list[bytes]] = {}
 
     def listen(instance: Any, lines: list[bytes]) -> None:
@@ -127,11 +120,10 @@ def test_start_sh_embeds_a_redis_and_finds_its_data_again(tmp_path: Path) -> Non
         began = time.monotonic()
         with (tmp_path / "log").open("ab") as log:
             process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-        until(ready, 100)
+        until(ready, seconds=100)
         took.append(time.monotonic() - began)
-        form = {"Content-Type": "application/x-www-form-urlencoded"}
         answer = (
-            http_call(port, "POST", "/q/kept", "value=x", form) if len(took) == 1 else http_call(port, "GET", "/q/kept")
+            http_call(port, "POST", "/q/kept", "value=x", FORM) if len(took) == 1 else http_call(port, "GET", "/q/kept")
         )
         assert answer[2] == wanted
         process.terminate()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from urllib.parse import quote_plus
 
 import pytest
 from conftest import Instance
+from wire import until
 
 pytestmark = pytest.mark.wire
 
@@ -77,19 +77,11 @@ def listening(one: Instance, path: Path) -> Iterator[Path]:
         command = words(one, ["-N", "-D", str(head), "http://localhost:8888/c/queue_name"])
         process = subprocess.Popen(command, stdout=file)
     try:
-        wait_for(lambda: head.exists() and head.read_bytes().endswith(b"\r\n\r\n"))
+        until(lambda: head.exists() and head.read_bytes().endswith(b"\r\n\r\n"))
         yield path
     finally:
         process.kill()
         process.wait(10)
-
-
-def wait_for(good: Any) -> None:
-    """Until it is so, or the test fails."""
-    end = time.monotonic() + 20
-    while not good():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def consumers(one: Instance) -> int:
@@ -110,11 +102,11 @@ def test_every_command_that_was_shown_prints_what_was_shown_in_its_order(one: In
     assert curl(one, QUEUE) == b'{"count": 0, "key": "queue_name:1", "value": "my element"}\r\n'
 
     with listening(one, tmp_path / "first") as first, listening(one, tmp_path / "second") as second:
-        wait_for(lambda: consumers(one) == 2)
+        until(lambda: consumers(one) == 2)
         assert curl(one, *PRODUCE) == b"queue_name:2\r\n"
         seen = b'{"key": "queue_name:2", "value": "my element"}\r\n'
-        wait_for(lambda: first.read_bytes() == second.read_bytes() == seen)
-    wait_for(lambda: consumers(one) == 0)
+        until(lambda: first.read_bytes() == second.read_bytes() == seen)
+    until(lambda: consumers(one) == 0)
 
     assert curl(one, *PRODUCE) == b"queue_name:3\r\n"
     assert curl(one, "-X", "DELETE", QUEUE) == b'{"queue": "queue_name", "status": 1}\r\n'
@@ -131,11 +123,11 @@ def test_every_command_that_was_shown_prints_what_was_shown_in_its_order(one: In
 def test_with_the_round_robin_policy_only_one_live_consumer_sees_an_element(one: Instance, tmp_path: Path) -> None:
     assert curl(one, "-d", "policy=roundrobin", POLICY) == b"OK\r\n"
     with listening(one, tmp_path / "first") as first, listening(one, tmp_path / "second") as second:
-        wait_for(lambda: consumers(one) == 2)
+        until(lambda: consumers(one) == 2)
         for number in (1, 2):
             assert curl(one, *PRODUCE) == b"queue_name:%d\r\n" % number
         shown = [b'{"key": "queue_name:%d", "value": "my element"}\r\n' % number for number in (1, 2)]
-        wait_for(lambda: sorted([first.read_bytes(), second.read_bytes()]) == shown)
+        until(lambda: sorted([first.read_bytes(), second.read_bytes()]) == shown)
 
 
 @pytest.mark.parametrize("way", ["the JSON itself", "the field body", "the field msg"])

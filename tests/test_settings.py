@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire import FORM
 
 from restmq import rules, scripts
 from restmq.errors import BadOption, BadRequest
@@ -17,7 +18,6 @@ DEFAULTS = {
     "dead_ttl": "0s", "max_length": 0, "max_bytes": 0, "overflow": "refuse", "idle_ttl": "0s",
 }  # fmt: skip
 YEAR_MS = 366 * 86_400_000
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 JSON = {"Content-Type": "application/json"}
 times = st.integers(0, YEAR_MS)
 waits = st.integers(1, YEAR_MS)
@@ -182,8 +182,7 @@ def test_settings_are_set_all_or_none(instance: Any, queue: str) -> None:
 
 
 @pytest.mark.wire
-def test_bounds_hold_for_what_is_added_after_the_answer(instance: Any, start: Any, queue: str) -> None:
-    other = start()
+def test_bounds_hold_for_what_is_added_after_the_answer(instance: Any, other: Any, queue: str) -> None:
     post(instance, queue, "max_length=2")
     answers = [other.form(f"/q/{queue}", f"value={n}")[0] for n in range(3)]
     assert answers == [200, 200, 429]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import free_port
+from wire import until
 
 ROOT = Path(__file__).parent.parent
 TWISTD = [str(Path(sys.executable).parent / "twistd")]
@@ -33,12 +34,6 @@ def said(cwd: Path, *words: str) -> tuple[int, str]:
     process = twistd(cwd, *words)
     output, _ = process.communicate(timeout=30)
     return process.returncode, output
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-    return port
 
 
 def fetch(port: int, path: str, seconds: float = 20) -> bytes:
@@ -123,10 +118,7 @@ def test_a_daemon_tells_whoever_started_it_why_it_cannot_start(served, tmp_path)
     process = twistd(tmp_path / "daemon", "--port", str(port), "--redis", "127.0.0.1:1", daemon=True)
     text, _ = process.communicate(timeout=30)
     assert process.returncode == 1 and f"cannot listen on 127.0.0.1:{port}" in text
-    end = time.monotonic() + 20
-    while (tmp_path / "daemon" / "twistd.pid").exists():  # it tells first, and removes the file then
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: not (tmp_path / "daemon" / "twistd.pid").exists())  # it tells first, and removes the file then
     assert "cannot listen" in (tmp_path / "daemon" / "twistd.log").read_text()
 
 
@@ -142,10 +134,7 @@ def test_a_daemon_owns_its_directory_under_its_own_process_id(tmp_path):
         assert code == 1 and f"process id {daemon}:" in text
     finally:
         os.kill(daemon, signal.SIGTERM)
-    end = time.monotonic() + 20
-    while (tmp_path / "twistd.pid").exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: not (tmp_path / "twistd.pid").exists())
     assert (tmp_path / "twistd.log").stat().st_mode & 0o777 == 0o640
 
 

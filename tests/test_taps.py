@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import RedisServer
-from wire import Listener, add, batch_add, soon, stats, texts
+from wire import Listener, add, batch_add, stats, texts, until
 
 pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
@@ -26,9 +26,8 @@ def tapped(listener: Listener) -> Listener:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_tap_sees_every_add_on_every_instance_and_takes_none(
-    instance: Any, start: Any, listen: Any, queue: str, transport: str
+    instance: Any, other: Any, listen: Any, queue: str, transport: str
 ) -> None:
-    other = start()
     taps = [tapped(listen(where, f"/{transport}/{queue}?tap=1")) for where in (instance, other)]
     add(instance, queue, "one")
     batch_add(other, queue, "two", "three")
@@ -49,7 +48,7 @@ def test_a_tap_beside_consumers_changes_nothing_for_them(instance: Any, listen: 
     add(instance, queue, "broadcast")
     assert instance.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
     two = listen(instance, f"/c/{queue}")
-    soon(lambda: stats(instance, queue)["consumers"] == 2)
+    until(lambda: stats(instance, queue)["consumers"] == 2)
     batch_add(instance, queue, *texts(4))
     assert instance.form(f"/control/{queue}", "status=stop")[0] == 200
     add(instance, queue, "stopped")
@@ -58,7 +57,7 @@ def test_a_tap_beside_consumers_changes_nothing_for_them(instance: Any, listen: 
     assert sorted([*one.quiet().values, *two.values]) == ["broadcast", *texts(4)]
     assert stats(instance, queue)["len"] == 1
     tap.close(), one.close(), two.close()
-    soon(lambda: stats(instance, queue)["consumers"] == 0)
+    until(lambda: stats(instance, queue)["consumers"] == 0)
 
 
 def test_what_a_tap_saw_comes_once_more_to_nobody(instance: Any, listen: Any, queue: str) -> None:
@@ -67,7 +66,7 @@ def test_what_a_tap_saw_comes_once_more_to_nobody(instance: Any, listen: Any, qu
     tap.until(have(1))
     element = json.loads(instance.http("GET", f"/q/{queue}?lease=100ms")[2])
     assert element["value"] == "a"
-    soon(lambda: stats(instance, queue)["len"] == 1)  # the lease ended, and it waits again
+    until(lambda: stats(instance, queue)["len"] == 1)  # the lease ended, and it waits again
     assert tap.quiet().values == ["a"]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import RedisServer
+from wire import BATCH, until
 
 pytestmark = pytest.mark.wire
 WAITS, EACH = 10_000, 125  # requests, and how many on one connection
@@ -20,14 +21,6 @@ WAITS, EACH = 10_000, 125  # requests, and how many on one connection
 def ask(queue: str, query: str) -> bytes:
     """A GET, for a connection of its own or one after others."""
     return f"GET /q/{queue}?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-
-
-def until(done: Any, seconds: float = 20) -> None:
-    """Wait until done() is true."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def look(instance: Any, queue: str) -> dict[str, Any]:
@@ -69,7 +62,7 @@ def test_ten_thousand_that_wait_cost_no_command_and_are_served_in_their_order(st
             link = socket.create_connection(("127.0.0.1", instance.port))
             link.sendall(ask("waited", "wait=60") * EACH)
             links.append(link)
-        until(lambda: look(instance, "waited")["waiters"] == WAITS, 60)
+        until(lambda: look(instance, "waited")["waiters"] == WAITS, seconds=60)
         time.sleep(1)
         before = commands(server)
         time.sleep(4)
@@ -77,7 +70,7 @@ def test_ten_thousand_that_wait_cost_no_command_and_are_served_in_their_order(st
         print(f"in 4 s: {idle} commands with nobody, {waiting} with {WAITS} that wait")
         assert waiting <= idle + 4  # a beat more or less
         lines = "\n".join(f"v{number}" for number in range(WAITS // 2))
-        kind = {"Content-Type": "application/x-ndjson"}
+        kind = BATCH
         assert instance.http("POST", "/q/waited", lines, kind)[0] == 200
         assert instance.http("POST", "/q/waited", lines, kind)[0] == 200
         numbers = []
@@ -92,8 +85,8 @@ def test_ten_thousand_that_wait_cost_no_command_and_are_served_in_their_order(st
         server.stop()
 
 
-def test_who_waits_is_woken_over_instances_in_the_order_of_arrival(start: Any, queue: str) -> None:
-    one, two = start(), start()
+def test_who_waits_is_woken_over_instances_in_the_order_of_arrival(instance: Any, other: Any, queue: str) -> None:
+    one, two = instance, other
     links = []
     for number, instance in enumerate((one, two, one, two)):
         link = socket.create_connection(("127.0.0.1", instance.port))
@@ -109,8 +102,8 @@ def test_who_waits_is_woken_over_instances_in_the_order_of_arrival(start: Any, q
 
 
 @pytest.mark.parametrize("query", ["wait=30", "wait=30&lease=60", "wait=30&max=5"])
-def test_a_client_that_leaves_while_it_waits_loses_nothing(start: Any, queue: str, query: str) -> None:
-    one, two = start(), start()
+def test_a_client_that_leaves_while_it_waits_loses_nothing(instance: Any, other: Any, queue: str, query: str) -> None:
+    one, two = instance, other
     gone = socket.create_connection(("127.0.0.1", one.port))
     gone.sendall(ask(queue, query))
     until(lambda: look(two, queue)["waiters"] == 1)
@@ -121,8 +114,10 @@ def test_a_client_that_leaves_while_it_waits_loses_nothing(start: Any, queue: st
     assert b'"kept"' in two.http("GET", f"/q/{queue}")[2]
 
 
-def test_clients_that_come_and_leave_at_random_lose_nothing_and_strand_nobody(start: Any, queue: str) -> None:
-    instances = [start(), start()]
+def test_clients_that_come_and_leave_at_random_lose_nothing_and_strand_nobody(
+    instance: Any, other: Any, queue: str
+) -> None:
+    instances = [instance, other]
     got: list[bytes] = []
     cut = threading.Event()
 
@@ -187,7 +182,7 @@ def test_redis_comes_back_and_who_waited_waits_on(start: Any, tmp_path: Any) -> 
 
 def test_ten_thousand_delays_that_end_together_end_at_their_time(instance: Any, queue: str) -> None:
     lines = "\n".join(f"v{number}" for number in range(10_000))
-    kind = {"Content-Type": "application/x-ndjson"}
+    kind = BATCH
     assert instance.http("POST", f"/q/{queue}?delay=2s", lines, kind)[0] == 200
     answered = time.monotonic()
     assert look(instance, queue)["delayed"] == 10_000
@@ -200,7 +195,7 @@ def test_ten_thousand_delays_that_end_together_end_at_their_time(instance: Any, 
 
 def test_ten_thousand_leases_that_end_together_end_at_their_time(instance: Any, queue: str) -> None:
     lines = "\n".join(f"v{number}" for number in range(10_000))
-    kind = {"Content-Type": "application/x-ndjson"}
+    kind = BATCH
     assert instance.http("POST", f"/q/{queue}", lines, kind)[0] == 200
     for _ in range(10):
         assert instance.http("GET", f"/q/{queue}?lease=3s&max=1000")[0] == 200
@@ -212,8 +207,10 @@ def test_ten_thousand_leases_that_end_together_end_at_their_time(instance: Any, 
 
 
 @pytest.mark.parametrize("what", ["delay", "lease"])
-def test_what_is_due_when_its_instance_is_dead_is_ended_by_another(start: Any, queue: str, what: str) -> None:
-    one, two = start(), start()
+def test_what_is_due_when_its_instance_is_dead_is_ended_by_another(
+    start: Any, instance: Any, queue: str, what: str
+) -> None:
+    one, two = start(), instance
     if what == "delay":
         assert one.form(f"/q/{queue}?delay=2s", "value=later")[0] == 200
     else:

@@ -7,16 +7,14 @@ import http.client
 import re
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
-from wire import HANDSHAKE, Listener, Talker
+from wire import FORM, HANDSHAKE, Listener, Talker, until
 
 pytestmark = pytest.mark.wire
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
@@ -29,14 +27,6 @@ def lines(path: Path, word: str, count: int, seconds: float = 30) -> list[str]:
             assert all(re.match(STAMP, line) for line in found)
             return [re.sub(f"^{STAMP} ", "", line) for line in found]
         assert time.monotonic() < deadline, f"{len(found)} lines with {word!r}, not {count}"
-        time.sleep(0.05)
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -101,13 +91,13 @@ def test_a_refusal_is_one_line_a_second_for_each_address(start: Any, queue: str)
         found = lines(one.log, f"{address} was refused", 1)
         return len(found), sum(1 + int((re.findall(r"\(and (\d+) more\)$", line) or ["0"])[0]) for line in found)
 
-    eventually(lambda: told("127.0.0.2")[1] == 40)
+    until(lambda: told("127.0.0.2")[1] == 40)
     assert told("127.0.0.2")[0] <= most
     assert lines(one.log, "127.0.0.3 was refused", 1) == [
         f"warn 127.0.0.3 was refused with 403: POST /q/{queue}: "
         "127.0.0.3 is not let into [rest:producer] by its access rules"
     ]
-    eventually(lambda: told("127.0.0.1")[1] == 3)
+    until(lambda: told("127.0.0.1")[1] == 3)
     assert told("127.0.0.1")[0] <= most
     first = lines(one.log, "127.0.0.1 was refused", 1)[0]
     assert first.startswith(f"warn 127.0.0.1 was refused with 401: GET /q/{queue}: [rest:consumer] asks for")
@@ -126,7 +116,7 @@ def test_refusals_of_very_many_addresses_do_not_fill_the_log(start: Any) -> None
         found = re.findall(r"(?m)(10\.0\.\S+ was refused|\d+ requests of further addresses)", one.log.read_text())
         return [int(line.split()[0]) if "further" in line else 1 for line in found]
 
-    eventually(lambda: sum(told()) == 1000)
+    until(lambda: sum(told()) == 1000)
     assert len(told()) <= most
 
 
@@ -235,7 +225,7 @@ def test_access_log_with_a_path_writes_into_that_file(start: Any, queue: str) ->
     wanted = some_requests(one, queue)
     path = one.folder / "access.log"
     written = [line.rpartition(" ")[0] for line in lines(path, " ", 6) if "/readyz" not in line]
-    eventually(lambda: len([line for line in path.read_text().splitlines() if "/readyz" not in line]) == 6)
+    until(lambda: len([line for line in path.read_text().splitlines() if "/readyz" not in line]) == 6)
     written = [line.rpartition(" ")[0] for line in lines(path, " ", 7) if "/readyz" not in line]
     assert written == wanted
     assert path.stat().st_mode & 0o777 == 0o640

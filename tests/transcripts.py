@@ -13,12 +13,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from conftest import ROOT, http_call
+from wire import until
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, TextMessage
 
@@ -335,7 +335,7 @@ class Play:
             def came(out: Path = out) -> str:
                 return out.read_text("utf-8").rstrip("\n")  # with LF for CRLF, as ever in Python's text files
 
-            until(lambda came=came, wanted=wanted: fits(came(), wanted), came)  # type: ignore[misc]
+            until(lambda came=came, wanted=wanted: fits(came(), wanted), came, PATIENCE)  # type: ignore[misc]
             time.sleep(QUIET)
             same(came(), wanted, self.where(step))
             process.terminate()
@@ -356,7 +356,7 @@ class Play:
         with out.open("wb") as file:
             process = subprocess.Popen(self._bash(command.replace("curl", "exec curl -sS -N", 1)), stdout=file)
         self._live.append((step, process, out))
-        until(lambda: head.exists() and head.stat().st_size > 0, lambda: self.where(step))
+        until(lambda: head.exists() and head.stat().st_size > 0, lambda: self.where(step), PATIENCE)
 
     def _until_nobody_listens(self) -> None:
         """Who went is noticed a moment later; the next element must not go to it."""
@@ -364,12 +364,6 @@ class Play:
         def stats() -> str:
             return http_call(self.port, "GET", "/stats/")[2].decode("utf-8")
 
-        until(lambda: not _WATCHED.search(stats()), stats)
+        until(lambda: not _WATCHED.search(stats()), stats, PATIENCE)
 
 
-def until(good: Callable[[], bool], what: Callable[[], Any]) -> None:
-    """Wait until something is so; fails with `what` when it does not come."""
-    end = time.monotonic() + PATIENCE
-    while not good():
-        assert time.monotonic() < end, what()
-        time.sleep(0.01)

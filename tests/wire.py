@@ -23,6 +23,9 @@ from wsproto.events import CloseConnection, Ping, TextMessage
 from restmq.consumers import Batch, Consumers
 from restmq.element import Element
 
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+TEXT = {"Content-Type": "text/plain"}
+BATCH = {"Content-Type": "application/x-ndjson"}
 #: The header lines of a WebSocket handshake, with the key of RFC 6455 section 1.3.
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 HANDSHAKE = (
@@ -153,13 +156,13 @@ def ring(*consumers: Any) -> Consumers:
 def add(instance: Any, queue: str, *values: str, options: str = "") -> None:
     """Add values one after the other."""
     for value in values:
-        answer = instance.http("POST", f"/q/{queue}{options}", value, {"Content-Type": "text/plain"})
+        answer = instance.http("POST", f"/q/{queue}{options}", value.encode(), TEXT)
         assert answer[0] == 200, answer
 
 
 def batch_add(instance: Any, queue: str, *values: str) -> None:
     """Add values with one request."""
-    answer = instance.http("POST", f"/q/{queue}", "\n".join(values), {"Content-Type": "application/x-ndjson"})
+    answer = instance.http("POST", f"/q/{queue}", "\n".join(values).encode(), BATCH)
     assert answer[0] == 200, answer
 
 
@@ -169,15 +172,21 @@ def stats(instance: Any, queue: str) -> dict[str, Any]:
     return found
 
 
+def lengths(instance: Any, queue: str) -> list[int]:
+    """How many wait, are delayed, are leased."""
+    headers = instance.http("HEAD", f"/q/{queue}")[1]
+    return [int(headers[f"restmq-{word}"]) for word in ("waiting", "delayed", "leased")]
+
+
 def texts(count: int, first: int = 0) -> list[str]:
     """Values that differ."""
     return [f"v{number}" for number in range(first, first + count)]
 
 
-def soon(good: Callable[[], Any], what: Callable[[], Any] = str, seconds: float = 15.0) -> None:
+def until(done: Callable[[], Any], what: Callable[[], Any] = lambda: "it did not come", seconds: float = 30) -> None:
     """Wait until something is so. Raises AssertionError with `what` when it does not come."""
     end = time.monotonic() + seconds
-    while not good():
+    while not done():
         assert time.monotonic() < end, what()
         time.sleep(0.02)
 
