@@ -580,10 +580,14 @@ def test_what_is_touched_on_its_way_comes_back_when_that_lease_ends(link: Any) -
     queue.teardown()
 
 
-@pytest.mark.parametrize("how", ["ack", "del", "nack", "purged by number"])
+@pytest.mark.parametrize("how", ["ack", "del", "nack", "by key", "leased"])
 def test_what_leaves_on_its_way_is_told_to_the_instance_that_it_was_going_to(link: Any, how: str) -> None:
     queue = on_its_way(link)
     lease = (1, 1, queue.model.epoch)
+    if how == "leased":
+        words = ["A", queue.model.epoch, 0, "1 64 1", 0, 1, 100]
+        assert queue.run("confirm", DB, *words) == queue.model.confirm("A", 0, (1, 64, 1), [], [(1, 100)]) == 0
+        assert queue.model.elements[1].state == LEASED
     if how == "ack":
         assert queue.run("ack", DB, *lease) == queue.model.ack([lease]) == [1]
     elif how == "del":

@@ -6,7 +6,7 @@ local function empty()   -- how many there were
     if owner ~= '*' then call('UNLINK', P..'way:'..owner) end
   end
   call('UNLINK', P..'q', P..'r', P..'e', P..'x', P..'y', P..'b', P..'t', P..'l', P..'d', P..'g', P..'u', P..'h', P..'void')
-  call('HDEL', P..'a', 'gb', 'owed')
+  call('HDEL', P..'a', 'gb')
   if live then publish('c'..db, 'Z '..call('HGET', P..'a', 'ep')..' 0\n\n') end   -- their leases are over
   bytes, sure, best, floor, cut, c = 0, pos, pos, pos, sum, n
   if not ruled then due = 0 end   -- else a stop or the queue's idleness may end then

@@ -3,15 +3,9 @@ local function enlist(inst, first)   -- `first`: woken in vain, it keeps its pla
   call(first and 'LPUSH' or 'RPUSH', P..'wt', inst)
   waits = true
 end
-local function nobody()
-  if waits and call('EXISTS', P..'wt') == 0 then
-    waits = false
-    call('HDEL', P..'a', 'owed')
-  end
-  return not waits
-end
 local function wake(most)   -- at most 1,000 a call: the takes of those who were woken wake the next
-  if nobody() or halted('pull') then return end   -- some may have left
+  waits = waits and call('EXISTS', P..'wt') == 1   -- some may have left
+  if not waits or halted('pull') then return end
   local owed = tonumber(call('HGET', P..'a', 'owed') or 0)
   if most + owed <= 0 then return end
   if owed > 0 then call('HDEL', P..'a', 'owed') end
@@ -32,7 +26,8 @@ local function wake(most)   -- at most 1,000 a call: the takes of those who were
       end
     end
   end
-  if not nobody() and most > 0 then
+  if call('EXISTS', P..'wt') == 0 then waits = false
+  elseif most > 0 then
     call('HSET', P..'a', 'owed', digits(most))
     late(time())
   end
