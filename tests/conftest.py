@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import reactor
+import redis
+from stored import DB
 from wire import FORM, Listener, Socket, until
 
 #: The browser is driven from CPython only: what it shows does not depend on the Python that serves it.
@@ -225,6 +227,16 @@ def own(tmp_path: Path) -> Iterator[RedisServer]:
     yield server
     server.process.kill()  # it may be stopped, and a SIGTERM waits for a file that was switched on again
     server.process.wait(10)
+
+
+@pytest.fixture
+def link(redis_server: RedisServer) -> Iterator[Any]:
+    """A client of the same Redis on a database of its own, which is empty."""
+    client = redis.Redis(unix_socket_path=str(redis_server.socket), db=DB)
+    client.flushdb()
+    yield client
+    client.flushdb()
+    client.close()
 
 
 @pytest.fixture

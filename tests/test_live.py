@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -477,28 +476,24 @@ def test_a_password_is_asked_for_and_taken(start: Any, listen: Any) -> None:
 
 
 def test_without_redis_sse_says_why_with_200_and_comet_with_503_and_who_is_there_stays(
-    start: Any, listen: Any, queue: str, tmp_path: Path
+    own: RedisServer, start: Any, listen: Any, queue: str
 ) -> None:
-    redis = RedisServer(tmp_path)
-    try:
-        one = start("[redis]\ndeadline = 500ms\n", redis.address)
-        stays = listen(one, f"/c/{queue}")
-        redis.stop()
-        sse = listen(one, f"/sse/{queue}.away").until_end()
-        assert sse.status == 200
-        assert sse.headers["content-type"] == "text/event-stream"
-        assert sse.body.startswith(b": ")
-        assert sse.body.endswith(b"\nretry: 2000\n\n")
-        comet = listen(one, f"/c/{queue}.away")
-        assert comet.status == 503
-        assert comet.headers["retry-after"] == "1"
-        ws = listen(one, f"/ws/{queue}.away", headers=HANDSHAKE)
-        assert ws.status == 503
-        redis.start()
-        until(lambda: one.http("POST", f"/q/{queue}", "v", TEXT)[0] == 200, seconds=10)
-        assert stays.until(lambda c: c.objects).values == ["v"]
-    finally:
-        redis.stop()
+    one = start("[redis]\ndeadline = 500ms\n", own.address)
+    stays = listen(one, f"/c/{queue}")
+    own.stop()
+    sse = listen(one, f"/sse/{queue}.away").until_end()
+    assert sse.status == 200
+    assert sse.headers["content-type"] == "text/event-stream"
+    assert sse.body.startswith(b": ")
+    assert sse.body.endswith(b"\nretry: 2000\n\n")
+    comet = listen(one, f"/c/{queue}.away")
+    assert comet.status == 503
+    assert comet.headers["retry-after"] == "1"
+    ws = listen(one, f"/ws/{queue}.away", headers=HANDSHAKE)
+    assert ws.status == 503
+    own.start()
+    until(lambda: one.http("POST", f"/q/{queue}", "v", TEXT)[0] == 200, seconds=10)
+    assert stays.until(lambda c: c.objects).values == ["v"]
 
 
 def test_the_end_of_an_instance_ends_its_streams_cleanly(start: Any, listen: Any, queue: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import reactor
-import redis
+from stored import DB
 from twisted.internet.task import Clock
 from wire import until
 
@@ -15,18 +15,8 @@ from restmq.core import Core
 from restmq.presence import Presence
 
 pytestmark = pytest.mark.store
-DB = 11
 ALIVE, DOOMED, LAST = (f"restmq:{{inst}}:{word}" for word in ("alive", "doomed", "last"))
 LASTS = 3000
-
-
-@pytest.fixture
-def link(redis_server: Any) -> Iterator[Any]:
-    """Another client of the same Redis, to see and to set what is there."""
-    one = redis.Redis(unix_socket_path=str(redis_server.socket), db=DB)
-    one.flushdb()
-    yield one
-    one.close()
 
 
 @pytest.fixture

@@ -437,30 +437,26 @@ def test_who_leaves_in_the_middle_of_its_past_leaves_nothing_behind(start: Any, 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_when_redis_goes_while_the_past_is_read_the_stream_ends_with_a_reason(
-    start: Any, listen: Any, queue: str, tmp_path: Any, transport: str
+    own: RedisServer, start: Any, listen: Any, queue: str, transport: str
 ) -> None:
-    server = RedisServer(tmp_path)
-    try:
-        one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[redis]\ndeadline = 500ms\n", server.address)
-        first = listen(one, f"/c/{queue}")
-        flood(one, queue, first, 20, 4000)
-        lazy = listen(one, f"/{transport}/{queue}?since=all", buffer=4096)
-        server.stop()
-        lazy.hurry().until_end(20)
-        if transport == "sse":
-            assert lazy.body.endswith(b": the past could not be read; connect again with the last id\nretry: 1000\n\n")
-        if transport == "ws":
-            assert (lazy.code, lazy.reason) == (1001, "the past could not be read; connect again with the last id")
-        assert "the past could not be read" in one.log.read_text()
-        assert numbers(lazy) == list(range(1, len(lazy.elements) + 1))
-        server.start()
-        word = lazy.ids[-1]
-        until(lambda: one.http("GET", "/readyz")[0] == 200)
-        again = listen(one, f"/{transport}/{queue}?since={word}").until(lambda c: b":2000" in c.body[-6000:], 30)
-        assert numbers(again) == list(range(len(lazy.elements) + 1, 2001))
-        assert first.ended is False
-    finally:
-        server.stop()
+    one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[redis]\ndeadline = 500ms\n", own.address)
+    first = listen(one, f"/c/{queue}")
+    flood(one, queue, first, 20, 4000)
+    lazy = listen(one, f"/{transport}/{queue}?since=all", buffer=4096)
+    own.stop()
+    lazy.hurry().until_end(20)
+    if transport == "sse":
+        assert lazy.body.endswith(b": the past could not be read; connect again with the last id\nretry: 1000\n\n")
+    if transport == "ws":
+        assert (lazy.code, lazy.reason) == (1001, "the past could not be read; connect again with the last id")
+    assert "the past could not be read" in one.log.read_text()
+    assert numbers(lazy) == list(range(1, len(lazy.elements) + 1))
+    own.start()
+    word = lazy.ids[-1]
+    until(lambda: one.http("GET", "/readyz")[0] == 200)
+    again = listen(one, f"/{transport}/{queue}?since={word}").until(lambda c: b":2000" in c.body[-6000:], 30)
+    assert numbers(again) == list(range(len(lazy.elements) + 1, 2001))
+    assert first.ended is False
 
 
 def test_a_page_that_is_loaded_again_under_load_stops_nothing(start: Any, listen: Any, queue: str) -> None:
@@ -479,38 +475,34 @@ def test_a_page_that_is_loaded_again_under_load_stops_nothing(start: Any, listen
 
 
 def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
-    start: Any, listen: Any, queue: str, tmp_path: Any
+    own: RedisServer, start: Any, listen: Any, queue: str
 ) -> None:
-    server = RedisServer(tmp_path)
-    try:
-        conf = "[queues]\nhistory = 5\n"
-        there = start(conf, server.address)
-        with redis.Redis(unix_socket_path=str(server.socket)) as link:
-            others = {client["id"] for client in link.client_list()}
-            here = start(conf, server.address)
-            links = [client["id"] for client in link.client_list() if client["id"] not in others]
-            first = listen(there, f"/c/{queue}")
-            told = [listen(here, f"/{target}") for target in (f"sse/{queue}", f"c/{queue}?since=now")]
-            closed = [listen(here, f"/{target}") for target in (f"c/{queue}", f"ws/{queue}")]
-            add(here, queue, "before")
-            for each in (first, *told, *closed):
-                each.until(have(1))
-            here.process.send_signal(signal.SIGSTOP)
-            for one in links:
-                link.client_kill_filter(_id=one)
-            for number, value in enumerate(texts(30), 2):
-                add(there, queue, value)
-                first.until(have(number))
-            here.process.send_signal(signal.SIGCONT)
-        for each in told:
-            each.until(lambda c: "v29" in c.values, 20)
-            (gap_told,) = each.told
-            low, high = gap_told["gap"]
-            assert (low, gap_told["missed"]) == (2, high - 1)
-            assert numbers(each) == [1, *range(high + 1, 32)]
-            assert each.ids[-1].startswith("31@")
-        for each in closed:
-            assert numbers(each.until_end(20)) == [1]
-        assert closed[1].reason == "elements were missed that are no longer kept; connect again"  # type: ignore[attr-defined]
-    finally:
-        server.stop()
+    conf = "[queues]\nhistory = 5\n"
+    there = start(conf, own.address)
+    with redis.Redis(unix_socket_path=str(own.socket)) as link:
+        others = {client["id"] for client in link.client_list()}
+        here = start(conf, own.address)
+        links = [client["id"] for client in link.client_list() if client["id"] not in others]
+        first = listen(there, f"/c/{queue}")
+        told = [listen(here, f"/{target}") for target in (f"sse/{queue}", f"c/{queue}?since=now")]
+        closed = [listen(here, f"/{target}") for target in (f"c/{queue}", f"ws/{queue}")]
+        add(here, queue, "before")
+        for each in (first, *told, *closed):
+            each.until(have(1))
+        here.process.send_signal(signal.SIGSTOP)
+        for one in links:
+            link.client_kill_filter(_id=one)
+        for number, value in enumerate(texts(30), 2):
+            add(there, queue, value)
+            first.until(have(number))
+        here.process.send_signal(signal.SIGCONT)
+    for each in told:
+        each.until(lambda c: "v29" in c.values, 20)
+        (gap_told,) = each.told
+        low, high = gap_told["gap"]
+        assert (low, gap_told["missed"]) == (2, high - 1)
+        assert numbers(each) == [1, *range(high + 1, 32)]
+        assert each.ids[-1].startswith("31@")
+    for each in closed:
+        assert numbers(each.until_end(20)) == [1]
+    assert closed[1].reason == "elements were missed that are no longer kept; connect again"  # type: ignore[attr-defined]

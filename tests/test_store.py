@@ -10,7 +10,6 @@ import copy
 import json
 import os
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -492,16 +491,6 @@ class Queue(Watched):
         model = self.model
         if really:
             self.seen((model.epoch, model.added, model.position, model.own, False))
-
-@pytest.fixture
-def link(redis_server: Any) -> Iterator[Any]:
-    """A client on an empty database."""
-    client = redis.Redis(unix_socket_path=str(redis_server.socket), db=DB)
-    client.flushdb()
-    yield client
-    client.flushdb()
-    client.close()
-
 
 @pytest.mark.timeout(600 + EXAMPLES)  # a failing sequence takes a while to shrink
 def test_every_verb_does_what_the_model_does(link: Any, pytestconfig: pytest.Config) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
 from stored import BEGAN, DB, KEY, Ear, Scripts
 
 pytestmark = pytest.mark.store
@@ -22,13 +21,13 @@ WHOLE = "RESTMQ_LOAD_SECONDS" not in os.environ
 
 
 @pytest.fixture
-def link(redis_server: Any) -> Iterator[Any]:
-    """A client on an empty database."""
-    client = redis.Redis(unix_socket_path=str(redis_server.socket), db=DB)
-    client.flushdb()
-    yield client
-    client.flushdb()
-    client.close()
+def ear(link: Any) -> Iterator[Ear]:
+    """The subscriptions of an instance named A."""
+    one = Ear(link, "A")
+    one.messages.subscribe(*one.channels)
+    one.heard()
+    yield one
+    one.messages.close()
 
 
 class Measured:
@@ -175,17 +174,13 @@ def test_a_peek_costs_what_it_shows(link: Any, state: str) -> None:
     assert queue.most <= 50 * 8 + 20
 
 
-def test_a_long_history_is_paged_from_the_oldest_on(link: Any) -> None:
+def test_a_long_history_is_paged_from_the_oldest_on(link: Any, ear: Ear) -> None:
     many = 3000
     queue = Measured(link, {"history": many})
     queue.fill(many)
-    ear = Ear(link, "A")
-    ear.messages.subscribe(*ear.channels)
-    ear.heard()
     queue("live", "A", 1, 64, 1, 0, "", 0, 0, "{}", "", "epoch", 0)
     while queue.run.state()["sure"] < many:
         queue("confirm", "A", "epoch", queue.run.state()["pos"], "1 64 1", 0)
-    ear.messages.close()
     queue.most = 0
     shown: list[int] = []
     asked = after = 0
@@ -206,11 +201,8 @@ def test_a_long_history_is_paged_from_the_oldest_on(link: Any) -> None:
     assert answer == [b"?"]
 
 
-def test_a_start_wakes_the_gets_that_wait_in_small_steps(link: Any) -> None:
+def test_a_start_wakes_the_gets_that_wait_in_small_steps(link: Any, ear: Ear) -> None:
     queue = Measured(link)
-    ear = Ear(link, "A")
-    ear.messages.subscribe(*ear.channels)
-    ear.heard()
     queue("flow", 1, 0, "pull")
     for _ in range(3500):
         queue("take", 1, '{"inst": "A"}')
@@ -230,16 +222,12 @@ def test_a_start_wakes_the_gets_that_wait_in_small_steps(link: Any) -> None:
     assert woken() == [400], "as many as there were elements"
     assert queue("sweep", 0, "epoch")[1] == 0
     assert woken() == []
-    ear.messages.close()
 
 
 @pytest.mark.parametrize("how", ["purge", "unwait"])
-def test_nobody_is_woken_for_what_is_gone(link: Any, how: str) -> None:
+def test_nobody_is_woken_for_what_is_gone(link: Any, ear: Ear, how: str) -> None:
     """Neither when the elements went before all were woken, nor when those who waited left."""
     queue = Measured(link)
-    ear = Ear(link, "A")
-    ear.messages.subscribe(*ear.channels)
-    ear.heard()
     queue("flow", 1, 0, "pull")
     for _ in range(1200):
         queue("take", 1, '{"inst": "A"}')
@@ -256,7 +244,6 @@ def test_nobody_is_woken_for_what_is_gone(link: Any, how: str) -> None:
     ear.heard()
     queue.fill(5)
     assert [message[::2] for message in ear.heard()] == [("W", 5)]
-    ear.messages.close()
 
 
 def test_what_came_back_is_handed_out_without_a_look_at_what_is_younger(link: Any) -> None:

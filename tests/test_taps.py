@@ -117,29 +117,25 @@ def test_a_tap_needs_rest_consumer_besides_its_own_section(
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_tap_is_closed_with_the_reason_when_redis_was_away(
-    start: Any, listen: Any, queue: str, tmp_path: Any, transport: str
+    own: RedisServer, start: Any, listen: Any, queue: str, transport: str
 ) -> None:
-    redis = RedisServer(tmp_path)
-    try:
-        one = start("[redis]\ndeadline = 500ms\n", redis.address)
-        tap, consumer = listen(one, f"/{transport}/{queue}?tap=1"), listen(one, f"/{transport}/{queue}")
-        add(one, queue, "seen")
-        tap.until(have(1)), consumer.until(have(1))
-        redis.stop()
-        redis.start()
-        tap.until_end(20)
-        reason = "Redis was away, so what was added meanwhile was not seen here; connect again"
-        if transport == "sse":
-            assert f": {reason}\n".encode() in tap.body
-        if transport == "ws":
-            assert (tap.code, tap.reason) == (1001, reason)
-        assert reason in one.log.read_text()
-        again = listen(one, f"/{transport}/{queue}?tap=1")
-        add(one, queue, "after")
-        assert again.until(have(1)).values == ["after"]
-        assert consumer.until(have(2)).values == ["seen", "after"]
-    finally:
-        redis.stop()
+    one = start("[redis]\ndeadline = 500ms\n", own.address)
+    tap, consumer = listen(one, f"/{transport}/{queue}?tap=1"), listen(one, f"/{transport}/{queue}")
+    add(one, queue, "seen")
+    tap.until(have(1)), consumer.until(have(1))
+    own.stop()
+    own.start()
+    tap.until_end(20)
+    reason = "Redis was away, so what was added meanwhile was not seen here; connect again"
+    if transport == "sse":
+        assert f": {reason}\n".encode() in tap.body
+    if transport == "ws":
+        assert (tap.code, tap.reason) == (1001, reason)
+    assert reason in one.log.read_text()
+    again = listen(one, f"/{transport}/{queue}?tap=1")
+    add(one, queue, "after")
+    assert again.until(have(1)).values == ["after"]
+    assert consumer.until(have(2)).values == ["seen", "after"]
 
 
 def test_a_tap_that_does_not_read_is_dropped_and_disturbs_nobody(start: Any, listen: Any, queue: str) -> None:

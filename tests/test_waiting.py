@@ -70,9 +70,8 @@ def test_ten_thousand_that_wait_cost_no_command_and_are_served_in_their_order(st
         print(f"in 4 s: {idle} commands with nobody, {waiting} with {WAITS} that wait")
         assert waiting <= idle + 4  # a beat more or less
         lines = "\n".join(f"v{number}" for number in range(WAITS // 2))
-        kind = BATCH
-        assert instance.http("POST", "/q/waited", lines, kind)[0] == 200
-        assert instance.http("POST", "/q/waited", lines, kind)[0] == 200
+        assert instance.http("POST", "/q/waited", lines, BATCH)[0] == 200
+        assert instance.http("POST", "/q/waited", lines, BATCH)[0] == 200
         numbers = []
         for link in links:
             numbers += [int(found) for found in re.findall(rb'"key": "waited:(\d+)"', answers(link, EACH))]
@@ -162,28 +161,22 @@ def test_an_instance_that_ends_answers_who_waits(start: Any, queue: str) -> None
     instance.process.wait(20)
 
 
-def test_redis_comes_back_and_who_waited_waits_on(start: Any, tmp_path: Any) -> None:
-    (tmp_path / "own").mkdir()
-    server = RedisServer(tmp_path / "own")
-    try:
-        instance = start("", server.address)
-        with socket.create_connection(("127.0.0.1", instance.port)) as link:
-            link.sendall(ask("through", "wait=50"))
-            until(lambda: look(instance, "through")["waiters"] == 1)
-            server.stop()
-            until(lambda: instance.http("GET", "/readyz")[0] == 503)
-            server.start()
-            until(lambda: instance.http("GET", "/readyz")[0] == 200)
-            until(lambda: instance.form("/q/through", "value=late")[0] == 200)
-            assert b'"late"' in answers(link, 1)
-    finally:
-        server.stop()
+def test_redis_comes_back_and_who_waited_waits_on(own: RedisServer, start: Any) -> None:
+    instance = start("", own.address)
+    with socket.create_connection(("127.0.0.1", instance.port)) as link:
+        link.sendall(ask("through", "wait=50"))
+        until(lambda: look(instance, "through")["waiters"] == 1)
+        own.stop()
+        until(lambda: instance.http("GET", "/readyz")[0] == 503)
+        own.start()
+        until(lambda: instance.http("GET", "/readyz")[0] == 200)
+        until(lambda: instance.form("/q/through", "value=late")[0] == 200)
+        assert b'"late"' in answers(link, 1)
 
 
 def test_ten_thousand_delays_that_end_together_end_at_their_time(instance: Any, queue: str) -> None:
     lines = "\n".join(f"v{number}" for number in range(10_000))
-    kind = BATCH
-    assert instance.http("POST", f"/q/{queue}?delay=2s", lines, kind)[0] == 200
+    assert instance.http("POST", f"/q/{queue}?delay=2s", lines, BATCH)[0] == 200
     answered = time.monotonic()
     assert look(instance, queue)["delayed"] == 10_000
     until(lambda: look(instance, queue)["delayed"] == 0)
@@ -195,8 +188,7 @@ def test_ten_thousand_delays_that_end_together_end_at_their_time(instance: Any, 
 
 def test_ten_thousand_leases_that_end_together_end_at_their_time(instance: Any, queue: str) -> None:
     lines = "\n".join(f"v{number}" for number in range(10_000))
-    kind = BATCH
-    assert instance.http("POST", f"/q/{queue}", lines, kind)[0] == 200
+    assert instance.http("POST", f"/q/{queue}", lines, BATCH)[0] == 200
     for _ in range(10):
         assert instance.http("GET", f"/q/{queue}?lease=3s&max=1000")[0] == 200
     began = time.monotonic()
