@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -566,11 +566,11 @@ class Core:
         await self.reap(instance)
         await self.redis.call(b"ZREM", b"restmq:{inst}:alive", instance)
 
-    async def reap(self, dead: bytes) -> None:
-        """Take a dead instance out of all its queues; what it held goes to others."""
+    async def reap(self, dead: bytes, queues: Iterable[bytes] = ()) -> None:
+        """Take a dead instance out of all its queues, those named too; what it held goes to others."""
         key = b"restmq:{inst}:q:" + dead
-        for queue in await self.redis.call(b"SMEMBERS", key):
-            while await self.script("reap", queue, self.db, dead):
+        for queue in {*await self.redis.call(b"SMEMBERS", key), *queues}:
+            while await self.script("reap", queue, self.db, dead, b"1"):
                 pass
         await self.redis.call(b"DEL", key)
         await self.redis.call(b"ZREM", b"restmq:{inst}:doomed", dead)

@@ -75,7 +75,8 @@ class Delivery(Service):
         self._changed: set[Joined] = set()
         self._confirming = False
         self._fenced: list[tuple[bytes, bytes]] = []
-        self._holding = False
+        self._holding = self._rejoining = False
+        self._former: set[bytes] = set()  # who this instance was
         self._closing = False
         self._silent = 0
         messages.heard = self.heard
@@ -215,7 +216,7 @@ class Delivery(Service):
     # -- joining: subscribe, wait for its answer, then the script; what comes meanwhile is held
 
     def _join(self, queue: Joined) -> None:
-        if not queue.joining:
+        if not queue.joining and not self._rejoining:
             queue.joining = True
             queue.joins += 1
             drive(self._joining(queue), _nothing, partial(self._unjoined, queue, queue.joins))
@@ -388,12 +389,17 @@ class Delivery(Service):
         if not self.inbox.connected:
             return
         self.inbox.ups += 1
-        self.presence.beat()
         for consumer in list(self._tapping):
             consumer.close("Redis was away, so what was added meanwhile was not seen here; connect again")
-        for queue in list(self.queues.values()):
+        for queue in self.queues.values():
             queue.joined = queue.joining = False
             queue.heldback = []
+        self._rejoining = True  # once a beat says that this instance still is one
+        self.presence.beat()
+
+    def _rejoin(self) -> None:
+        self._rejoining = False
+        for queue in list(self.queues.values()):
             if queue.consumers.all or queue.waiting or queue.counted:  # who has left must be told, too
                 self._join(queue)
         self.up()
@@ -422,6 +428,8 @@ class Delivery(Service):
         if self._holding:
             self._fenced.append((channel, data))
             return
+        if data[:1] in b"RWA" and not channel.endswith(b":" + self.presence.instance):
+            return  # to who this instance was before it was given up: what it had is others' now
         name = channel[8 : channel.index(b"}:")]
         if data[:1] == b"W":
             self.woken(name, int(data.split(b"\n", 1)[0].split(b" ")[2]))
@@ -432,7 +440,7 @@ class Delivery(Service):
                 self._tapped(queue, data)
         elif queue is not None and queue.joined:
             self._handle(queue, data)
-        elif queue is not None and queue.joining:
+        elif queue is not None and (queue.joining or self._rejoining):
             queue.heldback.append(data)
         elif data[:1] == b"R":  # dealt before the last one's leaving was told, and read after that was answered
             head, numbers, _ = data.split(b"\n", 2)
@@ -572,6 +580,8 @@ class Delivery(Service):
 
     def _release(self) -> None:
         """The beat was answered: this instance still owns what it held."""
+        if self._rejoining and self.inbox.connected:
+            self._rejoin()
         if self._holding:
             self._holding = False
             fenced, self._fenced = self._fenced, []
@@ -583,6 +593,7 @@ class Delivery(Service):
     def _doomed(self) -> None:
         """Others have taken over: round-robin elements held here are theirs, broadcasts still go out."""
         self._holding = True
+        self._former.add(self.presence.instance)
         self.presence.renew()
         for queue in self.queues.values():
             queue.consumers.drop()
@@ -594,6 +605,9 @@ class Delivery(Service):
         self.clock.callLater(0.3, self._doomed)
 
     async def _reborn(self) -> None:
+        for former in list(self._former):  # what it asked of Redis after it was given up may have put it back
+            await self.core.reap(former, self.queues)
+            self._former.discard(former)
         void: dict[bytes, list[tuple[int, int]]] = {}
         for name in list(self.queues):
             ranges = await self.core.redis.call(b"LRANGE", b"restmq:{%b}:void" % name, b"0", b"-1")

@@ -40,6 +40,8 @@ def refusal(text: str) -> BaseException:
         return Stopped(int(rest) / 1000)
     if kind == "CONFLICT":
         return Conflict("this Idempotency-Key was used with another body; it answers only for its first")
+    if kind == "GIVENUP":
+        return Unavailable("this instance was silent too long and was given up; it joins again, ask again")
     if kind == "OVERFULL":
         return QueueFull("the queue is at its bound (max_length or max_bytes in its settings): take some, or raise it")
     if kind == "OVERSIZE":

@@ -147,6 +147,7 @@ class World:
         self.instances: list[Instance] = []
         self.faults: list[Fault] = []
         self.leaving = 0.0
+        self.began = time.monotonic()
         self.producing = self.consuming = True
         share = 1 / len(plan.lanes)
         self.lanes: list[Lane] = [

@@ -290,7 +290,15 @@ class Lane:
         unmatched = [seen for seen in doubled if not all(self.explained(seen[0], one) for one in seen[1:])]
         said: dict[str, Any] = {"doubled": len(doubled), "doubled without a fault": len(unmatched)}
         if unmatched:
-            said["first unmatched"] = [tuple(one) for one in unmatched[0]]
+            began = self.world.began
+            said["some unmatched"] = [
+                [(one.number, one.who, one.connection, one.instance, round(one.when - began, 2)) for one in seen]
+                for seen in unmatched[:: max(1, len(unmatched) // 8)]
+            ]
+            said["faults"] = [
+                (fault.kind, fault.instance, round(fault.began - began, 2), round(fault.ended - began, 2))
+                for fault in self.world.faults
+            ]
         return said
 
 

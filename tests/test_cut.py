@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import Instance, RedisServer
-from wire import Listener, add, soon, stats
+from wire import Listener, add, stats, until
 
 
 def have(count: int) -> Callable[[Listener], bool]:
@@ -71,10 +71,10 @@ def test_the_last_consumer_of_a_queue_that_leaves_while_the_links_are_cut_leaves
     pair: Pair, listen: Any, queue: str
 ) -> None:
     consumer = listen(pair.here, f"/c/{queue}")
-    soon(lambda: stats(pair.there, queue)["consumers"] == 1)
+    until(lambda: stats(pair.there, queue)["consumers"] == 1)
     with pair.stopped():
         consumer.close()
         add(pair.there, queue, "a")
         assert stats(pair.there, queue)["leased"] == 1
-    soon(lambda: stats(pair.there, queue)["consumers"] == 0, lambda: stats(pair.there, queue))
-    soon(lambda: stats(pair.there, queue)["leased"] == 0, lambda: stats(pair.there, queue))
+    until(lambda: stats(pair.there, queue)["consumers"] == 0, lambda: stats(pair.there, queue))
+    until(lambda: stats(pair.there, queue)["leased"] == 0, lambda: stats(pair.there, queue))

@@ -3,7 +3,7 @@
 -- KEYS m · ARGV db, INST, ready, room, count, P confirmed, and what it knew: epoch or '', highest N,
 -- highest P, settings as JSON, P after which it wants history or '', a new epoch, 1 when Redis' birth
 -- word is another than when it knew this
--- Returns {epoch, P, N, policy, 1 when history misses some of what it wanted, N's on their way to it,
+-- Returns the error GIVENUP when it was reaped, or {epoch, P, N, policy, 1 when history misses some of what it wanted, N's on their way to it,
 -- history from there: P, N, value…, the queue's settings: name, value…}
 --@include keys
 --@include state
@@ -16,6 +16,7 @@
 --@include settle
 --@include renew
 local inst, listening = ARGV[2], tonumber(ARGV[5])
+if call('SISMEMBER', P..'gone', inst) == 1 then return redis.error_reply('GIVENUP') end
 renew(ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[12], ARGV[13] == '1')
 call('HSETNX', P..'a', 'ep', ARGV[12])
 if listening > 0 then

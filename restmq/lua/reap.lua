@@ -1,9 +1,13 @@
 -- A dead instance leaves the queue: its places in ring and line vanish, what it held goes back. What its
 -- consumers lease stays theirs until the lease ends: they may acknowledge elsewhere.
--- KEYS m · ARGV db, INST
+-- KEYS m · ARGV db, INST, 1 when it may never come again: ids are those of one life
 -- Returns 1 when it held more than 500: call again.
 --@include keys
 --@include state
+if ARGV[3] == '1' then   -- what it asked before it knew must not put it back
+  redis.call('SADD', P..'gone', ARGV[2])
+  redis.call('PEXPIRE', P..'gone', 600000)
+end
 if not packed then return 0 end
 --@include save
 --@include rules

@@ -18,6 +18,7 @@
 --                  their way (those stuck in the buffers of others come on top), consumers
 --   from   hash    INST -> "JOINED CONFIRMED": P when it joined, P it has flushed to some socket
 --   way:INST  set  N: round-robin elements that INST holds
+--   gone   set     instances that were reaped lately: they may not come again under that id
 --   void   list    "FROM TO": ranges of P that were taken back, the last twenty
 --   wt     list    an instance for each GET that waits, in order of arrival
 --   taps   hash    INST -> 1: instances that want to see every add
