@@ -91,9 +91,11 @@ def flushed(consumer: Consumer) -> int:
 class _Witness(NamedTuple):
     """Who shows by its socket that broadcasts up to a position are out: when it took its bytes up to `mark`.
 
-    Nobody yet: `who` is None. `batch` is what it was given, from `start` on.
+    Nobody yet: `who` is None. `batch` is what it was given, from `start` on. Who has all that came after
+    `after` may take its place.
     """
 
+    after: int
     position: int
     who: Consumer | None = None
     mark: int = 0
@@ -127,8 +129,9 @@ class Consumers:
         self._leased: dict[int, dict[int, Element]] = {}  # id(consumer) -> number -> element, oldest first
         self._witnesses: deque[_Witness] = deque()
         self._replaying: dict[int, list[Batch]] = {}  # id(consumer) -> what came while it gets the past
+        self._since: dict[int, int] = {}  # id(consumer) -> position after which it gets everything
         self._ahead: dict[int, int] = {}  # id(consumer) -> position that it has, though not heard here yet
-        self.orphaned = False  # the last one left before its socket took all that was broadcast
+        self.orphaned = False  # something was broadcast, and whose sockets could have taken it have left before
 
     def __len__(self) -> int:
         return len(self.all)
@@ -163,9 +166,10 @@ class Consumers:
         """Numbers of the round-robin elements that are in some consumer's buffer."""
         return {element.number for held in self._held.values() for _, element in held}
 
-    def join(self, consumer: Consumer) -> None:
-        """The newest consumer stands last in the ring."""
+    def join(self, consumer: Consumer, position: int = 0) -> None:
+        """The newest consumer stands last in the ring; it gets what is broadcast after a position."""
         self.all.append(consumer)
+        self._since[id(consumer)] = position
 
     def leave(self, consumer: Consumer) -> tuple[list[Element], list[Element], list[Element]]:
         """Take a consumer out; answers what its socket took, what is now without an owner, and what it leases."""
@@ -182,24 +186,34 @@ class Consumers:
             self._pointer -= 1
         self._replaying.pop(id(consumer), None)
         self._ahead.pop(id(consumer), None)
-        others = self.current
+        self._since.pop(id(consumer), None)
         kept, self._witnesses = self._witnesses, deque()
         for one in kept:
             if one.who is consumer and flushed(consumer) < one.mark:
-                partly = one.partly() if not others and flushed(consumer) > one.start else 0
+                other = next((each for each in self.current if self._has(each, one)), None)
+                partly = one.partly() if other is None and flushed(consumer) > one.start else 0
                 if partly:
-                    self._witnesses.append(_Witness(partly, consumer))
+                    self._witnesses.append(_Witness(one.after, partly, consumer))
                 # Another vouches, for all that it was given till now.
-                one = _Witness(one.position, *((others[0], others[0].written) if others else (None, 0)))
+                one = _Witness(max(one.after, partly), one.position, other, other.written if other else 0)
             self._witnesses.append(one)
-        self.orphaned = self.orphaned or (not self.all and any(one.who is None for one in self._witnesses))
+        self._bereft()
         return sent, rest, list(leased.values())
+
+    def _has(self, consumer: Consumer, one: _Witness) -> bool:
+        """Whether it was given, or will be, what that witness speaks of."""
+        return self._since.get(id(consumer), one.after + 1) <= one.after
+
+    def _bereft(self) -> None:
+        """Nobody who is still here got or will get something that was broadcast: it must go back."""
+        if not self._replaying and any(one.who is None for one in self._witnesses):
+            self.orphaned = True
 
     # -- broadcast
 
     def everyone(self, batch: Batch) -> None:
         """Broadcast: all of them, in one order."""
-        witness = _Witness(batch.last)
+        witness = _Witness(batch.first - 1, batch.last)
         for consumer in list(self.all):
             mine: Batch | None = batch
             if self._replaying or self._ahead:
@@ -210,9 +224,14 @@ class Consumers:
             if id(consumer) not in self._replaying and (
                 witness.who is None or (witness.who.full and not consumer.full)
             ):
-                witness = _Witness(batch.last, consumer, consumer.written, mine, start)
+                witness = _Witness(batch.first - 1, batch.last, consumer, consumer.written, mine, start)
         if self.all:  # while all of them get the past first, this is nowhere but in history
             self._witnesses.append(witness)
+
+    def nobody(self, batch: Batch) -> None:
+        """Broadcast, but nobody was there."""
+        self._witnesses.append(_Witness(batch.first - 1, batch.last))
+        self.orphaned = True
 
     def _mine(self, consumer: Consumer, batch: Batch) -> Batch | None:
         """What of a batch a consumer should get now."""
@@ -231,6 +250,10 @@ class Consumers:
         """From now on what comes is kept for this consumer: it gets the past first."""
         self._replaying[id(consumer)] = []
 
+    def begins(self, consumer: Consumer, position: int) -> None:
+        """The past that it gets begins after a position."""
+        self._since[id(consumer)] = position
+
     @property
     def current(self) -> list[Consumer]:
         """Those that get what comes, not the past."""
@@ -244,17 +267,20 @@ class Consumers:
             if mine is not None:
                 offer(consumer, mine)
         for place, one in enumerate(self._witnesses):
-            if one.who is None:
-                self._witnesses[place] = _Witness(one.position, consumer, consumer.written)
+            if one.who is None and self._has(consumer, one):
+                self._witnesses[place] = _Witness(one.after, one.position, consumer, consumer.written)
+        self._bereft()
 
     def reached(self, consumer: Consumer, position: int) -> None:
         """It was given the past up to a position, which may be what nobody else has heard."""
         for place, one in enumerate(self._witnesses):
-            if one.who is None:
+            if one.who is None and self._has(consumer, one):
                 if one.position > position:
-                    self._witnesses.insert(place, _Witness(position, consumer, consumer.written))
+                    if position > one.after:
+                        self._witnesses[place] = one._replace(after=position)
+                        self._witnesses.insert(place, _Witness(one.after, position, consumer, consumer.written))
                     return
-                self._witnesses[place] = _Witness(one.position, consumer, consumer.written)
+                self._witnesses[place] = _Witness(one.after, one.position, consumer, consumer.written)
 
     def read_again(self, consumer: Consumer) -> None:
         """What came meanwhile is too old to be kept: it will be read with the past."""
@@ -264,6 +290,7 @@ class Consumers:
     def renewed(self) -> None:
         """The queue has begun another life: positions of the old one say nothing any more."""
         self._ahead.clear()
+        self._since = dict.fromkeys(self._since, 0)
         for kept in self._replaying.values():
             kept.clear()
         self.drop()
@@ -283,16 +310,24 @@ class Consumers:
         """The highest position that some consumer's socket took, from `position` on."""
         while self._witnesses:
             first = self._witnesses[0]
-            if first.who is None or flushed(first.who) < first.mark:
+            if first.who is None:
+                break
+            if flushed(first.who) < first.mark and not self._another(first):
                 break
             self._witnesses.popleft()
             position = max(position, first.position)
         return position
 
+    def _another(self, one: _Witness) -> bool:
+        """Whether another's socket has taken it, and all that it was given: one that does not read holds nobody up."""
+        return any(
+            not each.unsent and id(each) not in self._replaying and self._has(each, one) for each in self.all
+        )
+
     def again(self, position: int) -> None:
         """A confirmation was not heard: the next must say it again."""
         if self.all:
-            self._witnesses.appendleft(_Witness(position, self.all[0]))
+            self._witnesses.appendleft(_Witness(position - 1, position, self.all[0]))
 
     # -- round-robin
 

@@ -86,6 +86,7 @@ class Core:
         self.refused: Callable[[str], None] = lambda why: None  # this Redis will never do
         self.joined: Callable[[], None] = lambda: None
         self.birthword = b""
+        self._idle = int(str((rules or {}).get("idle_ttl", 0)))  # ms
         self.known: dict[bytes, _Known] = {}
         self._refusal: Reply = None
         self._times_up = 0
@@ -178,6 +179,11 @@ class Core:
         """The registry is a hint: entered before the script that needs it, in the same write."""
         self.turn.hint(b"ZADD", _NAMES, b"0", queue)
 
+    def _born(self, queue: bytes) -> None:
+        self._register(queue)
+        if self._idle:  # restmq.conf's, which holds from the birth
+            self.due.soon(queue, self._idle)
+
     def _forgotten(self, queue: bytes) -> None:
         self.known.pop(queue, None)
         self.turn.touched.discard(queue)
@@ -208,7 +214,7 @@ class Core:
         number, newborn = reply[:2]
         refused = dict(zip(reply[4::2], reply[5::2]))
         if newborn:
-            self._register(queue)
+            self._born(queue)
         for place, waiter in enumerate(call.waiters, 1):
             if place in refused:
                 waiter.fail(refusal(refused[place].decode()))
@@ -246,7 +252,7 @@ class Core:
         head = self._head(json.dumps(options).encode())
         first, newborn, replayed, many = await self.script("add", queue, *head, *values)
         if newborn:
-            self._register(queue)
+            self._born(queue)
         known = self.known.get(queue)
         if known is not None:
             known.number = max(known.number, first + many - 1)

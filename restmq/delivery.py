@@ -114,12 +114,16 @@ class Delivery(Service):
                         f"{name.decode('utf-8')} broadcasts, and what everybody gets nobody can lease: "
                         f"POST policy=roundrobin to /p/{name.decode('utf-8')} first"
                     )
-                queue.consumers.join(consumer)
+                unheard, queue.unheard = queue.unheard, []
+                back = not queue.told[2]  # they are being given back, and come again
+                queue.consumers.join(consumer, unheard[0].first - 1 if unheard and not back else queue.position)
                 if later:
                     queue.consumers.replaying(consumer)
-                unheard, queue.unheard = queue.unheard, []
                 for batch in unheard:
-                    queue.consumers.everyone(batch)
+                    if back:
+                        queue.consumers.nobody(batch)
+                    else:
+                        queue.consumers.everyone(batch)
                 self._tell(queue)
         except Error:
             self.leave(consumer)
@@ -368,6 +372,7 @@ class Delivery(Service):
             queue.unheard.clear()  # the script gave them back, or another instance has heard them
             queue.consumers.abandon()
             if queue.consumers.all:
+                queue.told = numbers
                 self._tell(queue)
         if numbers[2] == 0 and not queue.consumers.all and not queue.waiting:
             await self._confirm_written(queue)
@@ -535,6 +540,8 @@ class Delivery(Service):
         dirty, self._dirty = self._dirty, set()
         for queue in dirty:
             drive(self._confirm_written(queue), _nothing, partial(self._unconfirmed, queue))
+            if queue.consumers.orphaned:
+                self._tell(queue)
             if queue.consumers.waits():
                 self.clock.callLater(0.02, self._later, queue)
 
@@ -560,7 +567,9 @@ class Delivery(Service):
             for at in range(0, max(len(written), len(leased), 1), MERGED):
                 numbers = [b"%d" % number for number in written[at : at + MERGED]]
                 leases = [b"%d" % part for pair in leased[at : at + MERGED] for part in pair]
-                told = queue.told = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
+                told = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
+                if queue.told[2] > 0:  # who has left does not come back by this
+                    queue.told = told
                 words = (queue.epoch, b"%d" % sure, b"%d %d %d" % told, b"%d" % len(numbers), *numbers, *leases)
                 await self.core.script("confirm", queue.name, self.core.db, self.presence.instance, *words)
         except Error:

@@ -86,6 +86,8 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
     What is not kept any more it is told, and that another epoch has begun. It may leave meanwhile. Raises Unavailable.
     """
     queue = delivery.queues.get(name)
+    if queue is not None and epoch == queue.epoch:
+        queue.consumers.begins(consumer, start)
     while queue is not None and consumer in queue.consumers.all:
         if epoch == queue.epoch and 0 < queue.consumers.kept(consumer) <= start + 1:  # all that follows is here
             queue.consumers.replayed(consumer, start)
@@ -95,6 +97,8 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
             return
         if now != epoch:
             start, epoch = floor, now
+            if epoch == queue.epoch:
+                queue.consumers.begins(consumer, start)
             consumer.renewed(name, epoch, start)
             continue
         if start < floor:

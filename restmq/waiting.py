@@ -59,7 +59,7 @@ class _Line:
         self.opening: list[Slot[None]] = []
         self.surplus = 0  # wake-ups that overtook the empty answer of whom they are for
         self.stale = 0  # wake-ups still to come for those who have left
-        self.leaving = 0
+        self.leaving = self.telling = 0  # who has left and is to be told, or is being told
         self.idle: Any = None
 
 
@@ -202,16 +202,24 @@ class Waiting:
         """So many of the oldest should take now."""
         line = self.lines.get(queue)
         if line is None:
+            self._pass_on(queue, many)
             return
         passed = min(many, line.stale)
         line.stale -= passed
-        for _ in range(many - passed):
+        for left in range(many - passed, 0, -1):
             if not line.waits:
-                line.surplus += 1
-                continue
+                if line.asking or line.leaving or line.telling:
+                    line.surplus += left
+                else:
+                    self._pass_on(queue, left)
+                return
             wait = line.waits.popleft()
             self._asks(wait, True)
             drive(self._ask(wait, True), _nothing, _failure(self._failed, wait))
+
+    def _pass_on(self, queue: bytes, many: int) -> None:
+        """Nobody is here for it, though Redis thought so: whoever is next in line is to have it."""
+        drive(self.core.unwait(queue, self.inbox.presence.instance, many + 1000), _nothing, _away)
 
     def _unwait(self, line: _Line) -> None:
         """One less: told once a turn."""
@@ -226,7 +234,11 @@ class Waiting:
         self._settled(line)
 
     async def _told(self, line: _Line, many: int, ups: int) -> None:
-        woken: int = await self.core.unwait(line.queue, self.inbox.presence.instance, many)
+        line.telling += 1
+        try:
+            woken: int = await self.core.unwait(line.queue, self.inbox.presence.instance, many)
+        finally:
+            line.telling -= 1
         if ups == self.inbox.ups:
             early = min(woken, line.surplus)  # their wake-ups are here already, or still to come
             line.surplus -= early
@@ -236,26 +248,36 @@ class Waiting:
 
     def up(self) -> None:
         """Both links are there again: wake-ups may have been lost, so everybody asks anew, in order."""
-        for line in self.lines.values():
-            line.ready, line.surplus, line.stale = False, 0, 0
-            waits, line.waits = line.waits, deque()
+        for line in list(self.lines.values()):
+            self._again(line)
+
+    def _again(self, line: _Line) -> None:
+        if not self.inbox.connected:
+            return  # up() will come
+        line.ready, line.surplus, line.stale = False, 0, 0
+        waits, line.waits = list(line.waits), deque()
+        for wait in waits:
+            self._asks(wait, True)
+
+        def failed(error: BaseException) -> None:
             for wait in waits:
-                self._asks(wait, True)
-            if waits:
-                drive(self._anew(line, list(waits)), _nothing, _away)
+                self._failed(wait, error)
+
+        drive(self._anew(line, waits), _nothing, failed)
 
     async def _anew(self, line: _Line, waits: list[Wait]) -> None:
-        try:
+        try:  # also without anybody: that the last one left may not have been heard
             await self.core.unwait(line.queue, self.inbox.presence.instance, len(waits) + 1000)
-            await self._open(line)
+            if waits:
+                await self._open(line)
         except Error:
-            if self.inbox.connected:
-                raise
-            line.waits.extend(waits)  # cut again: up() will come once more
+            line.waits.extend(waits)  # cut again, or refused for now
             for wait in waits:
                 self._asks(wait, False)
                 if wait.over or wait.gone:
                     self.end(wait)
+            if self.inbox.connected:
+                self.clock.callLater(0.3, self._again, line)
             return
         for wait in waits:
             drive(self._ask(wait, False), _nothing, _failure(self._failed, wait))

@@ -133,3 +133,51 @@ def test_of_a_batch_that_left_in_part_what_is_whole_is_sure_when_the_last_one_le
     all_of_them.leave(one)
     assert all_of_them.confirmed(0) == 2
     assert all_of_them.orphaned
+
+
+def test_who_came_later_does_not_vouch_for_what_it_never_got() -> None:
+    (slow, wire), (late, _) = opened(), opened()
+    all_of_them = ring(slow)
+    wire.stuck = True
+    all_of_them.everyone(batch("a"))
+    all_of_them.join(late, 1)
+    slow.lost()
+    all_of_them.leave(slow)
+    assert all_of_them.confirmed(0) == 0
+    assert all_of_them.orphaned
+
+
+def test_what_was_kept_for_one_that_left_in_the_middle_of_its_past_goes_back() -> None:
+    (past, _), (late, _) = opened(), opened()
+    all_of_them = ring(past)
+    all_of_them.replaying(past)
+    all_of_them.everyone(batch("a"))
+    all_of_them.join(late, 1)
+    all_of_them.everyone(batch("b", first=2))
+    all_of_them.leave(past)
+    assert all_of_them.orphaned
+    all_of_them.abandon()
+    assert all_of_them.confirmed(0) == 2
+
+
+def test_who_gets_what_the_leaving_one_did_not_take_vouches_for_it() -> None:
+    (slow, wire), (past, _) = opened(), opened()
+    all_of_them = ring(slow)
+    wire.stuck = True
+    all_of_them.everyone(batch("a"))
+    all_of_them.join(past, 1)
+    all_of_them.replaying(past)
+    all_of_them.begins(past, 0)
+    slow.lost()
+    all_of_them.leave(slow)
+    assert not all_of_them.orphaned
+    all_of_them.replayed(past, 1)
+    assert all_of_them.confirmed(0) == 1
+
+
+def test_one_that_does_not_read_holds_up_nobody_s_confirmation() -> None:
+    (stuck, wire), (reader, _) = opened(), opened()
+    all_of_them = ring(stuck, reader)
+    wire.stuck, wire.on_full = True, lambda: None  # not so much that it would be passed over
+    all_of_them.everyone(batch("a", "b"))
+    assert all_of_them.confirmed(0) == 2

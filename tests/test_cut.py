@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,3 +79,22 @@ def test_the_last_consumer_of_a_queue_that_leaves_while_the_links_are_cut_leaves
         assert stats(pair.there, queue)["leased"] == 1
     until(lambda: stats(pair.there, queue)["consumers"] == 0, lambda: stats(pair.there, queue))
     until(lambda: stats(pair.there, queue)["leased"] == 0, lambda: stats(pair.there, queue))
+
+
+def test_a_wake_up_for_one_that_left_while_the_links_were_cut_goes_to_the_next(pair: Pair, queue: str) -> None:
+    def enter(instance: Instance, seconds: int) -> socket.socket:
+        before = stats(pair.there, queue)["waiters"]
+        link = socket.create_connection(("127.0.0.1", instance.port), timeout=30)
+        link.sendall(b"GET /q/%b?wait=%d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % (queue.encode(), seconds))
+        until(lambda: stats(pair.there, queue)["waiters"] > before)
+        return link
+
+    left = enter(pair.here, 50)
+    with pair.stopped():
+        left.close()
+    until(lambda: pair.here.http("GET", "/readyz")[0] == 200)
+    until(lambda: stats(pair.there, queue)["waiters"] == 0)
+    assert pair.here.http("GET", f"/q/{queue}?wait=1")[0] == 204  # now wake-ups are heard there
+    with enter(pair.there, 50) as link:
+        add(pair.there, queue, "a")
+        assert b'"a"' in link.recv(65536)

@@ -12,7 +12,7 @@ from fanout import Plan, run
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 from websockets.sync.client import connect
-from wire import HANDSHAKE, TEXT, Wire, add, batch, handler, ring, stats, texts, until
+from wire import HANDSHAKE, TEXT, Wire, add, batch, batch_add, handler, ring, stats, texts, until
 
 from restmq.errors import Forbidden
 from restmq.live import RETRY_ENDING, Comet, Live, Sse, comment, documents
@@ -518,3 +518,12 @@ def test_roundrobin_load_comes_once_and_in_equal_shares(instance: Any, transport
     plan = Plan("127.0.0.1", instance.port, queue, transport, 10, 300, 2, 8, roundrobin=True)
     result = asyncio.run(run(plan))
     assert (result.delivered, result.fewest, result.most) == (300, 30, 30)
+
+
+def test_one_that_does_not_read_and_is_not_full_yet_holds_up_nobody(instance: Any, listen: Any, queue: str) -> None:
+    listen(instance, f"/c/{queue}", buffer=4096)
+    reader = listen(instance, f"/c/{queue}")
+    for _ in range(60):
+        batch_add(instance, queue, *["x" * 1000] * 100)
+        reader.read(0.02)
+    reader.until(lambda c: c.body.count(b'"value"') >= 6000, 30)

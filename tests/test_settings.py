@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import FORM
+from wire import FORM, add, until
 
 from restmq import rules, scripts
 from restmq.errors import BadOption, BadRequest
@@ -211,3 +211,10 @@ def test_restmq_conf_says_what_a_queue_was_not_told(start: Any, queue: str) -> N
     assert one.form(f"/q/{queue}", "value=x")[0] == 429
     again = start("[redis]\ndbid = 7\n[queues]\ndead_ttl = 5m\n")
     assert get(again, queue)["settings"] == {**DEFAULTS, "dead_ttl": "5m"}  # what it was not told follows restmq.conf
+
+
+def test_a_queue_is_forgotten_for_idleness_when_only_restmq_conf_says_so(start: Any, queue: str) -> None:
+    instance = start("[queues]\nidle_ttl = 500ms\n")
+    add(instance, queue, "a")
+    assert instance.http("GET", f"/q/{queue}")[0] == 200
+    until(lambda: queue not in json.loads(instance.http("GET", "/stats/")[2])["queues"])
