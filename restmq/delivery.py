@@ -49,6 +49,7 @@ class Joined:
         self.waiting: list[Slot[None]] = []  # who joins
         self.epoch = b""
         self.past: set[bytes] = set()  # epochs that are over
+        self.fresh = False  # nothing was heard of this epoch yet, so its first message tells where it begins
         self.birthword = b""
         self.position = 0  # highest P heard
         self.highest = 0  # highest N seen
@@ -317,6 +318,12 @@ class Delivery(Service):
         queue.settings = dict(zip(words[::2], words[1::2]))
         queue.birthword = self.core.birthword
 
+    def renewed(self, queue: Joined, epoch: bytes, position: int) -> None:
+        """Redis tells of this epoch and position; messages from before it may still be on their way."""
+        if epoch != queue.epoch and epoch not in queue.past:
+            self._renew(queue, epoch, position)
+            queue.fresh = True
+
     def _renew(self, queue: Joined, epoch: bytes, position: int) -> None:
         """The queue has another epoch than it had: it was forgotten, or Redis lost data."""
         log.warn("queue {queue} has another epoch: it was forgotten, or Redis lost data", queue=queue.name.decode())
@@ -366,6 +373,7 @@ class Delivery(Service):
         if numbers[2] == 0:
             await self._confirm_written(queue)
         reply = await self._live(queue, *numbers, None)
+        self.renewed(queue, reply[0], reply[1])
         queue.policy = reply[3]
         self._learn(queue, reply[7])
         if numbers[2] == 0:
@@ -457,7 +465,7 @@ class Delivery(Service):
         if epoch in queue.past:
             return  # it was on its way when the queue was forgotten
         if epoch != queue.epoch:
-            self._renew(queue, epoch, int(first) - 1 if kind == b"B" else queue.position)
+            self.renewed(queue, epoch, int(first) - 1 if kind == b"B" else queue.position)
         if kind == b"P":
             self._policy(queue, numbers)
         elif kind == b"Z":
@@ -472,6 +480,8 @@ class Delivery(Service):
             if kind == b"R":
                 self._give(queue, elements)
             else:
+                if queue.fresh:
+                    queue.position, queue.fresh = min(queue.position, int(first) - 1), False
                 batch = Batch(queue.name, elements, int(first), epoch).beyond(queue.position)
                 if batch is not None and batch.first > queue.position + 1:
                     self._missed(queue, data)

@@ -95,6 +95,7 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
         now, position, floor, _, to, *words = await delivery.core.replay(name, "after", start)
         if consumer not in queue.consumers.all:
             return
+        delivery.renewed(queue, now, position)
         if now != epoch:
             start, epoch = floor, now
             if epoch == queue.epoch:
@@ -111,7 +112,15 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
             return
         while consumer.full and consumer in queue.consumers.all:
             await pause(delivery.clock, PAUSE)
-        queue.consumers.read_again(consumer)  # so that nobody who reads slowly makes them pile up
+            _unkept(delivery, consumer)
+        _unkept(delivery, consumer)
+
+
+def _unkept(delivery: Delivery, consumer: Consumer) -> None:
+    """Nobody who reads slowly makes them pile up, nor those of the queues whose past comes after this one."""
+    for name in delivery.of.get(consumer, ()):
+        if name in delivery.queues:
+            delivery.queues[name].consumers.read_again(consumer)
 
 
 def _offer(queue: Joined, consumer: Consumer, epoch: bytes, words: list[bytes]) -> None:

@@ -6,12 +6,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 from conftest import RedisServer
-from wire import Listener, add, batch_add, stats, texts, until
+from twisted.internet.task import Clock
+from wire import Listener, Wire, add, batch, batch_add, handler, stats, texts, until
+
+from restmq import resume
+from restmq.delivery import Joined
+from restmq.live import Comet, Wish
+from restmq.slot import drive
 
 pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
@@ -506,3 +513,29 @@ def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
     for each in closed:
         assert numbers(each.until_end(20)) == [1]
     assert closed[1].reason == "elements were missed that are no longer kept; connect again"  # type: ignore[attr-defined]
+
+
+
+def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_its_queues() -> None:
+    clock, wire = Clock(), Wire()
+    consumer = Comet(handler(), [b"a", b"b"], clock, Wish())
+    consumer.open(wire, {b"a": (0, b"e"), b"b": (0, b"e")})
+    queues = {name: Joined(name) for name in (b"a", b"b")}
+    for queue in queues.values():
+        queue.epoch = b"e"
+        queue.consumers.join(consumer)
+        queue.consumers.replaying(consumer)
+    delivery: Any = SimpleNamespace(queues=queues, of={consumer: [b"a", b"b"]}, clock=clock, core=Past())
+    wire.stuck = True
+    ended: list[object] = []
+    drive(resume.replay(delivery, consumer, b"a", 0, b"e"), ended.append, ended.append)
+    for name, queue in queues.items():
+        queue.consumers.everyone(batch("v", queue=name.decode(), first=5))
+        assert queue.consumers.kept(consumer) == 5
+    clock.pump([resume.PAUSE] * 2)
+    assert consumer.full and not ended
+    assert [queue.consumers.kept(consumer) for queue in queues.values()] == [0, 0]
+    for queue in queues.values():
+        queue.consumers.leave(consumer)
+    clock.pump([resume.PAUSE] * 2)
+    assert ended
