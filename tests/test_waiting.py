@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import RedisServer
-from wire import BATCH, until
+from wire import BATCH, stats, until
 
 pytestmark = pytest.mark.wire
 WAITS, EACH = 10_000, 125  # requests, and how many on one connection
@@ -21,12 +21,6 @@ WAITS, EACH = 10_000, 125  # requests, and how many on one connection
 def ask(queue: str, query: str) -> bytes:
     """A GET, for a connection of its own or one after others."""
     return f"GET /q/{queue}?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-
-
-def look(instance: Any, queue: str) -> dict[str, Any]:
-    """/stats of a queue."""
-    found: dict[str, Any] = json.loads(instance.http("GET", f"/stats/{queue}")[2])
-    return found
 
 
 def answers(link: socket.socket, many: int, seconds: float = 30) -> bytes:
@@ -62,7 +56,7 @@ def test_ten_thousand_that_wait_cost_no_command_and_are_served_in_their_order(st
             link = socket.create_connection(("127.0.0.1", instance.port))
             link.sendall(ask("waited", "wait=60") * EACH)
             links.append(link)
-        until(lambda: look(instance, "waited")["waiters"] == WAITS, seconds=60)
+        until(lambda: stats(instance, "waited")["waiters"] == WAITS, seconds=60)
         time.sleep(1)
         before = commands(server)
         time.sleep(4)
@@ -76,7 +70,7 @@ def test_ten_thousand_that_wait_cost_no_command_and_are_served_in_their_order(st
         for link in links:
             numbers += [int(found) for found in re.findall(rb'"key": "waited:(\d+)"', answers(link, EACH))]
         assert sorted(numbers) == list(range(1, WAITS + 1))
-        after = look(instance, "waited")
+        after = stats(instance, "waited")
         assert (after["taken"], after["len"], after["waiters"]) == (WAITS, 0, 0)
     finally:
         for link in links:
@@ -91,7 +85,7 @@ def test_who_waits_is_woken_over_instances_in_the_order_of_arrival(instance: Any
         link = socket.create_connection(("127.0.0.1", instance.port))
         link.sendall(ask(queue, "wait=30"))
         links.append(link)
-        until(lambda number=number: look(one, queue)["waiters"] == number + 1)
+        until(lambda number=number: stats(one, queue)["waiters"] == number + 1)
     for number in range(4):
         one.form(f"/q/{queue}", f"value={number}")
         found = answers(links[number], 1)
@@ -105,11 +99,11 @@ def test_a_client_that_leaves_while_it_waits_loses_nothing(instance: Any, other:
     one, two = instance, other
     gone = socket.create_connection(("127.0.0.1", one.port))
     gone.sendall(ask(queue, query))
-    until(lambda: look(two, queue)["waiters"] == 1)
+    until(lambda: stats(two, queue)["waiters"] == 1)
     gone.close()
-    until(lambda: look(two, queue)["waiters"] == 0)
+    until(lambda: stats(two, queue)["waiters"] == 0)
     two.form(f"/q/{queue}", "value=kept")
-    assert look(two, queue)["len"] == 1
+    assert stats(two, queue)["len"] == 1
     assert b'"kept"' in two.http("GET", f"/q/{queue}")[2]
 
 
@@ -138,7 +132,7 @@ def test_clients_that_come_and_leave_at_random_lose_nothing_and_strand_nobody(
     for number in range(300):
         instances[number % 2].form(f"/q/{queue}", f"value={number}")
         time.sleep(0.005)
-    until(lambda: look(instances[0], queue)["len"] == 0)
+    until(lambda: stats(instances[0], queue)["len"] == 0)
     cut.set()
     for thread in threads:
         thread.join(10)
@@ -155,7 +149,7 @@ def test_an_instance_that_ends_answers_who_waits(start: Any, queue: str) -> None
     instance = start()
     with socket.create_connection(("127.0.0.1", instance.port)) as link:
         link.sendall(ask(queue, "wait=50"))
-        until(lambda: look(instance, queue)["waiters"] == 1)
+        until(lambda: stats(instance, queue)["waiters"] == 1)
         instance.process.terminate()
         assert answers(link, 1, 10).startswith(b"HTTP/1.1 204 ")
     instance.process.wait(20)
@@ -165,7 +159,7 @@ def test_redis_comes_back_and_who_waited_waits_on(own: RedisServer, start: Any) 
     instance = start("", own.address)
     with socket.create_connection(("127.0.0.1", instance.port)) as link:
         link.sendall(ask("through", "wait=50"))
-        until(lambda: look(instance, "through")["waiters"] == 1)
+        until(lambda: stats(instance, "through")["waiters"] == 1)
         own.stop()
         until(lambda: instance.http("GET", "/readyz")[0] == 503)
         own.start()
@@ -178,12 +172,12 @@ def test_ten_thousand_delays_that_end_together_end_at_their_time(instance: Any, 
     lines = "\n".join(f"v{number}" for number in range(10_000))
     assert instance.http("POST", f"/q/{queue}?delay=2s", lines, BATCH)[0] == 200
     answered = time.monotonic()
-    assert look(instance, queue)["delayed"] == 10_000
-    until(lambda: look(instance, queue)["delayed"] == 0)
+    assert stats(instance, queue)["delayed"] == 10_000
+    until(lambda: stats(instance, queue)["delayed"] == 0)
     late = time.monotonic() - answered - 2
     print(f"10,000 delays that ended together were over {late * 1000:.0f} ms after their time")
     assert late < 1.5  # 100 ms on a machine that does nothing else
-    assert look(instance, queue)["len"] == 10_000
+    assert stats(instance, queue)["len"] == 10_000
 
 
 def test_ten_thousand_leases_that_end_together_end_at_their_time(instance: Any, queue: str) -> None:
@@ -192,7 +186,7 @@ def test_ten_thousand_leases_that_end_together_end_at_their_time(instance: Any, 
     for _ in range(10):
         assert instance.http("GET", f"/q/{queue}?lease=3s&max=1000")[0] == 200
     began = time.monotonic()
-    until(lambda: look(instance, queue)["leased"] == 0)
+    until(lambda: stats(instance, queue)["leased"] == 0)
     late = time.monotonic() - began - 3
     print(f"10,000 leases were over {late * 1000:.0f} ms after the last one's time")
     assert late < 1.5
@@ -211,7 +205,7 @@ def test_what_is_due_when_its_instance_is_dead_is_ended_by_another(
     due = time.monotonic() + 2
     one.process.kill()
     one.process.wait()
-    until(lambda: look(two, queue)["len"] == 1)
+    until(lambda: stats(two, queue)["len"] == 1)
     assert time.monotonic() - due < 4 + 1
     assert b'"later"' in two.http("GET", f"/q/{queue}")[2]
 
