@@ -516,6 +516,14 @@ def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
 
 
 
+class Past:
+    """Stands for Redis: one page of one element is the past, and another always follows."""
+
+    async def replay(self, name: bytes, what: str, which: int) -> list[Any]:
+        """A page."""
+        return [b"e", which + 9, 0, which, which + 1, b"%d" % (which + 1), b"1", b"v"]
+
+
 def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_its_queues() -> None:
     clock, wire = Clock(), Wire()
     consumer = Comet(handler(), [b"a", b"b"], clock, Wish())
@@ -525,7 +533,9 @@ def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_
         queue.epoch = b"e"
         queue.consumers.join(consumer)
         queue.consumers.replaying(consumer)
-    delivery: Any = SimpleNamespace(queues=queues, of={consumer: [b"a", b"b"]}, clock=clock, core=Past())
+    delivery: Any = SimpleNamespace(
+        queues=queues, of={consumer: [b"a", b"b"]}, clock=clock, core=Past(), renewed=lambda *words: None
+    )
     wire.stuck = True
     ended: list[object] = []
     drive(resume.replay(delivery, consumer, b"a", 0, b"e"), ended.append, ended.append)
