@@ -257,11 +257,10 @@ class Delivery(Service):
         if ups != self.inbox.ups or instance != self.presence.instance:
             raise Unavailable("the connection to Redis was lost while joining")
         self._learn(queue, settings)
-        queue.highest = max(queue.highest, highest)
         if known and epoch != queue.epoch:
             self._renew(queue, epoch, position)
             history, mine, known = [], [], False
-        queue.epoch = epoch
+        queue.epoch, queue.highest = epoch, max(queue.highest, highest)
         if not known:
             queue.position = queue.sure = position
         if missing:
@@ -330,7 +329,7 @@ class Delivery(Service):
         queue.consumers.renewed()
         queue.written, queue.leased = [], []
         queue.past.add(queue.epoch)
-        queue.epoch, queue.position, queue.sure = epoch, position, 0
+        queue.epoch, queue.position, queue.sure, queue.highest = epoch, position, 0, 0
         for consumer in queue.consumers.current:
             consumer.renewed(queue.name, epoch, position)
 
