@@ -103,6 +103,8 @@ class Delivery(Service):
                 queue = self.queues.get(name)
                 if queue is None:
                     queue = self.queues[name] = Joined(name)
+                if not queue.consumers.all:
+                    queue.joined = False  # it may have been forgotten since the last one left
                 if not queue.joined:
                     slot: Slot[None] = Slot()
                     queue.waiting.append(slot)
