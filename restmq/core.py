@@ -307,7 +307,9 @@ class Core:
 
     async def untake(self, element: Element, how: bytes) -> None:
         """Bring back what was taken and could not be given to anybody; it stands at its key's place."""
-        number = b"%d" % element.number
+        number, ends = b"%d" % element.number, int(float(how.split(b" ", 2)[1]))
+        if ends:  # its ttl goes on
+            self.due.soon(element.queue, max(0, ends - int(time.time() * 1000)))
         await self.script("untake", element.queue, self.db, element.epoch, number, element.value, how)
 
     async def unwait(self, queue: bytes, instance: bytes, many: int) -> int:
