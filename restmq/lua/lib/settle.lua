@@ -22,6 +22,8 @@ local function settle()
         local entry = call('XRANGE', P..'h', digits(at), digits(at), 'COUNT', 1)[1]
         if entry then call('XDEL', P..'h', entry[1]) end
       end
+      local last = call('XREVRANGE', P..'h', '+', '-', 'COUNT', 1)[1]
+      sum = last and tonumber(last[2][6]) or cut   -- what was taken back is no history
       call('RPUSH', P..'void', digits(sure + 1)..' '..digits(oldest))
       call('LTRIM', P..'void', -20, -1)
       sure, best = oldest, math.max(best, oldest)
