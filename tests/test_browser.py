@@ -17,6 +17,7 @@ from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
 from wire import batch_add, texts
 
@@ -73,12 +74,13 @@ def test_the_form_posts_a_command_and_shows_the_answer(instance: Any, browser: A
     assert complaints(browser) == []
 
 
-def write(browser: Any, command: str) -> None:
-    """Put a command into the form and send it."""
+def write(browser: Any, command: str) -> Any:
+    """Put a command into the form and send it. Returns the form's field."""
     body = browser.find_element(By.ID, "body")
     body.clear()
     body.send_keys(command)
     browser.find_element(By.CSS_SELECTOR, "button.main").click()
+    return body
 
 
 def shown(browser: Any, part: str) -> None:
@@ -99,7 +101,9 @@ def test_without_scripts_the_form_shows_the_answer_on_its_page(
         ('{"cmd": "take", "queue": "%s"}', '{"queue": "%s", "value": "<b>\\u00e9", "key": "%s:1"}'),
         ('{"cmd": "take", "queue": "%s"}', '{"error": "empty queue"}'),
     ]:
-        write(browser, command.replace("%s", queue))
+        field = write(browser, command.replace("%s", queue))
+        # Two commands have the same answer: it must be the next page that shows it.
+        WebDriverWait(browser, 20).until(staleness_of(field))
         shown(browser, answer.replace("%s", queue))
         assert browser.find_element(By.ID, "body").get_attribute("value") == command.replace("%s", queue)
     write(browser, '{"cmd": ')

@@ -11,8 +11,7 @@ from conftest import RedisServer
 from fanout import Plan, run
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
-from websockets.sync.client import connect
-from wire import HANDSHAKE, TEXT, Wire, add, batch, batch_add, handler, ring, stats, texts, until
+from wire import HANDSHAKE, TEXT, Talker, Wire, add, batch, batch_add, handler, ring, stats, texts, until
 
 from restmq.errors import Forbidden
 from restmq.live import RETRY_ENDING, Comet, Live, Sse, comment, documents
@@ -343,9 +342,9 @@ def test_roundrobin_is_a_strict_turn_over_all_transports(instance: Any, listen: 
     assert instance.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
     targets = [f"/c/{queue}", f"/sse/{queue}", f"/c/{queue},{queue}.x", f"/sse/{queue}.x,{queue}"]
     consumers = [listen(instance, target) for target in targets]
-    with connect(f"ws://127.0.0.1:{instance.port}/ws/{queue}") as ws:
+    with Talker(instance.port, f"/ws/{queue}") as ws:
         add(instance, queue, *texts(40))
-        numbers = [[int(json.loads(ws.recv(timeout=5))["key"].rpartition(":")[2]) for _ in range(8)]]
+        numbers = [[int(json.loads(ws.recv())["key"].rpartition(":")[2]) for _ in range(8)]]
         for consumer in consumers:
             consumer.until(lambda c: len(c.objects) == 8)
             numbers.append([int(one["key"].rpartition(":")[2]) for one in consumer.objects])

@@ -97,7 +97,7 @@ def test_a_lease_that_ends_brings_it_again_with_one_more_delivery(
     consumer = listen(instance, f"/{transport}/{shared}?lease=500ms")
     add(instance, shared, "again")
     consumer.until(have(2), 20)
-    assert consumer.values == ["again", "again"]
+    assert consumer.values[:2] == ["again", "again"]
     assert [word.partition("@")[0] for word in leases(consumer)[:2]] == ["1.1", "1.2"]
     lost = ack(instance, shared, leases(consumer)[0])
     assert (lost["acked"], lost["lost"]) == (0, leases(consumer)[:1])

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
-from wire import HANDSHAKE, Wire, batch, handler, ring
+from wire import HANDSHAKE, Talker, Wire, batch, handler, ring
 
 from restmq.errors import BadRequest, Error, Forbidden, UpgradeRequired
 from restmq.websocket import MOST_COMMANDS, Asking, WebSocket, accept, check_handshake, close_frame, to_frame
@@ -302,11 +301,6 @@ def test_random_bytes_never_raise() -> None:
 # The wire of a real instance
 
 
-def open_socket(instance: Any, path: str, **options: Any) -> ClientConnection:
-    """A WebSocket client that is not ours."""
-    return connect(f"ws://127.0.0.1:{instance.port}{path}", **options)
-
-
 def shake(instance: Any, *replaced: str, headers: str = "", after: bytes = b"", until: bytes = b"\r\n\r\n") -> bytes:
     """What answers a handshake in which some words were replaced by others, up to `until`."""
     request = f"GET /ws/raw HTTP/1.1\r\nHost: 127.0.0.1:{instance.port}\r\n{HANDSHAKE}{headers}\r\n"
@@ -325,7 +319,7 @@ def shake(instance: Any, *replaced: str, headers: str = "", after: bytes = b"", 
 
 
 def test_elements_come_as_text_messages_and_commands_are_answered_on_the_same_socket(instance: Any, queue: str) -> None:
-    with open_socket(instance, f"/ws/{queue}") as ws:
+    with Talker(instance.port, f"/ws/{queue}") as ws:
         ws.send(json.dumps({"cmd": "add", "queue": f"{queue}.todo", "value": "oi"}))
         assert ws.recv() == f'{{"queue": "{queue}.todo", "value": "oi", "key": "{queue}.todo:1"}}'
         ws.send(json.dumps({"cmd": "take", "queue": f"{queue}.todo", "id": 7}))
@@ -347,32 +341,29 @@ def test_elements_come_as_text_messages_and_commands_are_answered_on_the_same_so
 
 
 def test_many_commands_at_once_are_answered_in_order(instance: Any, queue: str) -> None:
-    with open_socket(instance, f"/ws/{queue}.other") as ws:
+    with Talker(instance.port, f"/ws/{queue}.other") as ws:
         for number in range(500):
             ws.send(json.dumps({"cmd": "add", "queue": queue, "value": str(number)}))
-        answers = [json.loads(ws.recv(timeout=10)) for _ in range(500)]
+        answers = [json.loads(ws.recv()) for _ in range(500)]
         assert [answer["value"] for answer in answers] == [str(number) for number in range(500)]
         assert [answer["key"] for answer in answers] == [f"{queue}:{number}" for number in range(1, 501)]
 
 
 def test_fragments_pings_and_large_messages_pass(instance: Any, queue: str) -> None:
-    with open_socket(instance, f"/ws/{queue}", max_size=None) as ws:
+    with Talker(instance.port, f"/ws/{queue}") as ws:
         value = "é" * 100000
-        ws.send(iter([f'{{"cmd": "add", "queue": "{queue}",', f' "value": "{value}"', "}"]))
+        ws.send_fragments([f'{{"cmd": "add", "queue": "{queue}",', f' "value": "{value}"', "}"])
         assert {json.loads(ws.recv())["value"], json.loads(ws.recv())["value"]} == {value}
-        assert ws.ping(b"abc").wait(5)
-        ws.close(4002)
-        assert ws.close_code == 4002
+        ws.ping(b"abc")
+        assert ws.close(4002) == 4002
 
 
 @pytest.mark.parametrize(("message", "expected"), [(b"binary", 1003), ("x" * (3 * (1 << 20) + (64 << 10) + 1), 1009)])
 def test_messages_that_no_command_can_be_end_the_socket(instance: Any, queue: str, message: Any, expected: int) -> None:
-    with open_socket(instance, f"/ws/{queue}") as ws:
-        sender = threading.Thread(target=ws.send, args=[message])  # large ones are refused half-way
-        sender.start()
+    with Talker(instance.port, f"/ws/{queue}") as ws:
+        ws.send(message)  # large ones are refused half-way
         with pytest.raises(ConnectionClosed) as caught:
-            ws.recv(timeout=5)
-        sender.join(5)
+            ws.recv()
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == expected
 
@@ -424,7 +415,7 @@ def test_the_auth_cookie_opens_a_socket_with_an_origin_that_passes(start: Any) -
 
 def test_a_command_needs_the_section_of_its_command(start: Any, queue: str) -> None:
     one = start("[rest:producer]\nhosts_deny = all\n")
-    with open_socket(one, f"/ws/{queue}") as ws:
+    with Talker(one.port, f"/ws/{queue}") as ws:
         ws.send(json.dumps({"cmd": "add", "queue": queue, "value": "v"}))
         assert json.loads(ws.recv())["status"] == 403
         ws.send(json.dumps({"cmd": "take", "queue": queue}))
@@ -433,8 +424,13 @@ def test_a_command_needs_the_section_of_its_command(start: Any, queue: str) -> N
 
 def test_a_peer_that_does_not_answer_pings_is_found_and_one_that_does_stays(start: Any, queue: str) -> None:
     one = start("[live]\nheartbeat = 1s\n")
-    with open_socket(one, f"/ws/{queue}") as alive:
-        frames = shake(one, until=b"the end of it").partition(b"\r\n\r\n")[2]
+    with Talker(one.port, f"/ws/{queue}") as alive:
+        answers: list[bytes] = []
+        deaf = threading.Thread(target=lambda: answers.append(shake(one, until=b"the end of it")))
+        deaf.start()
+        while deaf.is_alive():
+            alive.poll()
+        frames = answers[0].partition(b"\r\n\r\n")[2]
         assert frames.startswith(b"\x89\x00\x89\x00\x88")
         assert frames[6:8] == b"\x03\xe9"
         alive.send(json.dumps({"cmd": "get", "queue": queue}))
@@ -443,9 +439,9 @@ def test_a_peer_that_does_not_answer_pings_is_found_and_one_that_does_stays(star
 
 def test_the_end_of_an_instance_is_told_to_its_sockets(start: Any, queue: str) -> None:
     one = start()
-    with open_socket(one, f"/ws/{queue}") as ws:
+    with Talker(one.port, f"/ws/{queue}") as ws:
         one.stop()
         with pytest.raises(ConnectionClosed) as caught:
-            ws.recv(timeout=5)
+            ws.recv()
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1001

@@ -209,6 +209,7 @@ class Talker:
             request.headers[name] = value
         self._protocol.send_request(request)
         self._texts: list[str] = []
+        self.pongs: list[bytes] = []
         while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
             self._read()
         if self._protocol.handshake_exc is not None:
@@ -239,6 +240,8 @@ class Talker:
         for event in self._protocol.events_received():
             if getattr(event, "opcode", None) is Opcode.TEXT:
                 self._texts.append(bytes(event.data).decode("utf-8"))
+            elif getattr(event, "opcode", None) is Opcode.PONG:
+                self.pongs.append(bytes(event.data))
 
     def send(self, message: str | bytes) -> None:
         """One message: text, or bytes as a binary one."""
@@ -247,6 +250,28 @@ class Talker:
         else:
             self._protocol.send_binary(message)
         self._flush()
+
+    def send_fragments(self, parts: list[str]) -> None:
+        """One text message in several frames."""
+        self._protocol.send_text(parts[0].encode("utf-8"), fin=False)
+        for place, part in enumerate(parts[1:], 2):
+            self._protocol.send_continuation(part.encode("utf-8"), fin=place == len(parts))
+        self._flush()
+
+    def ping(self, data: bytes) -> None:
+        """Send a ping, and wait for its pong."""
+        self._protocol.send_ping(data)
+        while data not in self.pongs:
+            self._read()
+
+    def close(self, code: int = 1000) -> int | None:
+        """Close it in order; the code that the server answered."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(code)
+        while self._protocol.state is not State.CLOSED:
+            self._read()
+        self.socket.close()
+        return self._protocol.close_code
 
     def recv(self) -> str:
         """The next text message. Raises ConnectionClosed, and TimeoutError after a minute."""
@@ -272,11 +297,7 @@ class Talker:
 
     def __exit__(self, *_: object) -> None:
         """Close it in order."""
-        if self._protocol.state is State.OPEN:
-            self._protocol.send_close(1000)
-        while self._protocol.state is not State.CLOSED:
-            self._read()
-        self.socket.close()
+        self.close()
 
 
 class Listener:
