@@ -29,7 +29,7 @@ from restmq.slot import Slot, deferred, drive
 from restmq.turn import word
 
 MERGED = 500
-PAGE = 1000  # elements of history at a time, as live.lua answers them
+PAGE = 1000  # elements of history at a time
 
 log = Logger()
 
@@ -254,24 +254,21 @@ class Delivery(Service):
         count = max(1, len(queue.consumers))
         ready, room = (queue.consumers.ready, queue.consumers.room) if queue.consumers.all else (0, 0)
         queue.counted = True
-        reply = await self._live(queue, ready, room, count, queue.position if known else None)
-        epoch, position, highest, queue.policy, missing, mine, history, settings = reply
-        if ups != self.inbox.ups or instance != self.presence.instance:
-            raise Unavailable("the connection to Redis was lost while joining")
+        reply = await self._live(queue, ready, room, count, known)
+        epoch, position, highest, queue.policy, mine, settings = reply
+        self._linked(ups, instance)
         self._learn(queue, settings)
         if known and epoch != queue.epoch:
             self._renew(queue, epoch, position)
-            history, mine, known = [], [], False
+            mine, known = [], False
         queue.epoch, queue.highest = epoch, max(queue.highest, highest)
         if not known:
             queue.position = queue.sure = position
-        if missing:
-            self._gap(queue, int(history[0]) - 1 if history else position)
-        self._replay(queue, history, epoch)
-        while queue.position < position and len(history) == 3 * PAGE:
-            _, _, floor, _, to, *history = await self.core.replay(queue.name, "after", queue.position, PAGE)
-            if ups != self.inbox.ups:
-                raise Unavailable("the connection to Redis was lost while joining")
+        while queue.position < position:
+            now, _, floor, _, to, *history = await self.core.replay(queue.name, "after", queue.position, PAGE)
+            self._linked(ups, instance)
+            if now != epoch:
+                raise Unavailable("the queue was forgotten while it was joined")
             if floor > queue.position:
                 self._gap(queue, floor)
             self._replay(queue, history, epoch)
@@ -292,6 +289,10 @@ class Delivery(Service):
         self._tell(queue)
         if queue.consumers.leased:
             drive(self._own(queue), _nothing, partial(self._kept, queue))
+
+    def _linked(self, ups: int, instance: bytes) -> None:
+        if ups != self.inbox.ups or instance != self.presence.instance:
+            raise Unavailable("the connection to Redis was lost while joining")
 
     async def _own(self, queue: Joined) -> None:
         """Leases may have ended while nothing was heard here: who had them may have as many more."""
@@ -335,7 +336,7 @@ class Delivery(Service):
         for consumer in queue.consumers.current:
             consumer.renewed(queue.name, epoch, position)
 
-    def _live(self, queue: Joined, ready: int, room: int, count: int, after: int | None) -> Slot[Any]:
+    def _live(self, queue: Joined, ready: int, room: int, count: int, again: bool = False) -> Slot[Any]:
         return self.core.script(
             "live",
             queue.name,
@@ -349,7 +350,7 @@ class Delivery(Service):
             b"%d" % queue.highest,
             b"%d" % queue.position,
             json.dumps(queue.settings).encode(),
-            b"" if after is None else b"%d" % after,
+            b"%d" % again,
             word(),
             b"0" if queue.birthword in (b"", self.core.birthword) else b"1",
         )
@@ -373,10 +374,10 @@ class Delivery(Service):
     async def _said(self, queue: Joined, numbers: tuple[int, int, int]) -> None:
         if numbers[2] == 0:
             await self._confirm_written(queue)
-        reply = await self._live(queue, *numbers, None)
+        reply = await self._live(queue, *numbers)
         self.renewed(queue, reply[0], reply[1])
         queue.policy = reply[3]
-        self._learn(queue, reply[7])
+        self._learn(queue, reply[5])
         if numbers[2] == 0:
             queue.unheard.clear()  # the script gave them back, or another instance has heard them
             queue.consumers.abandon()
@@ -666,7 +667,7 @@ class Delivery(Service):
             for queue in list(self.queues.values()):
                 await self._confirm_written(queue)
                 if queue.joined:
-                    await self._live(queue, 0, 0, 0, None)
+                    await self._live(queue, 0, 0, 0)
             await self.core.depart(self.presence.instance)
         except Error as error:
             if self.queues:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import Instance, RedisServer
-from wire import Listener, add, stats, until
+from wire import Listener, add, batch_add, stats, texts, until
 
 
 def have(count: int) -> Callable[[Listener], bool]:
@@ -66,6 +67,27 @@ def test_a_lease_acknowledged_while_the_links_are_cut_makes_room_all_the_same(
             pair.link.client_kill_filter(_id=one)
         assert b'"deleted": true' in pair.there.http("DELETE", f"/q/{queue}/1")[2]
     assert consumer.until(have(2)).values == ["a", "b"]
+
+
+def test_what_was_missed_comes_in_pages_but_for_what_has_expired_meanwhile(
+    pair: Pair, listen: Any, queue: str
+) -> None:
+    assert pair.there.form(f"/settings/{queue}", "history=3000")[0] == 200
+    consumer = listen(pair.here, f"/c/{queue}?since=now").until(lambda c: c.ids)
+    other = listen(pair.there, f"/c/{queue}")
+    with pair.stopped():
+        for one in pair.links:
+            pair.link.client_kill_filter(_id=one)
+        add(pair.there, queue, "short", options="?ttl=200ms")
+        batch_add(pair.there, queue, *texts(1500))  # more than a page of history
+        other.until(have(1501))
+        time.sleep(0.2)
+        add(pair.there, queue, "later", options="?ttl=1h")
+    consumer.until(lambda c: "later" in c.values)
+    assert (consumer.values, consumer.told) == ([*texts(1500), "later"], [])
+    add(pair.there, queue, "end")
+    assert consumer.until(lambda c: "end" in c.values).values[1500:] == ["later", "end"]
+    until(lambda: stats(pair.there, queue)["leased"] == 0, lambda: stats(pair.there, queue))
 
 
 def test_the_last_consumer_of_a_queue_that_leaves_while_the_links_are_cut_leaves_nothing_behind(

@@ -67,7 +67,7 @@ class Queue(Watched):
             self.setting("policy", "roundrobin")
         for inst in listen:
             self.subscribe(inst)
-            self.join_as(inst, (2, 128, 2), 0, "", NOTHING)
+            self.join_as(inst, (2, 128, 2), 0, False, NOTHING)
         for inst in line:
             self.getting("take", inst, 1, None, True)
         if line and stopped:
@@ -376,8 +376,7 @@ class Queue(Watched):
     def live(self, inst: str, numbers: tuple[int, int, int], data: Any, known: Any) -> None:
         model = self.model
         confirmed = data.draw(st.integers(model.sure, model.position))
-        after = data.draw(st.sampled_from(["", model.position, max(0, model.position - 3), 0]))
-        self.join_as(inst, numbers, confirmed, after, known)
+        self.join_as(inst, numbers, confirmed, data.draw(st.booleans()), known)
 
     @precondition(lambda self: self.model.those(AWAY))
     @rule(
@@ -549,7 +548,7 @@ def on_its_way(link: Any) -> Queue:
     queue = fresh(link)
     queue.setting("policy", "roundrobin")
     queue.subscribe("A")
-    queue.join_as("A", (1, 64, 1), 0, "", NOTHING)
+    queue.join_as("A", (1, 64, 1), 0, False, NOTHING)
     queue.adding([b"a"], None, None, {})
     queue.all_is_well()
     assert (queue.model.elements[1].state, queue.run.state()["due"]) == (AWAY, 0)

@@ -153,7 +153,7 @@ def test_bury_kick_reap_and_live_take_small_steps(link: Any) -> None:
     assert queue.run.books()["dead"] == 3000
     assert len(queue("kick", 500)) == 500
     assert until(lambda reply: reply < 500, lambda: queue("bury")) == 6
-    queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", "", "epoch", 0)
+    queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", 0, "epoch", 0)
     until(lambda reply: reply == 0, lambda: queue("reap", "A"))
     assert queue.most <= STEPS * EACH
 
@@ -178,7 +178,7 @@ def test_a_long_history_is_paged_from_the_oldest_on(link: Any, ear: Ear) -> None
     many = 3000
     queue = Measured(link, {"history": many})
     queue.fill(many)
-    queue("live", "A", 1, 64, 1, 0, "", 0, 0, "{}", "", "epoch", 0)
+    queue("live", "A", 1, 64, 1, 0, "", 0, 0, "{}", 0, "epoch", 0)
     while queue.run.state()["sure"] < many:
         queue("confirm", "A", "epoch", queue.run.state()["pos"], "1 64 1", 0)
     queue.most = 0

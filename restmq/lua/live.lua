@@ -1,10 +1,10 @@
 -- An instance says how many of its consumers take elements of this queue; the numbers are absolute,
 -- so that it may say it twice. It joins with the first, and leaves with count 0.
 -- KEYS m · ARGV db, INST, ready, room, count, P confirmed, and what it knew: epoch or '', highest N,
--- highest P, settings as JSON, P after which it wants history or '', a new epoch, 1 when Redis' birth
--- word is another than when it knew this
--- Returns the error GIVENUP when it was reaped, or {epoch, P, N, policy, 1 when history misses some of what it wanted, N's on their way to it,
--- history from there: P, N, value…, the queue's settings: name, value…}
+-- highest P, settings as JSON, 1 when it joins again, a new epoch, 1 when Redis' birth word is another
+-- than when it knew this
+-- Returns the error GIVENUP when it was reaped, or {epoch, P, N, policy, N's on their way to it when it joins
+-- again, the queue's settings: name, value…}; what it missed up to P it reads with replay.lua
 --@include keys
 --@include state
 --@include save
@@ -36,16 +36,7 @@ if listening == 0 then
   call('HDEL', P..'from', inst)
   if call('EXISTS', P..'ring') == 0 then live, offered = false, waiting() end
 end
-local history, missing, held = {}, 0, {}
-if ARGV[11] ~= '' then
-  local after = tonumber(ARGV[11])
-  if after < floor then missing = 1 end
-  for _, e in ipairs(call('XRANGE', P..'h', digits(after + 1), '+', 'COUNT', 1000)) do
-    local at, N = string.match(e[1], '^(%d+)%-(%d+)$')
-    history[#history + 1], history[#history + 2], history[#history + 3] = at, N, e[2][2]
-  end
-  held = call('SMEMBERS', P..'way:'..inst)
-end
+local held = ARGV[11] == '1' and call('SMEMBERS', P..'way:'..inst) or {}
 local at = pos
 settle()
 pump()
@@ -54,4 +45,4 @@ local settings = {}
 for i, told in ipairs(call('HMGET', P..'a', 'policy', unpack(NAMES))) do
   if told then settings[#settings + 1], settings[#settings + 2] = i == 1 and 'policy' or NAMES[i - 1], told end
 end
-return {call('HGET', P..'a', 'ep'), at, n, roundrobin and 'roundrobin' or 'broadcast', missing, held, history, settings}
+return {call('HGET', P..'a', 'ep'), at, n, roundrobin and 'roundrobin' or 'broadcast', held, settings}
