@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq import books, scripts
-from restmq.due import Due
+from restmq.due import QUIET, Due
 from restmq.element import Element, Lease
 from restmq.errors import LeaseLost
 from restmq.redis import Link, Redis, Reply, encode, info, too_old
@@ -88,8 +88,9 @@ class Core:
         self.birthword = b""
         self._idle = int(str((rules or {}).get("idle_ttl", 0)))  # ms
         self.known: dict[bytes, _Known] = {}
-        self._refusal: Reply = None
+        self._made: Reply = None  # what noting the layout answered: OK when it is new here, or an error
         self._times_up = 0
+        self._risen = False  # Redis was started a moment ago
         redis.greet, redis.up = self._greet, self._up
 
     # -- the link
@@ -116,16 +117,17 @@ class Core:
             return
         for script in self.scripts.values():
             self._first(link, [b"SCRIPT", b"LOAD", script.text])
-        self._refusal = None
+        self._risen = int(info(reply).get("uptime_in_seconds", QUIET)) < QUIET
+        self._made = None
         self._first(link, [b"SET", b"restmq:layout", LAYOUT + b" " + word(), b"NX"], self._noted)
         self._first(link, [b"GET", b"restmq:layout"], self._layout)
 
     def _noted(self, link: Link, reply: Reply) -> None:
-        self._refusal = reply
+        self._made = reply
 
     def _layout(self, link: Link, reply: Reply) -> None:
         if not isinstance(reply, bytes):  # loading, or new and not to be written to: full, or a replica
-            self._not_yet(link, reply or self._refusal)
+            self._not_yet(link, reply or self._made)
             return
         version, _, self.birthword = reply.partition(b" ")
         if version != LAYOUT:
@@ -144,7 +146,7 @@ class Core:
     def _up(self) -> None:
         self.turn.touched.clear()
         self._times_up += 1
-        if self._times_up > 1:
+        if self._times_up > 1 or (self._risen and self._made is None):  # it was away, or was started with us
             self.due.quiet()
         self.joined()
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from twisted.logger import Logger
 
-from restmq.errors import Error
+from restmq.errors import Error, Unavailable
 from restmq.handler import Answer, Handler
 from restmq.slot import drive
 
@@ -66,10 +66,13 @@ class Health(Handler):
 
 
 class Ready(Handler):
-    """/readyz: Redis answers too."""
+    """/readyz: Redis answers too, over both connections."""
 
     async def get(self) -> Answer:
         """200 when it does, with what is not well; 503 when it does not."""
-        return Answer(b"".join(b"%b\r\n" % line.encode() for line in ["OK", *await self.app.health.ask()]))
+        reasons = await self.app.health.ask()
+        if not self.app.delivery.inbox.connected:
+            raise Unavailable("Redis answers, but the connection over which live elements come is not there yet")
+        return Answer(b"".join(b"%b\r\n" % line.encode() for line in ["OK", *reasons]))
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}

@@ -22,6 +22,19 @@ def test_health_and_readiness(instance: Any, start: Any, redis_server: Any) -> N
     assert one.http("GET", "/")[0] == 421
 
 
+def test_who_cannot_hear_live_elements_yet_is_not_ready(own: RedisServer, start: Any, listen: Any) -> None:
+    one = start("", own.address)
+    link = redis.Redis(unix_socket_path=str(own.socket))
+    listen(one, "/c/news")
+    link.config_set("maxclients", 2)  # the test itself, and the connection over which commands go
+    assert link.client_kill_filter(_type="pubsub") == 1
+    until(lambda: one.http("GET", "/readyz")[0] == 503)
+    assert b"live elements" in one.http("GET", "/readyz")[2]
+    assert one.form("/q/jobs", "value=x")[0] == 200
+    link.config_set("maxclients", 100)
+    until(lambda: one.http("GET", "/readyz")[0] == 200)
+
+
 def test_the_log_says_what_is_not_well_with_redis_once_each_time_it_changes(own: RedisServer, start: Any) -> None:
     link = redis.Redis(unix_socket_path=str(own.socket))
     one = start("", own.address)

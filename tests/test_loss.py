@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,28 @@ def test_a_queue_that_was_forgotten_stays_forgotten(own: RedisServer, start: Any
     own.start()
     until(lambda: one.http("GET", "/readyz")[0] == 200)
     assert add(one, "gone") == "gone:1"
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["Redis", "Redis and RestMQ"])
+def test_no_lease_ends_for_five_seconds_after_redis_was_away(own: RedisServer, start: Any, both: bool) -> None:
+    one = start("", own.address)
+    for _ in range(2):
+        add(one, "jobs")
+    answers = [one.http("GET", "/q/jobs?lease=500ms") for _ in range(2)]
+    assert [answer[0] for answer in answers] == [200, 200], answers
+    mine, others = (json.loads(answer[2])["lease"] for answer in answers)
+    if both:
+        one.stop()
+    own.stop()
+    time.sleep(0.6)
+    own.start()
+    if both:
+        one = start("", own.address)
+    until(lambda: one.http("GET", "/readyz")[0] == 200)
+    back = time.monotonic()
+    assert json.loads(one.http("POST", "/q/jobs/ack", json.dumps({"ack": [mine]}))[2])["acked"] == 1
+    answer = one.http("GET", "/q/jobs?lease=1h&wait=30")
+    assert answer[0] == 200, answer
+    again = json.loads(answer[2])["lease"]
+    assert again.partition(".")[0] == others.partition(".")[0]
+    assert 4 < time.monotonic() - back < 20
