@@ -20,13 +20,15 @@ from twisted.logger import Logger
 from restmq import books, scripts
 from restmq.due import QUIET, Due
 from restmq.element import Element, Lease
-from restmq.errors import LeaseLost
+from restmq.errors import Error, LeaseLost
 from restmq.redis import Link, Redis, Reply, encode, info, too_old
-from restmq.slot import Slot
+from restmq.slot import Slot, begun, pause
 from restmq.turn import MERGED, REMEMBERED, Call, Turn, refusal, word
 
 LAYOUT = b"1"
 LIMIT = 1 << 20  # bytes of values in one answer
+LOOK = 1000  # ms until a queue is looked at whose script alone knows when something is due
+INSIST, AGAIN = 60.0, 0.3  # seconds for which what must not be lost is asked again, and between two tries
 _NAMES = b"restmq:names"
 
 log = Logger()
@@ -90,7 +92,7 @@ class Core:
         self.known: dict[bytes, _Known] = {}
         self._made: Reply = None  # what noting the layout answered: OK when it is new here, or an error
         self._times_up = 0
-        self._risen = False  # Redis was started a moment ago
+        self._risen = self._late = False  # Redis was started a moment ago; it did not answer at first
         redis.greet, redis.up = self._greet, self._up
 
     # -- the link
@@ -136,6 +138,7 @@ class Core:
                 f"this RestMQ knows {LAYOUT.decode()}: nothing was touched"
             )
         else:
+            self._late = self.redis.why != ""
             self.redis.admit(link)
 
     def _not_yet(self, link: Link, why: Reply) -> None:
@@ -146,8 +149,8 @@ class Core:
     def _up(self) -> None:
         self.turn.touched.clear()
         self._times_up += 1
-        if self._times_up > 1 or (self._risen and self._made is None):  # it was away, or was started with us
-            self.due.quiet()
+        if self._times_up > 1 or ((self._risen or self._late) and self._made is None):
+            self.due.quiet()  # it was away, or both of us were
         self.joined()
 
     # -- the registry, and what was seen
@@ -162,14 +165,18 @@ class Core:
         reborn = b"1" if known.birthword != self.birthword else b"0"
         settings = json.dumps(known.settings).encode()
         self.turn.script("seen", queue, self.db, known.epoch, b"%d" % known.number, settings, word(), reborn).then(
-            lambda epoch, error: self._seen(queue, epoch, error)
+            lambda reply, error: self._seen(queue, reply, error)
         )
 
-    def _seen(self, queue: bytes, epoch: bytes | None, error: BaseException | None) -> None:
+    def _seen(self, queue: bytes, reply: Reply, error: BaseException | None) -> None:
         known = self.known.get(queue)
         if error is not None:
             self.turn.touched.discard(queue)
-        elif known is not None:
+            return
+        epoch, due = reply
+        if due >= 0:  # whoever made that timer may have died before it was noted
+            self.due.here(queue, due)
+        if known is not None:
             known.birthword = self.birthword
             if epoch != known.epoch:
                 if known.epoch:
@@ -307,12 +314,28 @@ class Core:
             if taken or len(words) % 4 == 0:
                 return taken
 
-    async def untake(self, element: Element, how: bytes) -> None:
-        """Bring back what was taken and could not be given to anybody; it stands at its key's place."""
+    async def untake(self, taken: Iterable[tuple[Element, bytes]]) -> None:
+        """Bring back what was taken and could not be given to anybody; each stands at its key's place.
+
+        Raises Unavailable or Full when Redis did not answer that for a minute.
+        """
+        for slot in [begun(self._untake(element, how)) for element, how in taken]:
+            await slot
+
+    async def _untake(self, element: Element, how: bytes) -> None:
+        """Ask until it is answered, for nothing else is left of it; the word keeps it from being done twice."""
         number, ends = b"%d" % element.number, int(float(how.split(b" ", 2)[1]))
-        if ends:  # its ttl goes on
-            self.due.soon(element.queue, max(0, ends - int(time.time() * 1000)))
-        await self.script("untake", element.queue, self.db, element.epoch, number, element.value, how)
+        words, until = (element.epoch, number, element.value, how, word()), self.clock.seconds() + INSIST
+        while True:
+            if ends:  # its ttl goes on
+                self.due.soon(element.queue, max(0, ends - int(time.time() * 1000)))
+            try:
+                await self.script("untake", element.queue, self.db, *words)
+                return
+            except Error:
+                if self.clock.seconds() > until:
+                    raise
+            await pause(self.clock, AGAIN)
 
     async def unwait(self, queue: bytes, instance: bytes, many: int) -> int:
         """GETs of an instance wait no more; answers how many of them had been woken already."""
@@ -355,13 +378,12 @@ class Core:
         """Lease up to `most` of the oldest for `ms`, at most 1 MiB of values; see take_many() for the waiter."""
         options = json.dumps({"limit": LIMIT, **_waiting(waiter)}).encode()
         while True:
+            self.due.soon(queue, ms)  # before the script: its answer may be lost
             epoch, *words = await self.script("lease", queue, self.db, b"%d" % most, b"%d" % ms, options)
             leased = [
                 Element(queue, int(words[at]), words[at + 2], int(words[at + 1]), int(words[at + 3]), epoch)
                 for at in range(0, len(words) - 3, 4)
             ]
-            if leased:
-                self.due.soon(queue, ms)
             if leased or len(words) % 4 == 0:
                 return leased
 
@@ -370,12 +392,15 @@ class Core:
         return await self._leases("mine", queue, leases, instance)
 
     async def _leases(self, name: str, queue: bytes, leases: Sequence[Lease], *head: bytes) -> list[bool]:
+        slots: list[Slot[Reply]] = []
         done: list[bool] = []
-        for at in range(0, len(leases), MERGED):
+        for at in range(0, len(leases), MERGED):  # all in one write
             words = [
                 w for one in leases[at : at + MERGED] for w in (b"%d" % one.number, b"%d" % one.deliveries, one.epoch)
             ]
-            done += map(bool, await self.script(name, queue, self.db, *head, *words))
+            slots.append(self.script(name, queue, self.db, *head, *words))
+        for slot in slots:
+            done += map(bool, await slot)
         return done
 
     async def ack(self, queue: bytes, leases: Sequence[Lease]) -> list[bool]:
@@ -384,16 +409,21 @@ class Core:
 
     async def nack(self, queue: bytes, nacks: Sequence[Nack]) -> list[bool]:
         """Give leases back. False for each that is lost."""
+        slots: list[Slot[list[int]]] = []
         done: list[bool] = []
-        for at in range(0, len(nacks), MERGED):
+        for at in range(0, len(nacks), MERGED):  # all in one write
             words: list[bytes] = []
             for lease, delay, failed, reason in nacks[at : at + MERGED]:
                 words += (b"%d" % lease.number, b"%d" % lease.deliveries, lease.epoch)
                 words += (b"" if delay is None else b"%d" % delay, b"1" if failed else b"0", reason)
-            done += [one == 1 for one in await self._nack(queue, words)]
+            slots.append(begun(self._nack(queue, words)))
+        for slot in slots:
+            done += [one == 1 for one in await slot]
         return done
 
     async def _nack(self, queue: bytes, words: Sequence[bytes]) -> list[int]:
+        if b"1" in words[4::6] or not {b"", b"0"}.issuperset(words[3::6]):  # the answer, which tells, may be lost
+            self.due.soon(queue, LOOK)
         *replies, due = await self.script("nack", queue, self.db, *words)
         if due >= 0:
             self.due.soon(queue, due)
@@ -464,6 +494,8 @@ class Core:
         """Change settings (rules.lua's names, and policy); "" takes one back to what restmq.conf says."""
         self._register(queue)
         words = [text.encode() for pair in settings.items() for text in pair]
+        if settings.get("idle_ttl"):
+            self.due.soon(queue, LOOK)  # as in _nack()
         due = await self.script("set", queue, self.db, word(), *words)
         if due >= 0:
             self.due.soon(queue, due)

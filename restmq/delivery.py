@@ -25,7 +25,7 @@ from restmq.errors import BadOption, Error, Unavailable
 from restmq.inbox import Inbox
 from restmq.presence import Presence
 from restmq.redis import Redis
-from restmq.slot import Slot, deferred, drive
+from restmq.slot import Slot, deferred, drive, pause
 from restmq.turn import word
 
 MERGED = 500
@@ -691,9 +691,3 @@ def _nothing(_: object) -> None:
 
 def _answered(reply: Any, error: BaseException | None) -> None:
     """Nobody waits for this; when Redis is away, what it asked for is over anyway."""
-
-
-def pause(clock: IReactorTime, seconds: float) -> Slot[None]:
-    slot: Slot[None] = Slot()
-    clock.callLater(seconds, slot.resolve, None)
-    return slot

@@ -20,6 +20,7 @@ from restmq.turn import Turn, word
 KEYS = [b"restmq:{due}:at", b"restmq:{due}:claimed"]
 LOOK = 1.0  # seconds until the index is read again, if nothing is due before: another may have died
 CLAIMED = 20  # queues at a time
+DONE = 400  # words in one call
 LATE = 0.004  # seconds after the time: Redis' clock counts whole ms
 AGAIN = 0.02  # seconds until a queue that is being swept is looked at once more
 QUIET = 5.0  # seconds after Redis was away in which no lease ends: nobody could acknowledge
@@ -39,6 +40,7 @@ class Due:
         self._looking: Any = None  # the next look before that of the beat
         self._quiet_until = 0.0
         self._sweeping: set[bytes] = set()
+        self._done: list[bytes] = []  # swept in this turn: queue, ms until it is due next
 
     def soon(self, queue: bytes, ms: int) -> None:
         """Something of a queue will be due in so many ms: noted in the index first, then here."""
@@ -118,9 +120,21 @@ class Due:
             self._sweeping.discard(queue)
         if idle:
             self.forgotten(queue)
-        await self.turn.whole("done", KEYS, queue, b"%d" % left if left else b"")
+        if not self._done:
+            self.clock.callLater(0, self._tell)
+        self._done += (queue, b"%d" % left if left else b"")
         if left:
             self.here(queue, left)
+
+    def _tell(self) -> None:
+        """The claims of this turn are over: when that is not heard they end by themselves."""
+        done, self._done = self._done, []
+        for at in range(0, len(done), DONE):
+            self.turn.whole("done", KEYS, *done[at : at + DONE]).then(_told)
+
+
+def _told(reply: object, error: BaseException | None) -> None:
+    """Nobody waits for this."""
 
 
 def _nothing(_: object) -> None:

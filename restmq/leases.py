@@ -20,6 +20,7 @@ from restmq.errors import BadKey, BadOption, BadRequest, LeaseLost, NotFound, To
 from restmq.handler import Answer, Handler, name
 from restmq.options import MOST
 from restmq.rest import etag
+from restmq.slot import begun
 
 TOUCH: dict[str, Callable[[str], Any]] = {"lease": options.release, "delay": options.delay, "error": str}
 EXAMPLE = '{"ack": ["1.1@EPOCH"], "nack": [{"lease": "2.1@EPOCH", "delay": 30, "error": "why"}]}'
@@ -128,8 +129,8 @@ class Ack(Handler):
         if len(set(given)) < len(document.get("ack", ())) + len(document.get("nack", ())):
             raise BadRequest("a lease stands there twice; each can be acknowledged or given back once")
         core = self.app.core
-        held: list[bool] = await core.ack(queue, leases) if leases else []
-        held += await core.nack(queue, list(nacks.values())) if nacks else []
+        acked, nacked = begun(core.ack(queue, leases)), begun(core.nack(queue, list(nacks.values())))  # in one write
+        held: list[bool] = [*await acked, *await nacked]
         return self.json(
             {
                 "queue": queue.decode("utf-8"),

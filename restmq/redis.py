@@ -29,6 +29,8 @@ from restmq.slot import Slot
 #: The oldest versions that RestMQ's scripts run on: they need `flags=allow-oom`.
 NEEDED = {"Redis": (7, 0), "Valkey": (8, 0)}
 _LOOK, _GRACE = 0.1, 0.4  # seconds: how a late link is looked at again before it is given up
+_EARLY = 0.25  # seconds before the deadline at which a link is late, so that who asked hears of it in time
+_EVERY = 1.0  # seconds between two calls of watch()
 # Error replies that say "not now" or "not you": the words are Redis' own.
 _REFUSALS = frozenset(
     "LOADING BUSY READONLY MASTERDOWN MISCONF NOREPLICAS TRYAGAIN CLUSTERDOWN NOAUTH NOPERM".split()
@@ -262,8 +264,8 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
     # -- asking
 
     def until(self) -> float:
-        """When something asked now must be answered."""
-        return self.now() + self.deadline
+        """When something asked now must be answered: a little before the deadline."""
+        return self.now() + max(self.deadline - _EARLY, self.deadline / 2)
 
     def ask(self, command: bytes, done: Done) -> None:
         """Ask over the link; without one, or past the deadline, done gets Unavailable."""
@@ -301,14 +303,24 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
         The oldest is enough: all have the same time, so they end in the order of asking.
         """
         link = self._newest
-        if link is not None and self._late(link):
-            link.quiet = True
-            self.clock.callLater(_LOOK, self._give_up, link, self.now() + _GRACE)
+        left = None if link is None else self._left(link)
+        if left is not None and left < _EVERY:
+            self.clock.callLater(max(0.0, left), self._look, link)
+
+    def _left(self, link: Link) -> float | None:
+        """Seconds until it is late; None while nothing is asked."""
+        if link.usable:
+            return link.asked[0][1] - self.now() if link.asked else None
+        return self._ready_by - self.now() if link.transport.connected else None
 
     def _late(self, link: Link) -> bool:
-        if link.usable:
-            return bool(link.asked) and link.asked[0][1] < self.now()
-        return bool(link.transport.connected) and self._ready_by < self.now()
+        left = self._left(link)
+        return left is not None and left <= 0
+
+    def _look(self, link: Link) -> None:
+        if link is self._newest and self._late(link):
+            link.quiet = True
+            self.clock.callLater(_LOOK, self._give_up, link, self.now() + _GRACE)
 
     def _give_up(self, link: Link, most: float) -> None:
         """If this process was stopped meanwhile, the replies lie in the socket: as long as they come it reads on."""

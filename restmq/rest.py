@@ -169,8 +169,7 @@ async def several(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> l
         return leased
     taken = await core.take_many(queue, most)
     if handler.gone:
-        for element, how in taken:
-            _back(handler, core.untake(element, how))
+        _back(handler, core.untake(taken))
     return [element for element, _ in taken]
 
 

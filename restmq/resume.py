@@ -11,10 +11,11 @@ import re
 from typing import NamedTuple
 
 from restmq.consumers import Batch, Consumer
-from restmq.delivery import Delivery, Joined, pause
+from restmq.delivery import Delivery, Joined
 from restmq.element import Element, parse_key
 from restmq.errors import BadKey, BadOption
 from restmq.options import milliseconds
+from restmq.slot import pause
 
 _ID = re.compile(rb"(0|[1-9][0-9]{0,15})@([0-9a-zA-Z.]{1,64})\Z")
 _LAST = re.compile(rb"-([1-9][0-9]{0,6})\Z")

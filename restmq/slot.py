@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 T = TypeVar("T")
 
@@ -74,6 +75,20 @@ def drive(
             waits.addCallbacks(step, lambda failure: step(None, failure.value))
 
     step()
+
+
+def begun(coroutine: Coroutine[Any, Any, T]) -> Slot[T]:
+    """Run a coroutine now, as far as it comes, and answer a slot for its result."""
+    slot: Slot[T] = Slot()
+    drive(coroutine, slot.resolve, slot.fail)
+    return slot
+
+
+def pause(clock: IReactorTime, seconds: float) -> Slot[None]:
+    """A slot that is resolved after so many seconds."""
+    slot: Slot[None] = Slot()
+    clock.callLater(seconds, slot.resolve, None)
+    return slot
 
 
 def deferred(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:

@@ -120,7 +120,7 @@ class Waiting:
                 elements = await self._take(wait, None)  # perhaps there is no need to wait
             except Stopped:
                 elements = []  # who waits waits on
-            if elements or wait.over or wait.gone:
+            if elements or wait.over or wait.gone or self._closing:
                 await self._give(wait, elements)
                 return
             await self._open(line)
@@ -148,7 +148,7 @@ class Waiting:
         """Take, or stand in line."""
         line, ups = wait.line, self.inbox.ups
         elements = await self._take(wait, Waiter(self.inbox.presence.instance, first))
-        if elements or wait.over or wait.gone:
+        if elements or wait.over or wait.gone or self._closing:
             if not elements:
                 self._unwait(line)
             await self._give(wait, elements)
@@ -183,8 +183,7 @@ class Waiting:
         if wait.lease_ms and taken:
             await self.core.nack(wait.line.queue, [Nack(element.lease, 0) for element, _ in taken])
         elif taken:
-            for element, how in taken:
-                await self.core.untake(element, how)
+            await self.core.untake(taken)
 
     def _failed(self, wait: Wait, error: BaseException) -> None:
         self._asks(wait, False)

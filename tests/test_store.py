@@ -122,12 +122,14 @@ class Queue(Watched):
             self.getting(verb, inst, 1, None, True, True)
 
     @precondition(lambda self: self.taken)
-    @rule(data=st.data())
-    def untake(self, data: Any) -> None:
+    @rule(data=st.data(), asked=st.sampled_from([1, 1, 2]))
+    def untake(self, data: Any, asked: int) -> None:
+        """Asked again, because the answer was lost, it changes nothing more."""
         if self.taken:
             element, epoch, value, how = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
-            reply = self.run("untake", DB, epoch, element.number, value, how)
-            assert reply == self.model.untake(element, epoch)
+            word = next(self.epochs)
+            replies = [self.run("untake", DB, epoch, element.number, value, how, word) for _ in range(asked)]
+            assert replies[0] == self.model.untake(element, epoch)
 
     @precondition(lambda self: self.model.line or any(self.model.woken.values()))
     @rule(inst=INSTANCES, data=st.data())
@@ -640,7 +642,8 @@ def test_what_is_brought_back_after_a_purge_stays_away(link: Any) -> None:
     queue.adding([b"c"], None, None, {})
     queue.getting("take", "A", 1, None, False)
     for element, epoch, value, how in queue.taken:
-        assert queue.run("untake", DB, epoch, element.number, value, how) == queue.model.untake(element, epoch) == 1
+        reply = queue.run("untake", DB, epoch, element.number, value, how, element.number)
+        assert reply == queue.model.untake(element, epoch) == 1
         queue.all_is_well()
     books = queue.run.books()
     assert (books["waiting"], books["purged"], books["taken"]) == (1, 2, 0)

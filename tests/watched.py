@@ -270,5 +270,7 @@ class Watched(RuleBasedStateMachine):
 
     def seen(self, known: Any) -> None:
         epoch = next(self.epochs)
-        reply = self.run("seen", DB, known[0], known[1], json.dumps(known[3]), epoch, int(known[4]))
-        assert (reply and reply.decode()) == self.model.seen(known, epoch)
+        told, left = self.run("seen", DB, known[0], known[1], json.dumps(known[3]), epoch, int(known[4]))
+        assert (told.decode() or None) == self.model.seen(known, epoch)
+        due = self.run.state()["due"]
+        assert left == (max(0, due - self.model.now) if due else -1)

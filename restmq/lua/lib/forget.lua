@@ -1,10 +1,9 @@
 -- All elements go; with `forget` the counter, settings, keys and name too. Who is connected stays so.
 local function empty()   -- how many there were
   local held = call('XLEN', P..'q') + call('HLEN', P..'e')
-  for _, way in ipairs(call('HVALS', P..'y')) do   -- also of instances that have left
-    local owner = string.match(way, '^%S+')
-    if owner ~= '*' then call('UNLINK', P..'way:'..owner) end
-  end
+  local owners = {}
+  for _, way in ipairs(call('HVALS', P..'y')) do owners[string.match(way, '^%S+')] = true end
+  for owner in pairs(owners) do call('UNLINK', P..'way:'..owner) end   -- also of instances that have left
   call('UNLINK', P..'q', P..'r', P..'e', P..'x', P..'y', P..'b', P..'t', P..'l', P..'d', P..'g', P..'u', P..'h', P..'void')
   call('HDEL', P..'a', 'gb')
   if live then publish('c'..db, 'Z '..call('HGET', P..'a', 'ep')..' 0\n\n') end   -- their leases are over

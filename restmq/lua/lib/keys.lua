@@ -23,6 +23,7 @@
 --   wt     list    an instance for each GET that waits, in order of arrival
 --   taps   hash    INST -> 1: instances that want to see every add
 --   k0 k1  hashes  idempotency key -> "MS DIGEST FIRST COUNT": two generations
+--   back:WORD  string  a bringing back that was done, for two minutes: untake.lua
 --   a      hash    ep epoch, policy, the settings (rules.lua), stop_live stop_pull stop_add ms at which a
 --                  stop ends (0 never), used ms of the last use, gb bytes of the dead, owed GETs still to be
 --                  woken, emptied the last number when it was purged, and the rare counters deleted expired
