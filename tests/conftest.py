@@ -137,8 +137,8 @@ class Instance:
         self.conf.write_text(conf)
         self.start()
 
-    def start(self) -> None:
-        """Start it and wait until /readyz answers 200."""
+    def launch(self) -> None:
+        """Start it."""
         command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "restmq", "--port", str(self.port)]
         command += ["--redis", self.redis, "--data", str(self.folder / "data"), "--config", str(self.conf)]
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -146,6 +146,10 @@ class Instance:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self.folder, env={**os.environ, "PYTHONPATH": paths}
             )
+
+    def start(self) -> None:
+        """Start it and wait until /readyz answers 200."""
+        self.launch()
         deadline = time.monotonic() + START
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()
