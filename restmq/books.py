@@ -107,7 +107,7 @@ def health(said: Mapping[str, str]) -> list[str]:
         reasons.append(f"Redis evicts keys ({said['maxmemory_policy']}): set maxmemory-policy noeviction")
     most, used = int(said.get("maxmemory", 0)), int(said.get("used_memory", 0))
     if 0 < most <= used:
-        reasons.append(f"Redis is full ({used} of maxmemory {most} bytes): it takes adds when something has been taken")
+        reasons.append(f"Redis is full (maxmemory {most} bytes): it takes adds again when something was taken")
     if said.get("aof_enabled") == "0":
         reasons.append("Redis has no append-only file: what was acknowledged since its last snapshot can be lost")
     if said.get("aof_enabled") == "1" and said.get("aof_last_write_status", "ok") != "ok":

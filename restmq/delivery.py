@@ -579,8 +579,8 @@ class Delivery(Service):
             for at in range(0, max(len(written), len(leased), 1), MERGED):
                 numbers = [b"%d" % number for number in written[at : at + MERGED]]
                 leases = [b"%d" % part for pair in leased[at : at + MERGED] for part in pair]
-                told = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
-                if queue.told[2] > 0:  # who has left does not come back by this
+                told = (queue.consumers.ready, queue.consumers.room, max(1, len(queue.consumers)))
+                if queue.told[2] > 0:  # who has left does not come back by this, nor leave: live.lua does that
                     queue.told = told
                 words = (queue.epoch, b"%d" % sure, b"%d %d %d" % told, b"%d" % len(numbers), *numbers, *leases)
                 await self.core.script("confirm", queue.name, self.core.db, self.presence.instance, *words)

@@ -263,6 +263,8 @@ def test_a_full_redis_refuses_adds_and_does_everything_else(own: Any, start: Any
     assert one.form("/q/plain", "value=1")[0] == 200
     early = Consumer(one, "early")
     other.config_set("maxmemory", 1)
+    for _ in range(2):
+        assert b"Redis is full" in one.http("GET", "/readyz")[2]
 
     def refused(path: str) -> None:
         status, headers, body = one.http("POST", path, "x", {"Content-Type": "text/plain"})
@@ -289,6 +291,7 @@ def test_a_full_redis_refuses_adds_and_does_everything_else(own: Any, start: Any
     assert one.http("POST", "/control/take", "status=stop", FORM)[0] == 200
     time.sleep(4)  # longer than a beat lasts: the instance must not be given up, nor fence itself
     refused("/q/take")
+    assert one.log.read_text().count("Redis is full") == 1
     other.config_set("maxmemory", 0)
     assert one.form("/q/take", "value=again")[0] == 200
     assert one.form("/q/early", "value=heard")[0] == 200

@@ -486,6 +486,8 @@ class Queue(Watched):
         elif notice != "nobody":
             for _ in range(2 if notice == "twice" else 1):
                 self.seen(known)
+        if self.model.epoch == before.epoch:  # nobody could know of what was lost, and leases were
+            self.leases = []
 
     @rule(really=RARELY)
     def nothing_was_lost(self, really: bool) -> None:

@@ -131,6 +131,43 @@ def test_a_bound_that_was_lowered_shrinks_the_queue_in_small_steps(link: Any) ->
     assert queue.most <= STEPS * EACH
 
 
+def test_adds_that_came_together_shrink_a_queue_by_no_more_than_one(link: Any) -> None:
+    queue = Measured(link)
+    queue.fill(5000)
+    queue("set", "epoch", "max_length", "10", "overflow", "drop_oldest")
+    for added, left in ((500, 4500), (1000, 4000)):
+        assert len(queue("add", queue.now, "", "epoch", *[b"v"] * 500)) == 4, "none was refused"
+        assert queue.run.books()["dropped"] == 2 * added
+        assert queue.run.books()["waiting"] == left
+    queue("set", "epoch", "max_length", "0", "max_bytes", "100")
+    assert queue("add", queue.now, "", "epoch", *[b"v"] * 500)[4:6] == [1, b"OVERFULL"]
+    assert queue.most <= STEPS * EACH
+
+
+def test_a_purge_of_much_that_is_on_its_way_takes_small_steps(link: Any, ear: Ear) -> None:
+    queue = Measured(link)
+    queue("set", "epoch", "policy", "roundrobin")
+    queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", 0, "epoch", 0)
+    queue.fill(20_000)
+    while queue.run.books()["waiting"]:
+        queue("add", queue.now, "", "epoch", b"v")
+    assert queue.run.books()["leased"] >= 20_000
+    queue.most = 0
+    assert queue("purge", 0, "epoch") == 1
+    assert queue.most <= 20
+    assert queue.run.books()["purged"] >= 20_000
+
+
+def test_acknowledging_and_giving_back_five_hundred_takes_small_steps(link: Any) -> None:
+    queue = Measured(link)
+    queue.fill(1000)
+    queue("lease", 1000, 60_000, "")
+    for verb, first, more in (("ack", 1, ()), ("nack", 501, (0, 1, "no"))):
+        words = [word for N in range(first, first + 500) for word in (N, 1, "epoch", *more)]
+        assert sum(queue(verb, *words)[:500]) == 500
+    assert queue.most <= STEPS * EACH
+
+
 def test_one_add_to_a_bounded_queue_looks_at_few_elements(link: Any) -> None:
     """Dropping one costs the same whether thousands wait behind it or none."""
     queue = Measured(link, {"max_bytes": 20_000, "overflow": "drop_oldest"})
