@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -129,20 +130,25 @@ class Waiting:
     async def _open(self, line: _Line) -> None:
         """Hear wake-ups before anybody may be woken."""
         while not line.ready:
-            if line.opening:
-                slot: Slot[None] = Slot()
-                line.opening.append(slot)
-                await slot
-                continue
-            line.opening.append(Slot())
-            ups = self.inbox.ups
-            try:
-                await self.inbox.open(line.queue, self, b"i")
-                line.ready = ups == self.inbox.ups
-            finally:
-                opening, line.opening = line.opening, []
-                for each in opening:
-                    each.resolve(None)
+            slot: Slot[None] = Slot()
+            line.opening.append(slot)
+            if len(line.opening) == 1:
+                drive(self._hear(line), partial(self._opened, line), partial(self._opened, line, False))
+            await slot
+
+    async def _hear(self, line: _Line) -> bool:
+        ups = self.inbox.ups
+        await self.inbox.open(line.queue, self, b"i")
+        return ups == self.inbox.ups
+
+    def _opened(self, line: _Line, ready: bool, error: BaseException | None = None) -> None:
+        """All who waited for it go on, in the order in which they came; the first hears of an error."""
+        opening, line.opening = line.opening, []
+        line.ready = ready
+        if error is not None:
+            opening.pop(0).fail(error)
+        for slot in opening:
+            slot.resolve(None)
 
     async def _ask(self, wait: Wait, first: bool) -> None:
         """Take, or stand in line."""

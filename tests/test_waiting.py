@@ -68,7 +68,9 @@ def test_ten_thousand_that_wait_cost_no_command_and_are_served_in_their_order(st
         assert instance.http("POST", "/q/waited", lines, BATCH)[0] == 200
         numbers = []
         for link in links:
-            numbers += [int(found) for found in re.findall(rb'"key": "waited:(\d+)"', answers(link, EACH))]
+            served = [int(found) for found in re.findall(rb'"key": "waited:(\d+)"', answers(link, EACH))]
+            assert served == sorted(served), "who asked first is served first"
+            numbers += served
         assert sorted(numbers) == list(range(1, WAITS + 1))
         after = stats(instance, "waited")
         assert (after["taken"], after["len"], after["waiters"]) == (WAITS, 0, 0)
@@ -168,28 +170,63 @@ def test_redis_comes_back_and_who_waited_waits_on(own: RedisServer, start: Any) 
         assert b'"late"' in answers(link, 1)
 
 
-def test_ten_thousand_delays_that_end_together_end_at_their_time(instance: Any, queue: str) -> None:
+def late(server: RedisServer, queue: str, timers: str) -> float:
+    """Seconds from the last of a queue's timers until it has none, by Redis' clock; a look would end what is due."""
+    key = f"restmq:{{{queue}}}:{timers}"
+    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+        end = client.zrange(key, -1, -1, withscores=True)[0][1] / 1000
+        until(lambda: client.zcard(key) == 0, step=0.002)
+        seconds, micros = client.time()
+    return float(seconds + micros / 1_000_000 - end)
+
+
+def test_ten_thousand_delays_that_end_together_end_at_their_time(
+    instance: Any, redis_server: RedisServer, queue: str
+) -> None:
     lines = "\n".join(f"v{number}" for number in range(10_000))
-    assert instance.http("POST", f"/q/{queue}?delay=2s", lines, BATCH)[0] == 200
-    answered = time.monotonic()
-    assert stats(instance, queue)["delayed"] == 10_000
-    until(lambda: stats(instance, queue)["delayed"] == 0)
-    late = time.monotonic() - answered - 2
-    print(f"10,000 delays that ended together were over {late * 1000:.0f} ms after their time")
-    assert late < 1.5  # 100 ms on a machine that does nothing else
-    assert stats(instance, queue)["len"] == 10_000
+    for attempt in range(5):  # a machine that does something else besides may be late
+        assert instance.http("POST", f"/q/{queue}?delay=2s", lines, BATCH)[0] == 200
+        after = late(redis_server, queue, "d")
+        print(f"10,000 delays that ended together were over {after * 1000:.0f} ms after their time")
+        assert stats(instance, queue)["len"] == 10_000 * (attempt + 1)
+        if after < 0.1:
+            return
+    raise AssertionError(f"they end {after:.3f} s late")
 
 
-def test_ten_thousand_leases_that_end_together_end_at_their_time(instance: Any, queue: str) -> None:
+def test_ten_thousand_leases_that_end_together_end_at_their_time(
+    instance: Any, redis_server: RedisServer, queue: str
+) -> None:
     lines = "\n".join(f"v{number}" for number in range(10_000))
     assert instance.http("POST", f"/q/{queue}", lines, BATCH)[0] == 200
-    for _ in range(10):
-        assert instance.http("GET", f"/q/{queue}?lease=3s&max=1000")[0] == 200
-    began = time.monotonic()
-    until(lambda: stats(instance, queue)["leased"] == 0)
-    late = time.monotonic() - began - 3
-    print(f"10,000 leases were over {late * 1000:.0f} ms after the last one's time")
-    assert late < 1.5
+    for _ in range(5):
+        for _ in range(10):
+            assert instance.http("GET", f"/q/{queue}?lease=3s&max=1000")[0] == 200
+        after = late(redis_server, queue, "l")
+        print(f"10,000 leases were over {after * 1000:.0f} ms after the last one's time")
+        assert stats(instance, queue)["len"] == 10_000
+        if after < 0.1:
+            return
+    raise AssertionError(f"they end {after:.3f} s late")
+
+
+def test_timers_of_many_queues_that_end_together_are_noted_as_over_together(
+    own: RedisServer, start: Any, queue: str
+) -> None:
+    many, instance = 500, start("", own.address)
+    form = "POST /q/{}.{}?delay=3s HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+    form += "Content-Length: 1\r\n\r\nx"
+    with socket.create_connection(("127.0.0.1", instance.port)) as link:
+        link.sendall("".join(form.format(queue, number) for number in range(many)).encode())
+        got = b""
+        while got.count(b"HTTP/1.1 200 ") < many:
+            got += link.recv(1 << 16)
+    with redis.Redis(unix_socket_path=str(own.socket)) as client:
+        before = client.info("commandstats")["cmdstat_eval"]["calls"]
+        until(lambda: stats(instance, f"{queue}.{many - 1}")["len"] == 1)
+        until(lambda: b"%b." % queue.encode() not in b" ".join(client.zrange("restmq:{due}:at", 0, -1)))
+        assert client.info("commandstats")["cmdstat_eval"]["calls"] - before < 0.7 * many
+    assert all(stats(instance, f"{queue}.{number}")["len"] == 1 for number in range(many))
 
 
 @pytest.mark.parametrize("what", ["delay", "lease"])
@@ -207,6 +244,23 @@ def test_what_is_due_when_its_instance_is_dead_is_ended_by_another(
     one.process.wait()
     until(lambda: stats(two, queue)["len"] == 1)
     assert time.monotonic() - due < 4 + 1
+    assert b'"later"' in two.http("GET", f"/q/{queue}")[2]
+
+
+def test_a_claim_of_an_instance_that_died_before_it_swept_ends(
+    start: Any, instance: Any, redis_server: RedisServer, queue: str
+) -> None:
+    one, two = start(), instance
+    assert one.form(f"/q/{queue}?delay=2s", "value=later")[0] == 200
+    one.process.kill()
+    one.process.wait()
+    with redis.Redis(unix_socket_path=str(redis_server.socket)) as client:  # as due.lua claims it
+        due = client.zscore("restmq:{due}:at", queue)
+        assert client.zrem("restmq:{due}:at", queue) == 1
+        client.zadd("restmq:{due}:claimed", {queue: due + 2000})
+        until(lambda: client.zcard(f"restmq:{{{queue}}}:d") == 0)
+        seconds, micros = client.time()
+        assert seconds * 1000 + micros // 1000 - due < 4000 + 1000  # 4 s, on a machine that does nothing else
     assert b'"later"' in two.http("GET", f"/q/{queue}")[2]
 
 

@@ -183,12 +183,17 @@ def texts(count: int, first: int = 0) -> list[str]:
     return [f"v{number}" for number in range(first, first + count)]
 
 
-def until(done: Callable[[], Any], what: Callable[[], Any] = lambda: "it did not come", seconds: float = 30) -> None:
+def until(
+    done: Callable[[], Any],
+    what: Callable[[], Any] = lambda: "it did not come",
+    seconds: float = 30,
+    step: float = 0.02,
+) -> None:
     """Wait until something is so. Raises AssertionError with `what` when it does not come."""
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, what()
-        time.sleep(0.02)
+        time.sleep(step)
 
 
 class Talker:
