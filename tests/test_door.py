@@ -46,7 +46,7 @@ def test_who_has_connected_when_the_end_comes_is_answered(start: Any, queue: str
         _start_on(one, path)
     links = []
     one.process.send_signal(signal.SIGSTOP)
-    for number in range(30):
+    for number in range(300):  # many more than Twisted lets wait when it is not told
         link = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
         link.settimeout(20)
         link.connect(str(path) if kind == "unix" else ("127.0.0.1", one.port))
