@@ -24,6 +24,9 @@ from restmq.scripts import RULES
 __all__ = ["ConfigError", "Settings", "access", "load"]
 
 _KIB, _MIB = 1 << 10, 1 << 20
+#: How many may have connected and wait to be let in, while the instance is busy or starts. Twisted's 50 are soon there
+#: when a thousand live consumers come back at once; the kernel takes less where net.core.somaxconn is less.
+BACKLOG = 4096
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
@@ -109,11 +112,16 @@ class Settings:
 
     @property
     def endpoint(self) -> str:
-        """Where to listen, as a Twisted endpoint description."""
+        """Where to listen, as a Twisted endpoint description.
+
+        One that was given as such stays as it is, but that a unix socket gets our backlog when it names none.
+        """
+        if self.listen.startswith("unix:") and ":backlog=" not in self.listen:
+            return f"{self.listen}:backlog={BACKLOG}"
         if _ENDPOINT.match(self.listen):
             return self.listen
         interface = self.listen.replace(":", "\\:")
-        return f"tcp:{self.port}:interface={interface}"
+        return f"tcp:{self.port}:backlog={BACKLOG}:interface={interface}"
 
 
 # ---- what a value may be

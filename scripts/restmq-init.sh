@@ -56,6 +56,13 @@ ports() {  # those that are wanted; with the word `all`, those that are still th
     } | sort -nu
 }
 
+surplus() {  # those that are still there and not wanted any more
+    wanted=" $(ports | tr '\n' ' ')"
+    for one in $(ports all); do
+        case $wanted in *" $one "*) ;; *) echo "$one" ;; esac
+    done
+}
+
 ours() {  # ours PROCESS PORT: whether it is that instance
     [ "$(stat -c %U "/proc/$1" 2>/dev/null)" = "$USER" ] || return 1
     { tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null | grep -q "twistd .*restmq .*--port $2 "
@@ -91,6 +98,9 @@ launch() {  # launch PORT TWISTD'S OPTIONS: become that instance
     fi
     PYTHONPATH=$PLACE
     export PYTHONPATH
+    # Each live consumer is an open file, and the usual 1024 are for programs that use select(), which this does not.
+    files=$(ulimit -H -n)
+    ulimit -S -n "$files" 2>/dev/null || say "$port may open $(ulimit -S -n) files only: $files was refused" >&2
     exec "$@"
 }
 
@@ -178,7 +188,11 @@ except OSError:
 
 start_all() {
     prepared
-    for one in $(ports); do start_one "$one" || exit 1; done
+    failed='' why=0
+    for one in $(ports); do  # in a shell of its own, which may stop: what keeps one away need not keep the others away
+        (start_one "$one") || { why=$?; failed="$failed $one"; }
+    done
+    [ -z "$failed" ] || stop $why "not started:$failed"
 }
 
 stop_all() {
@@ -197,6 +211,10 @@ roll_all() {  # the others serve while one is away; it must be back before the n
             sleep 0.2
         done
         say "$one is ready"
+    done
+    for one in $(surplus); do
+        say "$one is more than INSTANCES in $defaults asks for"
+        stop_one "$one"
     done
 }
 

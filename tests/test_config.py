@@ -191,10 +191,12 @@ def test_behind_a_proxy_loopback_is_trusted_unless_proxies_are_named(conf):
 @pytest.mark.parametrize(
     ("listen", "endpoint"),
     [
-        ("127.0.0.1", "tcp:8888:interface=127.0.0.1"),
-        ("::1", r"tcp:8888:interface=\:\:1"),
-        ("[::]", r"tcp:8888:interface=\:\:"),
-        ("unix:/run/restmq.sock", "unix:/run/restmq.sock"),
+        ("127.0.0.1", "tcp:8888:backlog=4096:interface=127.0.0.1"),
+        ("::1", r"tcp:8888:backlog=4096:interface=\:\:1"),
+        ("[::]", r"tcp:8888:backlog=4096:interface=\:\:"),
+        ("unix:/run/restmq.sock", "unix:/run/restmq.sock:backlog=4096"),
+        ("unix:/run/restmq.sock:mode=660", "unix:/run/restmq.sock:mode=660:backlog=4096"),
+        ("unix:/run/restmq.sock:backlog=9", "unix:/run/restmq.sock:backlog=9"),
         ("tcp:9901:interface=10.0.0.1", "tcp:9901:interface=10.0.0.1"),
         ("systemd:domain=INET:index=0", "systemd:domain=INET:index=0"),
     ],

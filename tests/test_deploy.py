@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from conftest import ROOT, http_call
 from deployed import Site, deployed, until
 from transcripts import Play, parse, same
 
+from restmq import options
 from restmq.config import Settings
 
 pytestmark = pytest.mark.timeout(300)
@@ -168,6 +170,42 @@ def test_fewer_instances_than_before_are_stopped_all_the_same(site: Site) -> Non
     assert site.script("stop", INSTANCES="1")[1].count("ended") == 3
 
 
+def test_rolling_with_fewer_instances_ends_those_that_are_too_many_when_the_others_are_ready(site: Site) -> None:
+    site.start()
+    before = site.processes()
+    code, said = site.script("rolling", INSTANCES="1")
+    assert code == 0 and said.count("is ready") == 1, said
+    for port in site.ports[1:]:
+        assert said.index("is ready") < said.index(f"{port} is more than INSTANCES") < said.index(f"{port} ended")
+        assert not alive(before[port])
+    assert list(site.processes()) == [site.first]
+
+
+def test_an_instance_that_cannot_start_keeps_none_of_the_others_from_it(site: Site) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", site.first))
+        taken.listen()
+        code, said = site.script("start")
+    assert code == 1 and f"cannot listen on 127.0.0.1:{site.first}" in said + site.logs(), said
+    assert said.rstrip().endswith(f"not started: {site.first}") and said.count("started, as process") == 2
+    assert set(site.processes()) == set(site.ports[1:])
+
+
+def test_an_instance_may_open_as_many_files_as_the_system_lets_it(site: Site) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lower = min(256, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lower, hard))
+    try:
+        code, said = site.script("start", many=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert code == 0, said
+    limits = Path(f"/proc/{site.processes()[site.first]}/limits").read_text()
+    found = re.search(r"^Max open files +(\d+) +(\d+)", limits, re.M)
+    assert found and (int(found[1]), int(found[2])) == (hard, hard) and hard > lower
+
+
 @pytest.mark.parametrize("word", ["auto", "embedded"])
 def test_a_redis_that_is_not_named_is_refused(site: Site, word: str) -> None:
     code, said = site.script("start", REDIS=word)
@@ -254,6 +292,48 @@ def test_a_copy_of_a_script_finds_restmq_by_its_defaults(site: Site, tmp_path: P
     assert done.returncode == 3 and f"restmq-multi: {site.first} does not run" in done.stdout, done.stderr
 
 
+def script(path: Path, defaults: Path, *before: str) -> tuple[int, str]:
+    """What a script answers when asked for the status: exit code and words."""
+    done = subprocess.run(
+        [*before, str(path), "status"], env={"RESTMQ_DEFAULTS": str(defaults)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def test_without_instances_there_is_one_for_each_core_it_may_use(tmp_path: Path) -> None:
+    file = tmp_path / "default"
+    file.write_text(f"INSTANCES=\nRUN={tmp_path}\n")
+    multi = SCRIPTS / "restmq-multi.init"
+    cores = sorted(os.sched_getaffinity(0))
+    for allowed in (cores, cores[:1]):
+        code, said = script(multi, file, "taskset", "-c", ",".join(map(str, allowed)))
+        asked = [f"restmq-multi.init: {9901 + number} does not run" for number in range(len(allowed))]
+        assert (code, said.splitlines()) == (3, asked)
+
+
+def test_an_empty_defaults_file_means_port_9901(tmp_path: Path) -> None:
+    file = tmp_path / "default"
+    file.touch()
+    for name in ("restmq", "restmq-multi"):
+        said = script(SCRIPTS / f"{name}.init", file)[1]
+        assert said.startswith(f"{name}.init: 9901 "), said
+
+
+def test_a_copy_that_is_not_told_a_place_looks_in_opt(tmp_path: Path) -> None:
+    there = Path("/opt/restmq/scripts/restmq-init.sh").exists()  # this machine may have one
+    file = tmp_path / "default"
+    file.touch()
+    for name in ("restmq", "restmq-multi"):
+        copy = tmp_path / name
+        shutil.copy2(SCRIPTS / f"{name}.init", copy)
+        code, said = script(copy, file)
+        if there:
+            assert code != 5 and said.startswith(f"{name}: 9901 "), said
+        else:
+            assert (code, said) == (5, f"{name}: RestMQ is not in /opt/restmq: set PLACE in {file}\n")
+
+
 def test_systemd_takes_the_units(tmp_path: Path, site: Site) -> None:
     for name in ("restmq@.service", "restmq.target"):
         text = (SCRIPTS / name).read_text()
@@ -327,6 +407,22 @@ def test_operations_names_what_there_is() -> None:
 def test_nginx_lets_go_of_a_connection_before_an_ending_instance_does() -> None:
     nginx = re.search(r"^        keepalive_timeout (\d+)s;$", (ROOT / "docs" / "nginx.conf").read_text(), re.M)
     assert nginx and int(nginx[1]) < Settings().grace < Settings().drain
+
+
+def test_nginx_lets_through_what_an_instance_takes_and_waits_longer_than_it_does() -> None:
+    text = (ROOT / "docs" / "nginx.conf").read_text()
+    given: dict[str, list[str]] = {}
+    for name, words in re.findall(r"^ +(?:(?:proxy_set_header )?)([A-Za-z_-]+) +([^;{]+);$", text, re.M):
+        given.setdefault(name, []).append(words)
+    (read,) = given["proxy_read_timeout"]
+    longest = max(options.MINUTE / 1000, Settings().heartbeat)
+    assert re.fullmatch(r"[0-9]+s", read) and int(read[:-1]) > longest + Settings().deadline
+    (size,) = given["client_max_body_size"]
+    assert re.fullmatch(r"[0-9]+m", size) and int(size[:-1]) << 20 == Settings().max_body
+    # What was sent may have been done: only where nothing is taken (a refused live consumer) may more be asked again.
+    again = [words.split() for words in given["proxy_next_upstream"]]
+    assert again == [["error"], ["error", "http_503"]]
+    assert given["Host"] == ["$http_host"]  # with its port, for RestMQ compares it with Origin
 
 
 def test_every_setting_of_the_defaults_file_is_explained() -> None:

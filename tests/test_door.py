@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Instance, RedisServer, http_call
+import reactor
+from conftest import ROOT, Instance, RedisServer, free_port, http_call
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import capturedLogs, formatEvent
 from wire import FORM
+
+from restmq.door import Door
 
 pytestmark = pytest.mark.wire
 
@@ -38,7 +46,7 @@ def test_who_has_connected_when_the_end_comes_is_answered(start: Any, queue: str
         _start_on(one, path)
     links = []
     one.process.send_signal(signal.SIGSTOP)
-    for number in range(30):
+    for number in range(300):  # many more than Twisted lets wait when it is not told
         link = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
         link.settimeout(20)
         link.connect(str(path) if kind == "unix" else ("127.0.0.1", one.port))
@@ -139,3 +147,94 @@ def test_nobody_is_let_in_before_redis_is_there_or_was_waited_for(tmp_path: Path
         redis.process.kill()
         redis.process.wait(10)
         one.stop()
+
+
+#: Doors on one port, one after the other, each open for a few milliseconds; who says something is answered.
+DOORS = """
+import sys
+from twisted.internet import reactor, task
+from twisted.internet.protocol import Factory, Protocol
+from restmq.door import Door
+
+class Echo(Protocol):
+    def dataReceived(self, data):
+        self.transport.write(data)
+
+async def main(reactor):
+    for _ in range(int(sys.argv[2])):
+        door = Door(sys.argv[1], Factory.forProtocol(Echo), reactor, lambda: True)
+        door.startService()
+        await task.deferLater(reactor, 0.003)
+        await door.stopService()
+    await task.deferLater(reactor, 1)  # who came through the last one is answered too
+
+task.react(lambda reactor: main(reactor))
+"""
+
+
+#: Connects, asks and hears the answer, until it is told to end; says how often it was answered, and how often it was
+#: in and was not. It is a program, for threads would wait for each other.
+KNOCKER = """
+import signal, socket, struct, sys
+
+over = []
+signal.signal(signal.SIGTERM, lambda *_: over.append(1))
+answered = reset = 0
+print("ready", flush=True)
+while not over:
+    with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET) as link:
+        # Without a FIN: as many ports as this needs would not be free again in time.
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        try:
+            link.settimeout(0.01)  # who is not heard would knock again after a second: too late for this
+            link.connect((sys.argv[1], int(sys.argv[2])))
+        except OSError:
+            continue
+        try:
+            link.settimeout(20)
+            link.sendall(b"x")
+            heard = link.recv(1)
+        except OSError:
+            heard = b""
+        answered, reset = answered + bool(heard), reset + (not heard)
+print(answered, reset)
+"""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_of_some_hundred_stops_under_load_none_resets_who_has_connected(address: str) -> None:
+    port, stops = free_port(), 500
+    where = "tcp:%d:interface=%s" % (port, address.replace(":", "\\:"))
+    command = [sys.executable, "-c", KNOCKER, address, str(port)]
+    knockers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        for one in knockers:
+            assert one.stdout and one.stdout.readline() == "ready\n"
+        doors = [sys.executable, "-c", DOORS, where, str(stops)]
+        subprocess.run(doors, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=60)
+    finally:
+        for one in knockers:
+            one.terminate()
+    said = [[int(word) for word in one.communicate(timeout=30)[0].split()] for one in knockers]
+    answered, reset = (sum(each) for each in zip(*said))
+    print(f"{stops} stops, {answered} answered, {reset} reset")
+    assert answered > stops and reset == 0
+
+
+def test_where_the_kernel_refuses_the_filter_a_door_closes_all_the_same() -> None:
+    reactor.run()
+
+    def refused() -> Any:
+        door = Door("tcp:0:interface=127.0.0.1", Factory.forProtocol(Protocol), reactor.reactor, lambda: True)
+        door.startService()
+        listening = door._port.socket
+        listening.setsockopt(socket.SOL_SOCKET, 44, 1)  # SO_LOCK_FILTER: no other filter from here on
+        where = listening.getsockname()
+        return door.stopService().addCallback(lambda _: where)
+
+    with capturedLogs() as said:
+        where = reactor.call(refused)
+    with socket.socket() as link:
+        assert link.connect_ex(where) == errno.ECONNREFUSED
+    told = [formatEvent(event) for event in said if event["log_level"].name == "debug"]
+    assert [line for line in told if "no packet filter" in line and "not permitted" in line], told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -378,7 +379,40 @@ def test_a_kill_a_redis_restart_a_reload_and_a_roll_lose_and_double_no_element(
     assert len(values) == len(set(values)) and set(kept) <= set(values) and len(values) <= len(kept) + len(many)
 
 
+def test_a_get_that_an_instance_does_not_answer_is_asked_of_no_other(
+    site: Site, tmp_path: Path, queue: str
+) -> None:
+    front = Nginx(tmp_path, [f"127.0.0.1:{port}" for port in site.ports])
+    text, before = front.conf.read_text(), front.workers()
+    front.conf.write_text(text.replace("proxy_read_timeout 90s;", "proxy_read_timeout 1s;"))
+    front.reload()
+    until(lambda: not before & front.workers(), front.log.read_text)  # none is left that waits longer
+    for number in range(30):
+        assert http_call(front.port, "POST", f"/q/{queue}", f"value={number}", FORM)[0] == 200
+    stopped = [site.processes()[port] for port in site.ports[:2]]
+    for process in stopped:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        heard: list[int] = []
+        while not {200, 504} <= set(heard) and len(heard) < 20:
+            heard.append(http_call(front.port, "GET", f"/q/{queue}")[0])
+        assert set(heard) == {200, 504}, heard
+        # What was asked of those that are stopped is taken later or never, and not by the third in their place.
+        assert length(site.ports[2], queue) == 30 - heard.count(200)
+    finally:
+        for process in stopped:
+            os.kill(process, signal.SIGCONT)
+        front.end()
+    until(lambda: all(site.answers(port) for port in site.ports))
+
+
 # ---- whose request it is
+
+
+def test_a_page_s_origin_is_compared_with_the_port_that_the_client_used(nginx: Nginx, queue: str) -> None:
+    for port, status in ((nginx.port, 200), (nginx.port + 1, 403)):
+        headers = {**FORM, "Origin": f"http://127.0.0.1:{port}"}
+        assert http_call(nginx.port, "POST", f"/q/{queue}", "value=x", headers)[0] == status
 
 
 def forwarded(port: int, given: str = "", source: str = "127.0.0.1") -> int:
