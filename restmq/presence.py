@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -23,6 +25,7 @@ LASTS = 3.0  # seconds a beat keeps an instance alive
 FENCE = 2.5  # seconds after which an instance asks before it acts
 
 log = Logger()
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 def boot_clock() -> float:
@@ -39,7 +42,9 @@ class Presence:
         self.doomed: Callable[[], None] = lambda: None
         self.renew()
         self._answered = 0.0
-        self._asking = self._keeping = False
+        self._asking = False
+        self._keeping: set[Work] = set()  # what goes on beside the beat
+        self._dead: list[bytes] = []  # whom this instance must reap
         self._loop = LoopingCall(self.beat)
         self._loop.clock = clock
 
@@ -83,25 +88,38 @@ class Presence:
             return
         self.newborn, self._answered = False, sent
         self.alive()
-        if not self._keeping:  # beside the beat: however much there is to reap, this instance lives
-            self._keeping = True
-            drive(self._keep(reply[1:]), self._kept, self._unkept)
+        self._dead += [dead for dead in reply[1:] if dead not in self._dead]
+        for work in (self._reap, self._sweep):  # beside the beat: however much there is to do, this instance lives
+            if work not in self._keeping:
+                self._keeping.add(work)
+                drive(work(), partial(self._kept, work), partial(self._unkept, work))
 
     # -- what every instance does for all
 
-    async def _keep(self, dead: list[bytes]) -> None:
-        """Reap the dead that this beat was given, end what is due. What is not done is claimed again by another."""
-        for instance in dead:
+    async def _reap(self) -> None:
+        """Reap the dead whom the beats name, meanwhile too; the next beat goes on with the rest.
+
+        Each is claimed for three seconds. Who is not reaped by then is given to another as well.
+        """
+        while self._dead:
+            instance = self._dead.pop(0)
             log.info("instance {dead} is gone: giving back what it held", dead=instance.decode("ascii"))
-            await self.core.reap(instance)
+            try:
+                await self.core.reap(instance)
+            except Error:
+                self._dead.append(instance)  # Redis is away
+                raise
+
+    async def _sweep(self) -> None:
+        """End what is due. What is not done is claimed again by another."""
         while await self.core.sweep() == 20:
             pass
 
-    def _kept(self, _: None) -> None:
-        self._keeping = False
+    def _kept(self, work: Work, _: None) -> None:
+        self._keeping.remove(work)
 
-    def _unkept(self, error: BaseException) -> None:
-        self._keeping = False
+    def _unkept(self, work: Work, error: BaseException) -> None:
+        self._keeping.remove(work)
         _tell("reaping the dead, or ending what is due,", error)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,75 @@ def have(count: int) -> Callable[[Listener], bool]:
     return lambda listener: len(listener.elements) >= count
 
 
+class Between:
+    """Carries bytes between one instance and Redis, and can swallow what Redis says on a link that there is now."""
+
+    def __init__(self, folder: Path, server: RedisServer) -> None:
+        self.path = folder / "between.sock"
+        self._redis = str(server.socket)
+        self._kinds: dict[socket.socket, str] = {}
+        self._deaf: set[socket.socket] = set()
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(self.path))
+        self._listening.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near = self._listening.accept()[0]
+            except OSError:
+                return  # this is the end
+            far = socket.socket(socket.AF_UNIX)
+            far.connect(self._redis)
+            self._kinds[far] = "commands"
+            for words in ((near, far, None), (far, near, far)):
+                threading.Thread(target=self._carry, args=words, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, far: socket.socket | None) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                if far is None and b"SUBSCRIBE" in data:
+                    self._kinds[target] = "messages"
+                if far not in self._deaf:
+                    target.sendall(data)
+        except OSError:
+            pass  # one side has gone, and then the other goes, too
+        for one in (source, target):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._kinds.pop(source, None)
+
+    def deafen(self, kind: str) -> None:
+        """What Redis says on the link for commands or messages is swallowed; a new link hears again."""
+        deaf = {far for far, its in self._kinds.items() if its == kind}
+        assert len(deaf) == 1
+        self._deaf |= deaf
+
+    def stop(self) -> None:
+        """Nobody connects any more."""
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+
 class Pair:
     """Two instances on a Redis of their own; the links of the second can be cut while it is stopped."""
 
     def __init__(self, server: RedisServer, start: Any) -> None:
         self.link = redis.Redis(unix_socket_path=str(server.socket))
         self.there: Instance = start("", server.address)
-        others = {client["id"] for client in self.link.client_list()}
-        self.here: Instance = start("", server.address)
-        self.links = [client["id"] for client in self.link.client_list() if client["id"] not in others]
+        self.between = Between(server.folder, server)
+        self.others = {client["id"] for client in self.link.client_list()}
+        self.here: Instance = start("", f"unix:{self.between.path}")
+        self.links = [client["id"] for client in self._own()]
+
+    def _own(self) -> list[dict[str, str]]:
+        return [client for client in self.link.client_list() if client["id"] not in self.others]
+
+    def one(self, kind: str) -> str:
+        """The id of its link for commands or messages."""
+        (found,) = (client["id"] for client in self._own() if (client["sub"] != "0") == (kind == "messages"))
+        return found
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -50,6 +111,7 @@ def pair(start: Any, tmp_path: Path) -> Iterator[Pair]:
     try:
         made = Pair(server, start)
         yield made
+        made.between.stop()
         made.link.close()
     finally:
         server.stop()
@@ -120,3 +182,75 @@ def test_a_wake_up_for_one_that_left_while_the_links_were_cut_goes_to_the_next(p
     with enter(pair.there, 50) as link:
         add(pair.there, queue, "a")
         assert b'"a"' in link.recv(65536)
+
+
+class Heard:
+    """A queue that broadcasts, heard at both, and one that does not, heard only where the links go wrong."""
+
+    def __init__(self, pair: Pair, listen: Any, queue: str) -> None:
+        self.pair, self.news, self.jobs = pair, f"{queue}-news", f"{queue}-jobs"
+        assert pair.there.form(f"/p/{self.jobs}", "policy=roundrobin")[0] == 200
+        self.job = listen(pair.here, f"/c/{self.jobs}")
+        self.all = listen(pair.here, f"/sse/{self.news}"), listen(pair.there, f"/sse/{self.news}")
+        until(lambda: stats(pair.there, self.news)["consumers"] == 2)
+        until(lambda: stats(pair.there, self.jobs)["consumers"] == 1)
+        self.count = 0
+
+    def add(self) -> None:
+        """One more to each, at the other instance."""
+        for name in (self.news, self.jobs):
+            add(self.pair.there, name, *texts(1, self.count))
+        self.count += 1
+
+    def everything(self) -> None:
+        """All of it is heard, on the same connections and once; broadcasts in order, others may overtake."""
+        for one in (self.job, *self.all):
+            one.until(lambda c: len(c.elements) >= self.count, 30)
+        for name in (self.news, self.jobs):
+            until(lambda name=name: stats(self.pair.there, name)["leased"] == 0)  # type: ignore[misc]
+        self.add()  # comes after all that might have come twice
+        for one in (self.job, *self.all):
+            one.until(lambda c: f"v{self.count - 1}" in c.values, 30)
+            assert one.told == []
+        assert sorted(self.job.values) == sorted(texts(self.count))
+        assert [one.values for one in self.all] == [texts(self.count)] * 2
+        assert self.all[0].ids == self.all[1].ids
+
+
+@pytest.mark.wire
+@pytest.mark.parametrize("kind", ["commands", "messages"])
+def test_a_link_that_goes_deaf_is_given_up_and_what_was_added_meanwhile_comes_once(
+    pair: Pair, listen: Any, queue: str, kind: str
+) -> None:
+    heard = Heard(pair, listen, queue)
+    heard.add()
+    before = pair.one(kind)
+    pair.between.deafen(kind)
+    began = time.monotonic()
+    heard.add()
+    until(lambda: time.monotonic() - began > 1)
+    heard.add()
+    until(lambda: before not in {client["id"] for client in pair.link.client_list()})
+    heard.add()
+    heard.everything()
+    print(f"{kind}: {time.monotonic() - began:.1f} s")
+
+
+@pytest.mark.wire
+@pytest.mark.parametrize("kind", ["commands", "messages"])
+@pytest.mark.parametrize("asleep", [False, True], ids=["awake", "asleep"])
+def test_what_is_added_while_one_of_the_two_links_is_cut_comes_once(
+    pair: Pair, listen: Any, queue: str, kind: str, asleep: bool
+) -> None:
+    heard = Heard(pair, listen, queue)
+    heard.add()
+    for _ in range(1 if asleep else 5):
+        if asleep:
+            pair.here.process.send_signal(signal.SIGSTOP)
+        try:
+            assert pair.link.client_kill_filter(_id=pair.one(kind)) == 1
+            for _ in range(3):
+                heard.add()
+        finally:
+            pair.here.process.send_signal(signal.SIGCONT)
+        heard.everything()

@@ -170,6 +170,69 @@ def test_reaping_that_takes_long_keeps_no_beat_back(core: Core, link: Any) -> No
     assert not link.exists("restmq:{inst}:q:dead")
 
 
+def doom(link: Any, dead: str, queues: int) -> None:
+    """Somebody who died and was in so many queues: a round trip each."""
+    link.set(LAST, now(link))
+    link.zadd(DOOMED, {dead: 0})
+    link.sadd(f"restmq:{{inst}}:q:{dead}", *range(queues))
+
+
+def beat_once(one: One) -> None:
+    """A beat, without waiting for what comes of it."""
+    before = len(one.told)
+    reactor.call(one.presence.beat)
+    until(lambda: len(one.told) > before and not one.presence._asking)
+
+
+def test_who_dies_while_another_is_reaped_is_reaped_with_it_and_not_when_its_claim_ends(core: Core, link: Any) -> None:
+    one = One(core)
+    doom(link, "first", 5000)
+    beat_once(one)
+    doom(link, "second", 1)
+    beat_once(one)
+    assert link.exists("restmq:{inst}:q:first")  # the first is not done yet
+    until(lambda: not one.presence._keeping, seconds=60)
+    assert link.zcard(DOOMED) == 0
+    assert not link.exists("restmq:{inst}:q:first", "restmq:{inst}:q:second")
+
+
+def test_who_is_named_again_while_it_is_reaped_is_reaped_once_more_at_the_most(core: Core, link: Any) -> None:
+    one = One(core)
+    doom(link, "dead", 5000)
+    for _ in range(3):
+        beat_once(one)
+        link.zadd(DOOMED, {"dead": 0})  # the claim has ended
+    assert one.presence._dead == [b"dead"]
+    until(lambda: not one.presence._keeping, seconds=60)
+    assert link.zcard(DOOMED) == 0
+    assert one.presence._dead == []
+
+
+def test_one_that_cannot_be_reaped_does_not_keep_the_others(core: Core, link: Any) -> None:
+    one = One(core)
+    for dead in ("bad", "well"):
+        doom(link, dead, 1)
+    link.delete("restmq:{inst}:q:bad")
+    link.set("restmq:{inst}:q:bad", "no set")
+    one.beat()
+    one.beat()
+    assert link.zrange(DOOMED, 0, -1) == [b"bad"]  # claimed again by and by
+    assert not link.exists("restmq:{inst}:q:well")
+
+
+def test_reaping_goes_on_when_redis_is_there_again(core: Core, link: Any) -> None:
+    one = One(core)
+    doom(link, "dead", 5000)
+    mine = reactor.wait(core.redis.call, b"CLIENT", b"ID")
+    beat_once(one)
+    link.client_kill_filter(_id=mine)
+    until(lambda: not one.presence._keeping)
+    link.zadd(DOOMED, {"dead": now(link) + 60_000}, xx=True)  # its claim does not end
+    until(lambda: core.redis.link is not None)
+    one.beat()
+    assert link.zcard(DOOMED) == 0
+
+
 def test_a_beat_that_fails_is_followed_by_the_next(core: Core, link: Any) -> None:
     one = One(core)
     link.set(ALIVE, "no zset")
