@@ -20,7 +20,7 @@ from restmq.element import Element, Lease, parse_key, queue_name
 from restmq.errors import BadRequest, Conflict, Error, LeaseLost, NotFound
 from restmq.leases import lease_of, touched
 from restmq.leases import touch as touch_lease
-from restmq.rest import checked
+from restmq.rest import bound, checked
 
 if TYPE_CHECKING:
     from restmq.handler import Handler
@@ -52,7 +52,7 @@ class Client:
     def waits(self, wait: Wait) -> None:
         """A take waits from now on; wait.leave() is to be called when the client leaves."""
         if self._handler is not None:
-            self._handler.on_gone = [*(self._handler.on_gone or ()), wait.leave]
+            bound(self._handler, wait)
 
     def owns(self, queue: str, lease: str) -> bool:
         """Whether this lease came over this very connection: who has it may end it, whatever rest:consumer says."""

@@ -83,8 +83,10 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
     verbs: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     sections: ClassVar[Mapping[str, str]] = {}
     hot = False  # whether it may be answered while others of its connection are still under way
+    streams = False  # whether it takes the connection over: then there is nothing to answer who closed its side
     gone = False
     on_gone: list[Callable[[], None]] | None = None  # called when the client leaves before it is answered
+    on_half: list[Callable[[], None]] | None = None  # called when it closes its side: it is still to be answered
     _streaming = False
 
     def __init__(self, app: Application, request: Request, **given: Any) -> None:
@@ -134,6 +136,11 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         self.gone = True
         self._logged(CLIENT_LEFT, 0)
         for callback in self.on_gone or ():
+            callback()
+
+    def halved(self) -> None:
+        """The client closed its side before it was answered, and may have left."""
+        for callback in self.on_half or ():
             callback()
 
     def options(self, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
@@ -513,6 +520,9 @@ class Application(web.Application):  # type: ignore[misc]
         for pattern, cls, given in self._cold:
             found = pattern.fullmatch(request.raw_path)
             if found:
+                if cls.streams and request.connection.half:
+                    request.connection.readConnectionLost()
+                    return
                 cls(self, request, **given).run(found.groups())
                 return
         specs = [spec for spec in self._get_host_handlers(request) or () if spec.regex.match(request.path)]
