@@ -421,6 +421,11 @@ class Refusals:
             log.warn("{others} requests of further addresses were refused", others=others)
 
 
+def specification(route: Any) -> Any:
+    """A route as cyclone's URLSpec, which it may be already: (pattern, handler[, keywords[, name]])."""
+    return route if isinstance(route, web.URLSpec) else web.URLSpec(*route)
+
+
 class Application(web.Application):  # type: ignore[misc]
     """The routes and what handlers share: core, delivery, acl, settings, wheel.
 
@@ -460,7 +465,7 @@ class Application(web.Application):  # type: ignore[misc]
         wheel.each(self._tick)
 
     def _lean(self, route: Any) -> bool:
-        spec = route if isinstance(route, web.URLSpec) else web.URLSpec(*route)
+        spec = specification(route)
         cls = spec.handler_class
         if not (isinstance(cls, type) and issubclass(cls, Handler)):
             return False

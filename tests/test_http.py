@@ -59,7 +59,7 @@ def talk(
 
 def statuses(data: bytes) -> list[int]:
     """The status of every answer."""
-    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d{3}) ", data)]
+    return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3}) ", data)]
 
 
 MULTIPART = "Content-Type: multipart/form-data; boundary=B\r\n"
