@@ -77,7 +77,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
 
     `verbs` maps methods to functions of (self, *path arguments) that return bytes,
     an Answer, None when a stream took over, or a coroutine of these; `sections`
-    maps methods to the ACL section that is asked first.
+    maps methods to the ACL section that is asked first. HEAD is GET without the body
+    (RFC 9110 section 9.3.2), but for what streams or has a HEAD of its own.
     """
 
     verbs: ClassVar[Mapping[str, Callable[..., Any]]] = {}
@@ -88,6 +89,10 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
     on_gone: list[Callable[[], None]] | None = None  # called when the client leaves before it is answered
     on_half: list[Callable[[], None]] | None = None  # called when it closes its side: it is still to be answered
     _streaming = False
+
+    def __init_subclass__(cls) -> None:
+        if "GET" in cls.verbs and "HEAD" not in cls.verbs and not cls.streams:
+            cls.verbs, cls.sections = _with_head(cls.verbs), _with_head(cls.sections)
 
     def __init__(self, app: Application, request: Request, **given: Any) -> None:
         self.app = self.application = app
@@ -274,6 +279,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             data = head + b"\r\n"
         elif request.method == "HEAD":
             data = b"%bContent-Length: %d\r\n\r\n" % (head, len(body))
+            body = b""
         else:
             data = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
         connection.answer(request, data)
@@ -282,6 +288,16 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
     def _logged(self, status: int, size: int) -> None:
         if self.app.access is not None:
             self.app.access(self.request, status, size)
+
+
+def _with_head(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is there for GET is there for HEAD."""
+    found: dict[str, Any] = {}
+    for method, what in given.items():
+        found[method] = what
+        if method == "GET":
+            found["HEAD"] = what
+    return found
 
 
 def _text(word: str, value: bytes) -> str:

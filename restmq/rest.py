@@ -303,6 +303,8 @@ class Root(Handler):
             return self.app.pages.page("index.html")
         # Judged by the decoded name, which is what hands out: %71ueue is queue, too.
         self.allow("rest:consumer")
+        if self.request.method == "HEAD":
+            raise NotAllowed("HEAD takes nothing; HEAD /q/NAME tells the queue's lengths", "GET, POST")
         if not self.app.config.get_consumes:
             raise NotAllowed(NO_GET, "POST")
         if len(found) > 1:
