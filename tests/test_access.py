@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wire import FORM, HANDSHAKE, Listener, Talker
 
 from restmq import acl, commands
 from restmq.handler import Handler
+from restmq.metrics import route_name
 from restmq.web import ROUTES
 
 pytestmark = pytest.mark.wire
@@ -166,6 +168,62 @@ def test_every_route_and_every_command_has_a_decided_section() -> None:
     assert there == set(DECIDED)
     assert set(COMMANDS) == set(commands.COMMANDS)
     assert all(issubclass(handler, Handler) for _, handler in ROUTES)
+
+
+def documented() -> tuple[dict[tuple[str, str], str], dict[str, str]]:
+    """What docs/protocol.txt says under Access: (method, path) -> section, command -> section."""
+    text = (ROOT / "docs/protocol.txt").read_text("utf-8").partition("\nAccess\n------\n")[2]
+    table = text.partition("\nHEAD needs")[0]
+    requests: dict[tuple[str, str], str] = {}
+    commands: dict[str, str] = {}
+    for section, lines in re.findall(r"^    (\S+)  +(\S.*\n(?:     +.+\n)*)", table, re.MULTILINE):
+        told, last = " ".join(lines.split()), ""
+        for listed in re.findall(r"the commands? ([\w, ]+)", told):
+            commands.update(dict.fromkeys(re.split(", | and ", listed), section))
+        for method, path in re.findall(r"\b([A-Z]{3,})\b|(/[^\s,;]*)", told):
+            last = method or last
+            if path:
+                requests[last, path] = section
+        for several, path in re.findall(r"((?:[A-Z]{3,} and )+[A-Z]{3,}) (/[^\s,;]*)", told):
+            requests.update({(each, path): section for each in several.split(" and ")})
+    return requests, commands
+
+
+def test_the_access_section_of_the_protocol_says_what_is_decided() -> None:
+    requests, commands = documented()
+    assert commands == {word: section for word, (section, _) in COMMANDS.items()}
+    open_to_all = set()
+    for (method, pattern), (section, *_) in DECIDED.items():
+        name = route_name(pattern)
+        found = {
+            said
+            for (verb, path), said in requests.items()
+            if verb == ("GET" if method == "HEAD" else method)
+            and (path == name or (re.fullmatch(r"/[a-z]+", path) and name.startswith(path + "/")))
+        }
+        if (method, name) == ("POST", "/queue"):
+            assert not found  # it is told by its commands
+        elif found:
+            assert found == {section}, (method, name)
+        else:
+            assert section == OPEN, (method, name)
+            open_to_all.add(name)
+    assert open_to_all == {"/", "/queue", "/healthz", "/readyz", "/robots.txt", "/static/FILE"}
+    assert requests["GET", "/?queue=NAME"] == CONSUMER
+    assert len(set(requests.values())) == len(acl.KINDS)
+
+
+def test_no_answer_lets_a_browser_guess_its_type(instance: Any, guarded: Any, queue: str) -> None:
+    for one, wanted in ((instance, {101, 200, 204}), (guarded, {200, 401})):
+        statuses = set()
+        for _, method, path, body in [*REQUESTS, (OPEN, "GET", "/nothing", ""), (OPEN, "BREW", "/q/{}", "")]:
+            fields = {**FORM, **(UPGRADE if path.startswith("/ws") else {})}
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)) as link:
+                link.request(method, path.replace("{}", queue), body.replace("{}", queue) or None, fields)
+                reply = link.getresponse()
+            assert reply.getheader("X-Content-Type-Options") == "nosniff", (method, path)
+            statuses.add(reply.status)
+        assert statuses >= wanted
 
 
 def test_head_answers_what_get_does_without_the_body_and_takes_nothing(instance: Any, queue: str) -> None:
