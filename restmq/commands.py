@@ -20,7 +20,7 @@ from restmq.element import Element, Lease, parse_key, queue_name
 from restmq.errors import BadRequest, Conflict, Error, LeaseLost, NotFound
 from restmq.leases import lease_of, touched
 from restmq.leases import touch as touch_lease
-from restmq.rest import checked
+from restmq.rest import bound, checked
 
 if TYPE_CHECKING:
     from restmq.handler import Handler
@@ -52,7 +52,7 @@ class Client:
     def waits(self, wait: Wait) -> None:
         """A take waits from now on; wait.leave() is to be called when the client leaves."""
         if self._handler is not None:
-            self._handler.on_gone = [*(self._handler.on_gone or ()), wait.leave]
+            bound(self._handler, wait)
 
     def owns(self, queue: str, lease: str) -> bool:
         """Whether this lease came over this very connection: who has it may end it, whatever rest:consumer says."""
@@ -66,13 +66,13 @@ class Command(dict[str, Any]):
 
     def written(self, word: str) -> str:
         """A field as it stands in the text, byte for byte: 1.10 is not 1.1, and no key is lost."""
-        text, decoder, found = self.text, json.JSONDecoder(), ""
+        text, found = self.text, ""
         at = _space(text, text.index("{") + 1)
         while text[at] != "}":
             field, at = scanstring(text, at + 1)
             start = _space(text, _space(text, at) + 1)
             try:
-                _, at = decoder.raw_decode(text, start)
+                _, at = _DECODER.raw_decode(text, start)
             except RecursionError:
                 raise Wrong(f"the field {field!a} is nested too deep") from None
             if field == word:
@@ -96,12 +96,15 @@ def _constant(word: str) -> None:
     raise ValueError(f"{word} is Python's and JavaScript's, not JSON's")
 
 
+_DECODER = json.JSONDecoder(parse_int=options.whole, parse_constant=_constant)
+
+
 def parse(text: bytes | str) -> Command:
     """A command out of its text (RFC 8259). Raises BadRequest for what is no JSON object."""
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        found = json.loads(text, parse_constant=_constant)
+        found = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"this is no JSON: {error}") from None
     if not isinstance(found, dict):

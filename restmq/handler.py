@@ -77,15 +77,22 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
 
     `verbs` maps methods to functions of (self, *path arguments) that return bytes,
     an Answer, None when a stream took over, or a coroutine of these; `sections`
-    maps methods to the ACL section that is asked first.
+    maps methods to the ACL section that is asked first. HEAD is GET without the body
+    (RFC 9110 section 9.3.2), but for what streams or has a HEAD of its own.
     """
 
     verbs: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     sections: ClassVar[Mapping[str, str]] = {}
     hot = False  # whether it may be answered while others of its connection are still under way
+    streams = False  # whether it takes the connection over: then there is nothing to answer who closed its side
     gone = False
     on_gone: list[Callable[[], None]] | None = None  # called when the client leaves before it is answered
+    on_half: list[Callable[[], None]] | None = None  # called when it closes its side: it is still to be answered
     _streaming = False
+
+    def __init_subclass__(cls) -> None:
+        if "GET" in cls.verbs and "HEAD" not in cls.verbs and not cls.streams:
+            cls.verbs, cls.sections = _with_head(cls.verbs), _with_head(cls.sections)
 
     def __init__(self, app: Application, request: Request, **given: Any) -> None:
         self.app = self.application = app
@@ -134,6 +141,11 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         self.gone = True
         self._logged(CLIENT_LEFT, 0)
         for callback in self.on_gone or ():
+            callback()
+
+    def halved(self) -> None:
+        """The client closed its side before it was answered, and may have left."""
+        for callback in self.on_half or ():
             callback()
 
     def options(self, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
@@ -267,6 +279,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             data = head + b"\r\n"
         elif request.method == "HEAD":
             data = b"%bContent-Length: %d\r\n\r\n" % (head, len(body))
+            body = b""
         else:
             data = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
         connection.answer(request, data)
@@ -275,6 +288,16 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
     def _logged(self, status: int, size: int) -> None:
         if self.app.access is not None:
             self.app.access(self.request, status, size)
+
+
+def _with_head(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is there for GET is there for HEAD."""
+    found: dict[str, Any] = {}
+    for method, what in given.items():
+        found[method] = what
+        if method == "GET":
+            found["HEAD"] = what
+    return found
 
 
 def _text(word: str, value: bytes) -> str:
@@ -414,6 +437,11 @@ class Refusals:
             log.warn("{others} requests of further addresses were refused", others=others)
 
 
+def specification(route: Any) -> Any:
+    """A route as cyclone's URLSpec, which it may be already: (pattern, handler[, keywords[, name]])."""
+    return route if isinstance(route, web.URLSpec) else web.URLSpec(*route)
+
+
 class Application(web.Application):  # type: ignore[misc]
     """The routes and what handlers share: core, delivery, acl, settings, wheel.
 
@@ -453,7 +481,7 @@ class Application(web.Application):  # type: ignore[misc]
         wheel.each(self._tick)
 
     def _lean(self, route: Any) -> bool:
-        spec = route if isinstance(route, web.URLSpec) else web.URLSpec(*route)
+        spec = specification(route)
         cls = spec.handler_class
         if not (isinstance(cls, type) and issubclass(cls, Handler)):
             return False
@@ -513,6 +541,9 @@ class Application(web.Application):  # type: ignore[misc]
         for pattern, cls, given in self._cold:
             found = pattern.fullmatch(request.raw_path)
             if found:
+                if cls.streams and request.connection.half:
+                    request.connection.readConnectionLost()
+                    return
                 cls(self, request, **given).run(found.groups())
                 return
         specs = [spec for spec in self._get_host_handlers(request) or () if spec.regex.match(request.path)]

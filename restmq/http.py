@@ -333,6 +333,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self.line: deque[Request] = deque()  # requests not answered yet, and answers that wait for others
         self.stream: Stream | None = None
         self.ended = False  # the client is gone
+        self.half = False  # it has closed its side: it asks no more, and still reads
         self.closing = False  # no further request is read
         self._losing = self._lingering = False  # all is said
         self._client: tuple[bytes, str] = (b"", self.peer_ip)
@@ -365,9 +366,33 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self._gone(reason.getErrorMessage())
 
     def readConnectionLost(self) -> None:
-        """The client closed its half: what is written leaves, who waits for an answer is gone."""
-        self._gone("the client closed the connection")
-        self._lose()
+        """The client closed its side: a stream ends, what was asked is answered, and then it is closed.
+
+        Whether it still reads shows only when it is written to: a close of both sides
+        begins like this. So nobody waits for an element on its account any longer, and
+        what is under way has `idle` seconds.
+        """
+        self.half = True
+        asked = [request.handler for request in self.line if request.answer is None and request.handler is not None]
+        if self._losing or self.stream is not None or any(handler.streams for handler in asked):
+            self._gone("the client closed the connection")
+            self._lose()
+            return
+        self.deadline = self.app.wheel.now + self.app.limits.idle
+        for handler in asked:
+            _safely(handler.halved)
+        self._no_more()
+
+    def _no_more(self) -> None:
+        """The client has closed its side: close with the last answer. What came of a request without an end is 400."""
+        if self.ended or self.closing or (self._buffer and self._full()):
+            return
+        if self._buffer or self._body is not None:
+            self.refuse(errors.BadRequest("the client closed its side before the request was whole"))
+            return
+        self.closing = True
+        if not self.line:
+            self.lose()
 
     def writeConnectionLost(self) -> None:
         """Our half is closed, which only _linger() asks for."""
@@ -401,6 +426,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 self.transport.abortConnection()
         elif self._partial or self._body is not None:
             self.refuse(errors.TooSlow("the request did not arrive in time"))
+        elif self.half:
+            self.transport.abortConnection()  # nothing was written for so long: perhaps nobody is there
         elif not self.line and self.stream is None:
             self._lose()
 
@@ -445,7 +472,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     def _linger(self) -> None:
         """Close our half, and read on for a moment: a reset would take the answer away from a client that sends."""
-        if not can_half_close(self.transport):
+        if self.half or not can_half_close(self.transport):
             self.lose()
             return
         self._losing = self._lingering = True
@@ -484,7 +511,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         return bool(line) and (line[-1].hold or len(line) >= DEPTH)
 
     def _read_on(self) -> None:
-        if self._paused:
+        if self._paused and not self.half:
             self._paused = False
             self.transport.resumeProducing()
 
@@ -503,6 +530,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             self.refuse(error)
         finally:
             self._resuming = False
+        if self.half:
+            self.deadline = self.app.wheel.now + self.app.limits.idle
+            self._no_more()
 
     def _parse(self, data: bytes) -> None:
         at = 0

@@ -472,6 +472,7 @@ def comment(why: str, retry: int) -> bytes:
 class CometHandler(Handler):
     """GET /c/NAMES."""
 
+    streams = True
     sections: ClassVar[dict[str, str]] = {"GET": Comet.section}
 
     async def get(self, raw: bytes) -> None:
@@ -488,6 +489,7 @@ class CometHandler(Handler):
 class SseHandler(Handler):
     """GET /sse/NAMES."""
 
+    streams = True
     sections: ClassVar[dict[str, str]] = {"GET": Sse.section}
 
     async def get(self, raw: bytes) -> Answer | None:

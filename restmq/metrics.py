@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 
 import restmq
 from restmq.errors import Unavailable
-from restmq.handler import Answer, Handler
+from restmq.handler import Answer, Handler, specification
 from restmq.looking import LOOK, NAMED, most, together
 
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
@@ -50,7 +50,8 @@ COUNTERS = {
 
 def route_name(pattern: str) -> str:
     """A route as docs/protocol.txt writes it: /q/NAME/take of /q/([^/]+)/take."""
-    path = pattern.replace("\\", "").replace("/([0-9]+)", "/N").replace("(.+)", "FILE").replace("/?", "/")
+    path = pattern.replace("\\", "").replace("/([0-9]+)", "/N").replace("/?", "/")
+    path = path.replace("(.+)", "FILE").replace("(.*)", "FILE")
     return path.replace("([^/]+)", "NAMES" if re.match(r"/(?:c|sse|ws)/", path) else "NAME")
 
 
@@ -61,13 +62,15 @@ class Requests:
     that nobody knows as `other`: clients cannot make it grow.
     """
 
-    def __init__(self, routes: Iterable[tuple[str, Any]], log: Callable[[Any, int, int], object] | None = None) -> None:
-        self._routes = [(re.compile(pattern.encode()), route_name(pattern)) for pattern, _ in routes]
+    def __init__(self, routes: Iterable[Any], log: Callable[[Any, int, int], object] | None = None) -> None:
+        """`routes` as the application has them."""
+        found = [(spec.regex.pattern.removesuffix("$"), spec.handler_class) for spec in map(specification, routes)]
+        self._routes = [(re.compile(pattern.encode()), route_name(pattern)) for pattern, _ in found]
         self._log = log
         self._hot: dict[bytes, str] = {}
-        for pattern, handler in routes:
+        for pattern, handler in found:
             simple = re.fullmatch(r"(/\w+)/\(\[\^/\]\+\)", pattern)
-            if simple and handler.hot:
+            if simple and getattr(handler, "hot", False):
                 self._hot[simple[1].encode()] = route_name(pattern)
         self._fast: dict[tuple[bytes, str, int], int] = {}
         self._slow: Counter[tuple[str, str, int]] = Counter()

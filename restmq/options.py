@@ -93,7 +93,20 @@ def told(name: str, value: Any, parse: Callable[[str], int]) -> int:
     """A time in a JSON document, a number of seconds or a text such as "5m"; "" is 0. Raises BadOption."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise BadOption(f"the field {name!r} must be a number of seconds or a text such as \"5m\"")
-    return parse(str(value)) if value != "" else 0
+    return parse(written(value)) if value != "" else 0
+
+
+def written(value: str | float) -> str:
+    """A string, or a number as people write it: 0.00001 and not 1e-05, up to nine digits behind the dot."""
+    if isinstance(value, float):
+        text = f"{value:.9f}".rstrip("0")
+        return text + "0" if text.endswith(".") else text
+    return str(value)
+
+
+def whole(digits: str) -> int | float:
+    """A whole number in JSON, as its `parse_int`. A very long one is infinite: Python's int() refuses it."""
+    return int(digits) if len(digits) <= 1000 else float(digits)
 
 
 def prefetch(text: str) -> int:

@@ -18,6 +18,7 @@ from restmq.errors import BadRequest, BadValue, Error, NotAllowed, NotFound, Too
 from restmq.handler import JSON, Answer, Handler, name
 from restmq.http import Request
 from restmq.slot import drive
+from restmq.waiting import Wait
 
 STORE = {"ttl": options.ttl, "delay": options.delay}
 HAND_OUT = {"wait": options.wait, "max": options.most, "lease": options.lease}
@@ -151,6 +152,23 @@ async def take(handler: Handler, queue: bytes) -> Element | None:
     return found
 
 
+def bound(handler: Handler, wait: Wait) -> None:
+    """A client that leaves waits no more; nor does one that closes its side, and it is answered that nothing waits.
+
+    It may have left, so what is on its way to it goes back.
+    """
+
+    def halved() -> None:
+        wait.leave()
+        if wait.asking:
+            wait.resolve([])
+
+    handler.on_gone = [*(handler.on_gone or ()), wait.leave]
+    handler.on_half = [*(handler.on_half or ()), halved]
+    if handler.request.connection.half:
+        halved()
+
+
 async def several(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> list[Element]:
     """What `wait`, `max` and `lease` ask for. What comes for a client that has left goes back."""
     if handler.gone:
@@ -159,7 +177,7 @@ async def several(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> l
     core, most, ms, wait = handler.app.core, asked.get("max", 1), asked.get("lease", 0), asked.get("wait", 0)
     if wait:
         waits = handler.app.waiting.enter(queue, most, wait / 1000, ms)
-        handler.on_gone = [*(handler.on_gone or ()), waits.leave]
+        bound(handler, waits)
         waited: list[Element] = await waits.elements
         return waited
     if ms:
@@ -284,6 +302,8 @@ class Root(Handler):
             return self.app.pages.page("index.html")
         # Judged by the decoded name, which is what hands out: %71ueue is queue, too.
         self.allow("rest:consumer")
+        if self.request.method == "HEAD":
+            raise NotAllowed("HEAD takes nothing; HEAD /q/NAME tells the queue's lengths", "GET, POST")
         if not self.app.config.get_consumes:
             raise NotAllowed(NO_GET, "POST")
         if len(found) > 1:

@@ -121,7 +121,7 @@ def checked(given: Iterable[tuple[str, str | None]]) -> dict[str, str]:
 def of_json(text: bytes) -> list[tuple[str, str | None]]:
     """The settings in a JSON object, each as people write it in a form. Raises BadRequest, BadOption."""
     try:
-        document = json.loads(text.decode("utf-8"), object_pairs_hook=_Pairs)
+        document = json.loads(text.decode("utf-8"), object_pairs_hook=_Pairs, parse_int=options.whole)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"this is no JSON: {error}") from None
     if not isinstance(document, _Pairs):
@@ -130,7 +130,7 @@ def of_json(text: bytes) -> list[tuple[str, str | None]]:
     for name, value in document:
         if isinstance(value, bool) or not isinstance(value, (str, int, float, type(None))):
             raise BadOption(f"{name[:40]!a}: it takes a string, a number, or null for its default")
-        found.append((name, None if value is None else str(value)))
+        found.append((name, None if value is None else options.written(value)))
     return found
 
 

@@ -34,7 +34,7 @@ from restmq.waiting import Waiting
 
 log = Logger()
 
-ROUTES: list[tuple[str, Any]] = [
+ROUTES: list[Any] = [
     (r"/", rest.Root),
     (r"/q/([^/]+)", rest.Queue),
     (r"/q/([^/]+)/take", rest.Take),

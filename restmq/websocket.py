@@ -354,6 +354,7 @@ class WebSocket(Live):
 class WebSocketHandler(Handler):
     """GET /ws/NAMES."""
 
+    streams = True
     sections: ClassVar[dict[str, str]] = {"GET": WebSocket.section}
 
     async def get(self, raw: bytes) -> None:

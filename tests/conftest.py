@@ -130,6 +130,8 @@ class RedisServer:
 class Instance:
     """A RestMQ under twistd, as users run it."""
 
+    program = TWISTD
+
     def __init__(self, folder: Path, redis: str, conf: str = "") -> None:
         self.port, self.folder, self.redis = free_port(), folder, redis
         self.log = folder / "restmq.log"
@@ -139,7 +141,7 @@ class Instance:
 
     def launch(self) -> None:
         """Start it."""
-        command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "restmq", "--port", str(self.port)]
+        command = [sys.executable, "-c", self.program, "-n", "--pidfile=", "restmq", "--port", str(self.port)]
         command += ["--redis", self.redis, "--data", str(self.folder / "data"), "--config", str(self.conf)]
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with self.log.open("ab") as log:

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wire import FORM, HANDSHAKE, Listener, Talker
 
 from restmq import acl, commands
 from restmq.handler import Handler
+from restmq.metrics import route_name
 from restmq.web import ROUTES
 
 pytestmark = pytest.mark.wire
@@ -67,6 +69,12 @@ DECIDED: dict[tuple[str, str], tuple[str, str, str]] = {
     ("GET", r"/robots\.txt"): (OPEN, "/robots.txt", ""),
     ("GET", r"/static/(.+)"): (OPEN, "/static/restmq.css", ""),
 }
+#: HEAD is let in where GET is. What streams has none, and that of a queue is told above.
+DECIDED.update({
+    ("HEAD", pattern): decided
+    for (method, pattern), decided in DECIDED.items()
+    if method == "GET" and ("HEAD", pattern) not in DECIDED and decided[0] not in (COMET, SSE, SOCKET)
+})
 COMMANDS = {
     "add": (PRODUCER, '"value": "x"'),
     "get": (CONSUMER, '"id": 1'),
@@ -160,6 +168,87 @@ def test_every_route_and_every_command_has_a_decided_section() -> None:
     assert there == set(DECIDED)
     assert set(COMMANDS) == set(commands.COMMANDS)
     assert all(issubclass(handler, Handler) for _, handler in ROUTES)
+
+
+def documented() -> tuple[dict[tuple[str, str], str], dict[str, str]]:
+    """What docs/protocol.txt says under Access: (method, path) -> section, command -> section."""
+    text = (ROOT / "docs/protocol.txt").read_text("utf-8").partition("\nAccess\n------\n")[2]
+    table = text.partition("\nHEAD needs")[0]
+    requests: dict[tuple[str, str], str] = {}
+    commands: dict[str, str] = {}
+    for section, lines in re.findall(r"^    (\S+)  +(\S.*\n(?:     +.+\n)*)", table, re.MULTILINE):
+        told, last = " ".join(lines.split()), ""
+        for listed in re.findall(r"the commands? ([\w, ]+)", told):
+            commands.update(dict.fromkeys(re.split(", | and ", listed), section))
+        for method, path in re.findall(r"\b([A-Z]{3,})\b|(/[^\s,;]*)", told):
+            last = method or last
+            if path:
+                requests[last, path] = section
+        for several, path in re.findall(r"((?:[A-Z]{3,} and )+[A-Z]{3,}) (/[^\s,;]*)", told):
+            requests.update({(each, path): section for each in several.split(" and ")})
+    return requests, commands
+
+
+def test_the_access_section_of_the_protocol_says_what_is_decided() -> None:
+    requests, commands = documented()
+    assert commands == {word: section for word, (section, _) in COMMANDS.items()}
+    open_to_all = set()
+    for (method, pattern), (section, *_) in DECIDED.items():
+        name = route_name(pattern)
+        found = {
+            said
+            for (verb, path), said in requests.items()
+            if verb == ("GET" if method == "HEAD" else method)
+            and (path == name or (re.fullmatch(r"/[a-z]+", path) and name.startswith(path + "/")))
+        }
+        if (method, name) == ("POST", "/queue"):
+            assert not found  # it is told by its commands
+        elif found:
+            assert found == {section}, (method, name)
+        else:
+            assert section == OPEN, (method, name)
+            open_to_all.add(name)
+    assert open_to_all == {"/", "/queue", "/healthz", "/readyz", "/robots.txt", "/static/FILE"}
+    assert requests["GET", "/?queue=NAME"] == CONSUMER
+    assert len(set(requests.values())) == len(acl.KINDS)
+
+
+def test_no_answer_lets_a_browser_guess_its_type(instance: Any, guarded: Any, queue: str) -> None:
+    for one, wanted in ((instance, {101, 200, 204}), (guarded, {200, 401})):
+        statuses = set()
+        for _, method, path, body in [*REQUESTS, (OPEN, "GET", "/nothing", ""), (OPEN, "BREW", "/q/{}", "")]:
+            fields = {**FORM, **(UPGRADE if path.startswith("/ws") else {})}
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)) as link:
+                link.request(method, path.replace("{}", queue), body.replace("{}", queue) or None, fields)
+                reply = link.getresponse()
+            assert reply.getheader("X-Content-Type-Options") == "nosniff", (method, path)
+            statuses.add(reply.status)
+        assert statuses >= wanted
+
+
+def test_head_answers_what_get_does_without_the_body_and_takes_nothing(instance: Any, queue: str) -> None:
+    for value in "ab":
+        instance.form(f"/q/{queue}", f"value={value}")
+    for (method, pattern), (_, path, _) in DECIDED.items():
+        if method == "HEAD" and pattern != r"/q/([^/]+)":
+            path = path.replace("{}", queue)
+            status, headers, body = instance.http("HEAD", path)
+            assert (status, body) == (200, b""), path
+            got, told, full = instance.http("GET", path)
+            assert (got, told["content-type"]) == (200, headers["content-type"])
+            if not re.search("/metrics|stats|/peek|/1$", path):  # what these tell moves
+                assert int(headers["content-length"]) == len(full) > 0, path
+    assert instance.http("HEAD", "/nothing/there")[0] == 404
+    for path in ("/c/{}", "/sse/{}", "/ws/{}", "/q/{}/take", "/?queue={}", "/?%71ueue={}"):
+        status, headers, body = instance.http("HEAD", path.replace("{}", queue))
+        assert (status, body, "HEAD" in headers["allow"]) == (405, b"", False), path
+    assert instance.http("HEAD", f"/q/{queue}")[1]["restmq-waiting"] == "2"
+    with socket.create_connection(("127.0.0.1", instance.port)) as link:  # nothing of a body is in the way of the next
+        link.sendall(b"HEAD /queue HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2 + b"GET /healthz HTTP/1.0\r\n\r\n")
+        got = b""
+        while part := link.recv(65536):
+            got += part
+    assert re.sub(rb"HTTP/1.1 200 OK\r\n(?:.+\r\n)+\r\n", b"", got) == b"OK\r\n"
 
 
 def test_the_requests_of_the_table_reach_the_routes_that_they_stand_for() -> None:
@@ -426,7 +515,7 @@ def test_another_origin_s_page_is_refused_and_only_its_links_to_pages_pass(
         return asked(instance, method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
 
     passes = path in ("/healthz", "/readyz")
-    visit = passes or (method == "GET" and is_page(path))
+    visit = passes or (method in ("GET", "HEAD") and is_page(path))
     assert (ask(Origin=EVIL) == 403) != passes
     assert (ask(Origin="null") == 403) != passes
     assert (ask(Origin=EVIL, Sec_Fetch_Site="same-origin") == 403) != passes

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import reactor
-from wire import FORM, Talker, until
+from wire import FORM, TEXT, Talker, until
 
 from restmq import commands
 from restmq.errors import BadRequest, Forbidden
@@ -63,7 +63,10 @@ def test_get_s_count_shows_in_rest_s_answer(instance: Any, queue: str) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["1.10", "1e400", "-0", "12345678901234567890.123", "null", "true", '{"b":1, "a": [ ],"b":"é\\u00e9"}', "[1,\n2]"],
+    [
+        *("1.10", "1e400", "-0", "12345678901234567890.123", "1e-5", "5E+3", "9" * 5000, "-1" + "0" * 9999),
+        *("null", "true", '{"b":1, "a": [ ],"b":"é\\u00e9"}', "[1,\n2]", '{"a": [' + "7" * 5000 + "]}"),
+    ],
 )
 def test_a_value_that_is_no_string_is_kept_as_its_text(instance: Any, queue: str, written: str) -> None:
     for text in (
@@ -72,6 +75,14 @@ def test_a_value_that_is_no_string_is_kept_as_its_text(instance: Any, queue: str
     ):
         assert json.loads(ask(instance, text)[2])["value"] == written
         assert said(instance, cmd="take", queue=queue)["value"] == written
+
+
+@pytest.mark.parametrize("number", ["0.00001", "1e-5", "0.30000000000000004", "2E0", "3.0", "15.299999999999999"])
+def test_a_time_may_be_any_number_of_json(instance: Any, queue: str, number: str) -> None:
+    text = f'{{"cmd": "add", "queue": "{queue}", "value": "x", "delay": {number}}}'
+    assert json.loads(ask(instance, text)[2])["key"] == f"{queue}:1"
+    status, _, shown = instance.http("POST", f"/settings/{queue}", f'{{"dead_ttl": {number}}}', TEXT)
+    assert (status, json.loads(shown)["own"]) == (200, ["dead_ttl"])
 
 
 @pytest.mark.parametrize(
@@ -96,6 +107,8 @@ def test_a_value_that_is_no_string_is_kept_as_its_text(instance: Any, queue: str
         ('"cmd": "add", "queue": "{}", "value": "x", "ttl": true', "'ttl' must be a number"),
         ('"cmd": "add", "queue": "{}", "value": "x", "ttl": null', "'ttl' must be a number"),
         ('"cmd": "add", "queue": "{}", "value": "x", "ttl": 1e400', "ttl is no time"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "ttl": ' + "9" * 5000, "ttl is no time"),
+        ('"cmd": "add", "queue": "{}", "value": "x", "id": ' + "9" * 5000, "'id' cannot be sent back"),
         ('"cmd": "add", "queue": "{}", "value": "x", "ttl": "5 years"', "ttl is no time"),
         ('"cmd": "del", "queue": "{}", "key": 1', "'key' must be a string"),
         ('"cmd": "del", "queue": "{}", "key": "other:1"', "belongs to another queue"),

@@ -8,6 +8,8 @@ import time
 from typing import Any
 
 import pytest
+import redis
+from wire import stats, until
 
 pytestmark = pytest.mark.wire
 H = "Host: localhost\r\n"
@@ -57,7 +59,7 @@ def talk(
 
 def statuses(data: bytes) -> list[int]:
     """The status of every answer."""
-    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d{3}) ", data)]
+    return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3}) ", data)]
 
 
 MULTIPART = "Content-Type: multipart/form-data; boundary=B\r\n"
@@ -186,14 +188,107 @@ def test_pipelined_answers_come_in_the_order_of_their_requests(instance: Any, qu
     assert re.findall(rb"\r\n" + queue.encode() + rb":(\d+)\r\n", data) == [b"%d" % n for n in range(1, 301)]
 
 
-def test_an_answer_leaves_though_the_client_closed_its_side(instance: Any) -> None:
-    assert talk(instance.port, [GET.encode()], half=True)[:2] == ([200], CLOSED)
+ASYNC = [
+    ("POST", "/q/{}", "text", 200),
+    ("GET", "/q/{}", "", 200),
+    ("GET", "/q/{}", "", 204),
+    ("POST", "/q/{}?ttl=1h", "again", 200),
+    ("GET", "/q/{}?max=5", "", 200),
+    ("POST", "/queue", '{"cmd": "add", "queue": "{}", "value": "x"}', 200),
+    ("GET", "/q/{}?lease=1m", "", 200),
+    ("DELETE", "/q/{}", "", 200),
+    ("GET", "/stats/{}", "", 200),
+    ("GET", "/healthz", "", 200),
+]
 
 
-def test_half_a_body_and_a_close_store_nothing(instance: Any, queue: str) -> None:
+def asking(queue: str, method: str, path: str, body: str) -> bytes:
+    """A request as bytes."""
+    path, body = path.replace("{}", queue), body.replace("{}", queue)
+    return f"{method} {path} HTTP/1.1\r\n{H}{TEXT}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def test_who_closed_its_side_is_answered_and_then_the_connection_is_closed(instance: Any, queue: str) -> None:
+    for method, path, body, status in ASYNC:
+        got, still, data = talk(instance.port, [asking(queue, method, path, body)], half=True)
+        assert (got, still) == ([status], CLOSED), (method, path, data)
+        assert b"Traceback" not in data
+
+
+def test_all_that_was_asked_before_the_client_closed_its_side_is_answered_in_order(instance: Any, queue: str) -> None:
+    one = b"".join(asking(queue, method, path, body) for method, path, body, _ in ASYNC)
+    got, still, data = talk(instance.port, [one * 40], half=True)  # more than may be under way at once
+    assert (got, still) == ([status for *_, status in ASYNC] * 40, CLOSED)
+    assert [int(n) for n in re.findall(rb"\r\n" + queue.encode() + rb":(\d+)\r\n", data)] == [
+        n for n in range(1, 121) if n % 3
+    ]
+
+
+def test_the_last_answer_to_who_closed_its_side_says_that_it_is_the_last(instance: Any, redis_server: Any) -> None:
+    with redis.Redis(unix_socket_path=str(redis_server.socket)) as store:
+        store.client_pause(300)  # neither is answered before the end is here
+        got, _, data = talk(instance.port, [asking("", "GET", "/q/none", "") * 2], half=True)
+    assert got == [204, 204]
+    assert data.count(b"Connection: close") == 1 and data.rindex(b"Connection") > data.rindex(b"HTTP/1.1")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/q/{}?wait=60", "", 204),
+        ("POST", "/q/{}/take?wait=60&lease=1m", "", 204),
+        ("GET", "/?queue={}&wait=60&max=3", "", 404),
+        ("POST", "/queue", '{"cmd": "take", "queue": "{}", "wait": 60}', 200),
+    ],
+)
+def test_who_closes_its_side_waits_no_longer_and_loses_nothing(
+    instance: Any, queue: str, method: str, path: str, body: str, status: int
+) -> None:
+    one = asking(queue, method, path, body)
+    assert talk(instance.port, [one], half=True)[:2] == ([status], CLOSED)
+    assert talk(instance.port, [asking(queue, "GET", "/p/{}", "") + one * 3], half=True)[0] == [200, *[status] * 3]
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=20) as link:
+        link.sendall(one)
+        until(lambda: stats(instance, queue)["waiters"] == 1)
+        link.shutdown(socket.SHUT_WR)
+        got = link.recv(4096)
+        assert statuses(got) == [status]
+        assert link.recv(4096) == b""
+    assert instance.form(f"/q/{queue}", "value=kept")[0] == 200
+    until(lambda: (stats(instance, queue)["waiters"], stats(instance, queue)["len"]) == (0, 1))
+    assert b'"kept"' in instance.http("GET", f"/q/{queue}")[2]
+
+
+def test_a_stream_whose_client_closed_its_side_takes_nothing(instance: Any, queue: str) -> None:
+    for path in (f"/c/{queue}", f"/sse/{queue}"):
+        _, still, data = talk(instance.port, [asking(queue, "GET", path, "")], half=True)
+        assert still == CLOSED, data
+    until(lambda: stats(instance, queue)["consumers"] == 0)
+    instance.form(f"/q/{queue}", "value=kept")
+    assert b'"kept"' in instance.http("GET", f"/q/{queue}")[2]
+
+
+def test_a_client_that_leaves_after_it_closed_its_side_harms_nobody(instance: Any, queue: str) -> None:
+    for number in range(20):
+        with socket.create_connection(("127.0.0.1", instance.port)) as link:
+            link.sendall(asking(queue, "POST", "/q/{}", f"v{number}"))
+            link.shutdown(socket.SHUT_WR)
+            if number % 2:
+                link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    until(lambda: stats(instance, queue)["added"] >= 10)  # those that were reset may not have been read
+    until(lambda: b"restmq_connections 1.0" in instance.http("GET", "/metrics")[2])
+
+
+def test_half_a_request_and_a_close_are_400_and_store_nothing(instance: Any, queue: str) -> None:
     head = f"POST /q/{queue} HTTP/1.1\r\n{H}{TEXT}Content-Length: 10\r\n\r\nabc"
-    assert talk(instance.port, [head.encode()], half=True)[0] == []
-    assert instance.http("GET", f"/q/{queue}")[0] == 204
+    chunks = f"POST /q/{queue} HTTP/1.1\r\n{H}{TEXT}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    for half in (head, chunks, head[:40], chunks + "0"):
+        got, still, data = talk(instance.port, [half.encode()], half=True)
+        assert (got, still) == ([400], CLOSED)
+        assert b"before the request was whole" in data
+    good = f"GET /q/{queue} HTTP/1.1\r\n{H}\r\n"
+    assert talk(instance.port, [(good * 200 + head).encode()], half=True)[0] == [204] * 200 + [400]
+    assert talk(instance.port, [b""], half=True)[2] == b""
 
 
 def test_slow_heads_bodies_and_idle_connections_end_in_time(start: Any) -> None:

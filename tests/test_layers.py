@@ -26,7 +26,8 @@ def imported(module: str) -> set[str]:
     for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level and node.module, f"{module} imports by a relative name, in line {node.lineno}"
             found.add(node.module)
             if node.module == "restmq":
                 found |= {f"restmq.{alias.name}" for alias in node.names}
