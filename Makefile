@@ -11,6 +11,6 @@ lock:  ## make the locks of the .in files (needs uv); UPGRADE=--upgrade takes wh
 	for f in _build/requirements requirements requirements-test; do uv pip compile -q $(UPGRADE) --universal --python-version 3.9 --generate-hashes --no-header --no-emit-index-url --no-annotate $$f.in -o $$f.lock || exit; done
 
 bench:  ## what one add costs, beside stock cyclone
-	.test-env/cpython-3.11/bin/python scripts/bench
+	scripts/bench
 
 .PHONY: help check all lock bench

@@ -1,5 +1,5 @@
 # What restmq.init and restmq-multi.init have in common: one of them reads this, and it reads /etc/default/restmq.
-# shellcheck shell=sh disable=SC2154  # MANY, defaults and here are set by who reads this
+# shellcheck shell=sh disable=SC2154,SC3045  # MANY, defaults and here are set by who reads this; dash has ulimit -H
 #
 # /etc/default/restmq (RESTMQ_DEFAULTS names another) may set, each as NAME=VALUE:
 #

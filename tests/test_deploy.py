@@ -9,13 +9,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, http_call
-from deployed import Site, deployed, until
+from deployed import Site, deployed, environment, until
 from transcripts import Play, parse, same
 
 from restmq import options
@@ -377,8 +376,8 @@ def test_what_operations_tells_to_type_prints_what_it_says(site: Site) -> None:
     assert code == 0, said
     until(lambda: site.answers(site.first), site.logs)
     measured = {
-        "scripts/size": ["--consumers", "50", "--queues", "100", "--elements", "100", "--seconds", "0.2"],
-        "scripts/bench": ["--seconds", "0.5"],
+        "scripts/size": "--consumers 50 --queues 100 --elements 100 --seconds 0.2",
+        "scripts/bench": "--seconds 0.5",
     }
     with Play("operations.md", site.first) as play:
         for block in blocks:
@@ -387,9 +386,25 @@ def test_what_operations_tells_to_type_prints_what_it_says(site: Site) -> None:
                 if command not in measured:
                     play.step(step, {})
                     continue
-                words = [sys.executable, str(ROOT / command), *measured[command]]
-                done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=True)
+                # Typed by somebody who has nothing but the checkout, and what start.sh made in .venv.
+                fresh = {"PATH": os.defpath, "PYTHON": site.defaults["PYTHON"], "RESTMQ_ENV": str(environment())}
+                done = subprocess.run(
+                    ["sh", "-c", f"{command} {measured[command]}"], cwd=ROOT, env=fresh,
+                    capture_output=True, text=True, timeout=100, check=False,
+                )  # fmt: skip
+                assert (done.returncode, done.stderr) == (0, "")
                 same(done.stdout.rstrip("\n"), wanted, play.where(step))
+
+
+@pytest.mark.parametrize("command", ["scripts/size", "scripts/bench"])
+def test_who_measures_without_an_environment_is_told_what_to_do(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    fresh = {"PATH": os.defpath, "PYTHON": "/nowhere/python3", "RESTMQ_ENV": str(tmp_path / "file")}
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=fresh, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.splitlines() == [
+        "restmq: there is no /nowhere/python3: install it, or name another with PYTHON=",
+        "there is no environment to run this in; why stands above",
+    ]
 
 
 def test_operations_names_what_there_is() -> None:
