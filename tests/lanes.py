@@ -93,6 +93,7 @@ class Unchunked:
         self._reader, self._chunked = reader, b"chunked" in head.lower()
         self._raw = b""
         self._left = 0
+        self.silent = True  # this way nothing is ever said
 
     async def read(self) -> bytes:
         """What comes next; b"" at the end."""
@@ -119,6 +120,41 @@ class Unchunked:
                     self._raw, self._left = rest, int(size, 16) + 2
             if body:
                 return body
+
+
+class Unframed:
+    """Reads the messages of a WebSocket, a line each, and answers pings, or it would be given up (RFC 6455 section 5).
+
+    Once `silent` it says nothing more.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._raw = b""
+        self.silent = False
+
+    async def read(self) -> bytes:
+        """What comes next; b"" at the end, as after a close frame."""
+        while data := await self._reader.read(1 << 18):
+            self._raw += data
+            text, at = [], 0
+            while len(self._raw) >= at + 10 or (len(self._raw) >= at + 2 and self._raw[at + 1] < 126):
+                kind, length, begin = self._raw[at], self._raw[at + 1], at + 2
+                if length > 125:
+                    begin = at + (4 if length == 126 else 10)
+                    length = int.from_bytes(self._raw[at + 2 : begin], "big")
+                if len(self._raw) < begin + length:
+                    break
+                at = begin + length
+                if kind == 0x81:
+                    text.append(self._raw[begin:at])
+                elif kind == 0x89 and not self.silent:
+                    assert not length, "these pings are empty"
+                    self._writer.write(b"\x8a\x80\0\0\0\0")
+            self._raw = self._raw[at:]
+            if text:
+                return b"\n".join(text) + b"\n"
+        return b""
 
 
 class Lane:
@@ -419,7 +455,8 @@ class Live(Lane):
                     self.connected += 1
                     gone = False
                     try:
-                        gone = await self.listen(Unchunked(reader, head), writer, name, connection, home)
+                        body = Unframed(reader, writer) if transport == "ws" else Unchunked(reader, head)
+                        gone = await self.listen(body, writer, name, connection, home)
                     finally:
                         self.connected -= 1
                         if not gone and self.world.consuming:
@@ -445,7 +482,7 @@ class Live(Lane):
         return self.world.away > time.monotonic() and list(self.names).index(name) % 3 == 1
 
     async def listen(
-        self, reader: Unchunked, writer: asyncio.StreamWriter, name: str, connection: int, home: int
+        self, reader: Unchunked | Unframed, writer: asyncio.StreamWriter, name: str, connection: int, home: int
     ) -> bool:
         """Write down what comes, until the stream ends or it is time to leave; True when it was not ended on this one.
 
@@ -457,7 +494,7 @@ class Live(Lane):
                 (self.world.leaving > began and self.random.random() < 0.1) or (opened and self.away(name))
             ):
                 self.left += 1
-                leaving = True
+                leaving = reader.silent = True
                 writer.write_eof()
             try:
                 data = await asyncio.wait_for(reader.read(), 0.5)
