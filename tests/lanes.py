@@ -21,6 +21,9 @@ from typing import Any, NamedTuple
 ELEMENT = re.compile(
     rb'\{"key": "[^":]+:(\d+)", "value": "([^"]*)"(?:, "lease": "([^"]*)")?(?:, "id": "([^"]*)")?\}'
     rb'|\{[^{}]*"gap": \[(\d+), (\d+)\]'
+    rb'|\{[^{}]*"epoch": "([^"]*)"\}'
+    rb'|\{"id": "([^"]*)"\}'  # what /c and /ws open with
+    rb"|\nid: (\d+@\S+)\n\n"  # what /sse opens with
 )
 SSE_ID = re.compile(rb"id: (\d+@\S+)\n")
 TRANSPORTS = ("c", "sse", "ws")
@@ -29,6 +32,12 @@ HANDSHAKE = (
     f"Sec-WebSocket-Key: {base64.b64encode(b'0123456789abcdef').decode()}\r\n"
 )
 GRACE = 4.0  # seconds after a fault in which others take over what was not confirmed
+SLACK = 2.0  # seconds that this program may be late: it reads for all, on a machine that others use, too
+#: What may give an element to a second consumer: its instance died, slept, or was cut off from Redis.
+BREAKING = frozenset({"kill", "killall", "stop", "cut", "deaf", "redis", "freeze"})
+#: What may lose the answer of a request, or its command's: an instance that only slept answers when it wakes.
+CUTTING = BREAKING - {"stop"}
+ENDING = frozenset({"kill", "killall"})  # what ends connections of clients; nothing else does
 BROKEN = (OSError, EOFError, asyncio.TimeoutError)  # a connection ended; on Python 3.10 a time-out is no OSError
 
 
@@ -49,6 +58,24 @@ class Seen(NamedTuple):
     connection: int
     instance: int
     when: float
+    place: tuple[int, bytes] | None = None  # P and the epoch, where it came with an id
+
+
+class Ended(NamedTuple):
+    """A stream that ended though nobody had left: whose it was, of which instance, and when."""
+
+    who: str
+    instance: int
+    when: float
+
+
+class Cut(NamedTuple):
+    """A request that takes, and that was not answered: when it was sent and given up, where, and who gave up."""
+
+    asked: float
+    over: float
+    instance: int
+    left: bool
 
 
 async def answer(reader: asyncio.StreamReader, patience: float = 12) -> tuple[int, bytes, bytes]:
@@ -66,6 +93,7 @@ class Unchunked:
         self._reader, self._chunked = reader, b"chunked" in head.lower()
         self._raw = b""
         self._left = 0
+        self.silent = True  # this way nothing is ever said
 
     async def read(self) -> bytes:
         """What comes next; b"" at the end."""
@@ -94,10 +122,46 @@ class Unchunked:
                 return body
 
 
+class Unframed:
+    """Reads the messages of a WebSocket, a line each, and answers pings, or it would be given up (RFC 6455 section 5).
+
+    Once `silent` it says nothing more.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._raw = b""
+        self.silent = False
+
+    async def read(self) -> bytes:
+        """What comes next; b"" at the end, as after a close frame."""
+        while data := await self._reader.read(1 << 18):
+            self._raw += data
+            text, at = [], 0
+            while len(self._raw) >= at + 10 or (len(self._raw) >= at + 2 and self._raw[at + 1] < 126):
+                kind, length, begin = self._raw[at], self._raw[at + 1], at + 2
+                if length > 125:
+                    begin = at + (4 if length == 126 else 10)
+                    length = int.from_bytes(self._raw[at + 2 : begin], "big")
+                if len(self._raw) < begin + length:
+                    break
+                at = begin + length
+                if kind == 0x81:
+                    text.append(self._raw[begin:at])
+                elif kind == 0x89 and not self.silent:
+                    assert not length, "these pings are empty"
+                    self._writer.write(b"\x8a\x80\0\0\0\0")
+            self._raw = self._raw[at:]
+            if text:
+                return b"\n".join(text) + b"\n"
+        return b""
+
+
 class Lane:
     """One queue with its clients. `world` tells which instances there are."""
 
     policy = ""
+    small = False  # a small one has its own few clients, and no share of the plan's
 
     def __init__(self, world: Any, rate: float, producers: int, consumers: int) -> None:
         self.world, self.rate, self.producers, self.consumers = world, rate, producers, consumers
@@ -111,7 +175,7 @@ class Lane:
         self.seen: list[Seen] = []
         self.refusals: Counter[str] = Counter()
         self.looks: Counter[str] = Counter()
-        self.unanswered = 0  # requests that take, whose connection ended before the answer
+        self.books: dict[str, int] = {}  # at the end
         self.left = 0
         self.connected = 0
         self._connections = 0
@@ -137,7 +201,7 @@ class Lane:
     @property
     def producing(self) -> bool:
         """Whether more is to be added."""
-        most = self.world.plan.elements
+        most = self.world.plan.elements // (100 if self.small else 1)
         return self.world.producing and (not most or len(self.acked) < most)
 
     def home(self) -> int:
@@ -151,11 +215,19 @@ class Lane:
         self._connections += 1
         return reader, writer, self._connections
 
-    def note(self, number: int, value: bytes, who: str, connection: int, home: int) -> None:
+    def note(
+        self,
+        number: int,
+        value: bytes,
+        who: str,
+        connection: int,
+        home: int,
+        place: tuple[int, bytes] | None = None,
+    ) -> None:
         """An element arrived. Its value must be the one of its key, whoever sees it."""
         before = self.values.setdefault(number, value)
         assert before == value, f"element {number} is {before!r} and {value!r}"
-        self.seen.append(Seen(number, who, connection, home, time.monotonic()))
+        self.seen.append(Seen(number, who, connection, home, time.monotonic(), place))
 
     # -- producing
 
@@ -239,12 +311,12 @@ class Lane:
         return said is not None and said["leased"] == 0 and said["delayed"] == 0
 
     async def drain(self) -> None:
-        """Take what waits."""
-        while True:
-            said = await self.world.ask("POST", f"/q/{self.queue}/take")
-            if not said:
-                return
+        """Take what waits, and read the books."""
+        while said := await self.world.ask("POST", f"/q/{self.queue}/take"):
             self.note(int(said["key"].rpartition(":")[2]), said["value"].encode(), "drain", 0, -1)
+        self.books = await self.world.ask("GET", f"/ledger/{self.queue}") or {}
+        self.looks["looks"] += 1
+        self.looks["imbalanced"] += self.books.get("imbalance") != 0
 
     def audit(self) -> dict[str, Any]:
         """What came of every acknowledged element."""
@@ -262,6 +334,7 @@ class Lane:
             "refusals": dict(self.refusals),
             "books": dict(self.looks),
             "drained": sum(one.who == "drain" for one in self.seen),
+            "left over": sum(self.books.get(word, 0) for word in ("waiting", "delayed", "leased", "dead")),
         }
         if lost:
             said["first lost"] = [(n, self.acked[n].decode(), round(self.acked_at[n], 2)) for n in lost[:10]]
@@ -271,15 +344,31 @@ class Lane:
             said["ms"] = {word: round(1000 * delays[int(share * (len(delays) - 1))], 1) for word, share in shares}
         return said
 
-    def explained(self, first: Seen, again: Seen) -> bool:
-        """Whether a fault of the instance that gave it first explains that it was given again."""
-        return any(
-            fault.instance in (first.instance, -1)
-            and fault.began - 1.5 <= again.when
-            and first.when <= fault.ended + GRACE
-            for fault in self.world.faults
-            if fault.kind != "leave"
+    def explaining(self, first: Seen, again: Seen) -> Fault | None:
+        """The fault of the instance that gave it first which explains that it was given again; None when there is none.
+
+        It was given first before others had taken over, which they do within GRACE of the fault, and again after
+        the fault began.
+        """
+        return next(
+            (
+                fault
+                for fault in reversed(self.world.faults)
+                if fault.kind in BREAKING
+                and fault.instance in (first.instance, -1)
+                and fault.began - SLACK <= first.when <= fault.ended + SLACK
+                and fault.began <= again.when <= fault.ended + GRACE + SLACK
+            ),
+            None,
         )
+
+    def by_consumer(self) -> dict[str, list[Seen]]:
+        """What each consumer got, in its order."""
+        found: dict[str, list[Seen]] = defaultdict(list)
+        for one in self.seen:
+            if one.who != "drain":
+                found[one.who].append(one)
+        return found
 
     def doubles(self) -> dict[str, Any]:
         """Elements that more than one saw, and those for which no fault can be named."""
@@ -287,8 +376,13 @@ class Lane:
         for one in self.seen:
             found[one.number].append(one)
         doubled = [seen for seen in found.values() if len(seen) > 1]
-        unmatched = [seen for seen in doubled if not all(self.explained(seen[0], one) for one in seen[1:])]
+        reasons = [[self.explaining(seen[0], one) for one in seen[1:]] for seen in doubled]
+        unmatched = [seen for seen, why in zip(doubled, reasons) if None in why]
         said: dict[str, Any] = {"doubled": len(doubled), "doubled without a fault": len(unmatched)}
+        faults = Counter(fault for why in reasons for fault in set(why) if fault is not None)
+        said["doubled by one fault"] = {}
+        for fault, count in faults.items():
+            said["doubled by one fault"].setdefault(fault.kind, []).append(count)
         if unmatched:
             began = self.world.began
             said["some unmatched"] = [
@@ -309,16 +403,19 @@ class Live(Lane):
 
     def __init__(self, *words: Any) -> None:
         super().__init__(*words)
-        self.positions: dict[int, list[int]] = defaultdict(list)  # N -> P, as the ids tell
+        instances = self.world.plan.instances
+        transports = [TRANSPORTS[number // instances % 3] for number in range(self.wanted)]
+        self.names = {f"{transport}{number}": transport for number, transport in enumerate(transports)}
         self.last: dict[str, bytes] = {}  # consumer -> the last id it has
         self.gaps: list[tuple[str, int, int]] = []
+        self.resets = 0
+        self.ended: list[Ended] = []
 
     def consume(self) -> list[asyncio.Task[None]]:
         others = super().consume()
-        instances = len(self.world.instances)
-        for number in range(self.wanted):
-            transport = TRANSPORTS[number // instances % 3]
-            others.append(asyncio.ensure_future(self.consumer(f"{transport}{number}", transport, number % instances)))
+        for number, (name, transport) in enumerate(self.names.items()):
+            home = number % len(self.world.instances)
+            others.append(asyncio.ensure_future(self.consumer(name, transport, home)))
         return others
 
     @property
@@ -333,6 +430,9 @@ class Live(Lane):
     async def consumer(self, name: str, transport: str, home: int) -> None:
         """One live consumer."""
         while self.world.consuming:
+            if self.away(name):
+                await asyncio.sleep(0.05)
+                continue
             try:
                 reader, writer, connection = await self.connect(home)
             except OSError:
@@ -350,16 +450,17 @@ class Live(Lane):
             writer.write(f"GET /{transport}/{self.queue}{query} HTTP/1.1\r\nHost: localhost\r\n{extra}\r\n".encode())
             try:
                 head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-                upstream = re.search(rb"X-Upstream: \S+:(\d+)", head)
-                if upstream:
-                    ports = [one.port for one in self.world.instances]
-                    home = ports.index(int(upstream[1]))
+                home = self.served(head, home)
                 if head.split(b" ")[1] in (b"200", b"101"):
                     self.connected += 1
+                    gone = False
                     try:
-                        await self.listen(Unchunked(reader, head), name, connection, home)
+                        body = Unframed(reader, writer) if transport == "ws" else Unchunked(reader, head)
+                        gone = await self.listen(body, writer, name, connection, home)
                     finally:
                         self.connected -= 1
+                        if not gone and self.world.consuming:
+                            self.ended.append(Ended(name, home, time.monotonic()))
                 elif head.split(b" ")[1] not in (b"503", b"502", b"504"):
                     raise AssertionError(head)
             except BROKEN:
@@ -369,35 +470,99 @@ class Live(Lane):
             await asyncio.sleep(0.05)
             home = self.home()
 
-    async def listen(self, reader: Unchunked, name: str, connection: int, home: int) -> None:
-        """Write down what comes, until the stream ends or it is time to leave."""
-        rest, began = b"", time.monotonic()
+    def served(self, head: bytes, home: int) -> int:
+        """Which instance answers: Nginx names all that it asked, and the last of them did."""
+        asked = re.search(rb"X-Upstream: ([^\r\n]*)", head)
+        if not asked:
+            return home
+        return [one.port for one in self.world.instances].index(int(asked[1].rpartition(b":")[2]))
+
+    def away(self, name: str) -> bool:
+        """Whether this consumer is to be away now: a third of them may be, so that others know what they miss."""
+        return self.world.away > time.monotonic() and list(self.names).index(name) % 3 == 1
+
+    async def listen(
+        self, reader: Unchunked | Unframed, writer: asyncio.StreamWriter, name: str, connection: int, home: int
+    ) -> bool:
+        """Write down what comes, until the stream ends or it is time to leave; True when it was not ended on this one.
+
+        Who leaves says so and reads to the end: what was written to its socket is its own.
+        """
+        rest, began, leaving, opened = b"", time.monotonic(), False, False
         while self.world.consuming:
-            if self.world.leaving > began and self.random.random() < 0.1:
+            if not leaving and (
+                (self.world.leaving > began and self.random.random() < 0.1) or (opened and self.away(name))
+            ):
                 self.left += 1
-                return
+                leaving = reader.silent = True
+                writer.write_eof()
             try:
                 data = await asyncio.wait_for(reader.read(), 0.5)
             except asyncio.TimeoutError:
                 continue
             if not data:
-                return
-            rest += data
-            end = 0
-            for found in ELEMENT.finditer(rest):
-                places = SSE_ID.findall(rest, end, found.start())
-                word = found[4] or (places[-1] if places else b"")
-                end = found.end()
-                if found[5]:
-                    self.gaps.append((name, int(found[5]), int(found[6])))
-                    continue
-                self.note(int(found[1]), found[2], name, connection, home)
-                if word:
-                    self.last[name] = word
-                    self.positions[int(found[1])].append(int(word.partition(b"@")[0]))
+                break
+            if not opened and data.startswith(b": "):
+                return True  # an event stream that was refused
+            opened = True
+            rest = self.parse(rest + data, name, connection, home)
+        return leaving
+
+    def parse(self, rest: bytes, name: str, connection: int, home: int) -> bytes:
+        """Note every whole element, gap and id; what is left over belongs to what comes next."""
+        end = 0
+        for found in ELEMENT.finditer(rest):
+            places = SSE_ID.findall(rest, end, found.start())
+            word = found[4] or found[8] or found[9] or (places[-1] if places else b"")
+            end = found.end()
+            if word:
+                self.last[name] = word
+            if found[5]:
+                self.gaps.append((name, int(found[5]), int(found[6])))
+            self.resets += found[7] is not None
+            if found[1]:
+                place = (int(word.partition(b"@")[0]), word.partition(b"@")[2]) if word else None
+                self.note(int(found[1]), found[2], name, connection, home, place)
                 if found[3]:
                     self.leased(int(found[1]), found[3])
-            rest = rest[end:][-(1 << 20) :]
+        return rest[end:][-(1 << 20) :]
+
+    def dropped(self) -> dict[str, Any]:
+        """Streams that ended though their instance lived: Redis and its links may fail, live consumers stay.
+
+        What stands between may end them, too, so that nothing can be said of them through Nginx.
+        """
+        unexplained = [
+            one
+            for one in self.ended
+            if not any(
+                fault.kind in ENDING
+                and fault.instance in (one.instance, -1)
+                and fault.began <= one.when <= fault.ended + SLACK
+                for fault in self.world.faults
+            )
+        ]
+        said: dict[str, Any] = {"streams ended": len(self.ended), "left": self.left}
+        said["dropped"] = 0 if self.world.front else len(unexplained)
+        if said["dropped"]:
+            began = self.world.began
+            said["some dropped"] = [(*one[:2], round(one.when - began, 2)) for one in unexplained[:8]]
+        return said
+
+    def disorder(self) -> int:
+        """Elements that came after a higher number to the same consumer; what comes back after a fault may."""
+        late = 0
+        for seen in self.by_consumer().values():
+            highest = 0
+            for one in seen:
+                late += one.number < highest and not any(
+                    fault.kind in BREAKING | {"leave"}
+                    and fault.began <= one.when <= fault.ended + GRACE + SLACK
+                    and self.acked_at.get(one.number, 0) <= fault.ended + SLACK
+                    for fault in self.world.faults
+                )
+                highest = max(highest, one.number)
+        return late
 
     def leased(self, number: int, lease: bytes) -> None:
         """It came with a lease."""
@@ -409,102 +574,258 @@ class Roundrobin(Live):
     policy = "roundrobin"
 
     def audit(self) -> dict[str, Any]:
-        shares = Counter(one.who for one in self.seen if one.who != "drain")
+        got = self.by_consumer()
+        shares = [len(got[name]) for name in self.names]
         return {
             **super().audit(),
             **self.doubles(),
-            "left": self.left,
-            "shares": [min(shares.values(), default=0), max(shares.values(), default=0)],
+            **self.dropped(),
+            "disorder": self.disorder(),
+            "shares": [min(shares), max(shares)],
+            "uneven": 0 if self.world.faults else max(0, max(shares) - min(shares) - 1),
         }
 
 
+class Solo(Roundrobin):
+    """One live consumer alone: every element comes to it, by number."""
+
+    small = True
+
+
 class Broadcast(Live):
-    """Every element to everybody, in one order; who comes back misses nothing."""
+    """Every element to everybody, in one order; who comes back misses nothing that is kept, and is told what is not."""
 
     policy = "broadcast"
 
     def audit(self) -> dict[str, Any]:
-        """Positions grow by one along every consumer's whole life, whichever connections it had."""
-        consumers: dict[str, list[Seen]] = defaultdict(list)
+        """Position P is the same element for everybody, and grows along each consumer's life, whatever it was cut."""
+        got = self.by_consumer()
+        at: dict[tuple[bytes, int], int] = {}  # epoch, P -> N
+        places: dict[int, set[int]] = defaultdict(set)  # N -> its P's
+        disorder = holes = doubled = unmatched = missing = vain = 0
         for one in self.seen:
-            if one.who != "drain":
-                consumers[one.who].append(one)
-        holes = disorder = doubled = unmatched = missing = 0
-        for seen in consumers.values():
-            before = None
+            if one.place is not None:
+                P, epoch = one.place
+                disorder += at.setdefault((epoch, P), one.number) != one.number
+                places[one.number].add(P)
+        known = sorted({P for _, P in at})
+        for name in self.names:
+            announced = [range(first, last + 1) for who, first, last in self.gaps if who == name]
             heard: dict[int, Seen] = {}
-            for one in seen:
-                places = self.positions.get(one.number, [])
+            mine: set[int] = set()
+            before: tuple[int, bytes] | None = None
+            highest = 0
+            for one in got[name]:
                 if one.number in heard:
                     doubled += 1
-                    unmatched += not self.explained(heard[one.number], one)
+                    unmatched += self.explaining(heard[one.number], one) is None
                 heard.setdefault(one.number, one)
-                if before is not None and places and before + 1 not in places:
-                    if max(places) <= before:
-                        disorder += 1
-                    elif one.number not in self.positions or len(set(places)) == 1:
-                        holes += 1
-                if places:
-                    before = before + 1 if before is not None and before + 1 in places else max(places)
-            missing += len(self.acked.keys() - heard.keys())
+                if one.place is not None:
+                    disorder += before is not None and before[1] == one.place[1] and one.place[0] <= before[0]
+                    before = one.place
+                    mine.add(one.place[0])
+                if not self.world.faults:
+                    disorder += one.number < highest
+                    highest = max(highest, one.number)
+            for P in known:
+                told = any(P in gap for gap in announced)
+                holes += P not in mine and not told
+                vain += P in mine and told
+            missing += sum(
+                number not in heard and not any(P in gap for gap in announced for P in places[number])
+                for number in self.acked
+            )
+        kept = int((re.search(r"history = (\d+)", self.world.plan.conf) or (0, 1000))[1])
         return {
             **super().audit(),
-            "pairs": len(self.acked) * len(consumers),
+            **self.dropped(),
+            "pairs": len(self.acked) * len(self.names),
             "pairs missing": missing,
             "holes": holes,
             "disorder": disorder,
             "pairs doubled": doubled,
             "pairs doubled without a fault": unmatched,
             "gaps announced": len(self.gaps),
-            "left": self.left,
+            "announced, but kept": vain + sum(max(known, default=0) - last < kept for _, _, last in self.gaps),
+            "resets": self.resets,
         }
 
 
 class Pull(Lane):
     """GET, take and waiting GETs: at most once. An answer that was lost on its way is gone."""
 
+    KINDS: tuple[int, ...] = (0, 1, 2)
+
+    def __init__(self, *words: Any) -> None:
+        super().__init__(*words)
+        self.cuts: list[Cut] = []
+
     def consume(self) -> list[asyncio.Task[None]]:
-        pullers = [asyncio.ensure_future(self.puller(f"get{number}", number % 3)) for number in range(self.consumers)]
+        kinds = [self.KINDS[number % len(self.KINDS)] for number in range(self.consumers)]
+        pullers = [asyncio.ensure_future(self.puller(f"get{number}", kind)) for number, kind in enumerate(kinds)]
         return super().consume() + pullers
 
     async def puller(self, name: str, kind: int) -> None:
-        """One after the other; the third kind leaves in the middle of its waiting now and then."""
+        """One after the other; the third kind leaves in the middle of its waiting now and then.
+
+        Who leaves reads to the end: what was written to its socket is its own, and all else must go on waiting.
+        """
         ask = ("GET /q/{}", "POST /q/{}/take", "GET /q/{}?wait=2")[kind].format(self.queue)
         while self.world.consuming:
-            home, asking = self.home(), False
+            home, asked, leaving = self.home(), 0.0, False
             try:
                 reader, writer, connection = await self.connect(home)
             except OSError:
                 await asyncio.sleep(0.05)
                 continue
             try:
-                while self.world.consuming:
+                while self.world.consuming and not leaving:
                     length = "Content-Length: 0\r\n" if ask.startswith("POST") else ""
+                    asked = time.monotonic()
                     writer.write(f"{ask} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n".encode())
-                    asking = True
-                    if kind == 2 and self.random.random() < 0.02:
+                    leaving = kind == 2 and self.random.random() < 0.02
+                    if leaving:
                         await asyncio.sleep(self.random.random() * 0.05)
-                        break  # it leaves
+                        writer.write_eof()
                     status, _, body = await answer(reader)
-                    asking = False
                     if status == 200:
                         said = json.loads(body)
                         number = int(said["key"].rpartition(":")[2])
                         self.note(number, said["value"].encode(), name, connection, home)
-                    else:
-                        self.unanswered += status == 503 and b'"maybe"' in body
+                    elif status == 503 and b'"maybe"' in body:
+                        self.cuts.append(Cut(asked, time.monotonic(), home, leaving))
+                    elif not leaving:
                         await asyncio.sleep(0.03)
+                    asked = 0.0
+                self.left += leaving
             except BROKEN:
-                self.refusals["pull cut"] += 1
+                self.refusals["left unanswered" if leaving else "pull cut"] += 1
             finally:
-                self.unanswered += asking
+                if asked:
+                    self.cuts.append(Cut(asked, time.monotonic(), home, leaving))
                 writer.transport.abort()
+
+    def excused(self, cut: Cut) -> bool:
+        """Whether a fault of its instance explains that it was not answered.
+
+        Who left is no excuse: its instance knew, and could bring back what it had taken, but for one that was cut
+        off from Redis in that moment.
+        """
+        slack = 0.0 if cut.left else SLACK / 2
+        return any(
+            fault.kind in (CUTTING if cut.left else BREAKING)
+            and (self.world.front or fault.instance in (cut.instance, -1))
+            and fault.began - slack <= cut.over
+            and cut.asked <= fault.ended + slack
+            for fault in self.world.faults
+        )
 
     def audit(self) -> dict[str, Any]:
         said = {**super().audit(), **self.doubles()}
         # What was removed for an answer that never arrived is gone by promise: no more than there were such requests.
-        said["answers lost"] = self.unanswered
-        said["lost"] = max(0, said["lost"] - self.unanswered)
+        excused = sum(self.excused(cut) for cut in self.cuts)
+        gone = said["lost"]
+        said["answers lost"], said["excused"], said["gone"] = len(self.cuts), excused, gone
+        said["lost"] = max(0, gone - excused)
+        # The books count what was taken; whoever saw it, or whom its answer did not reach, is known here.
+        said["off the books"] = self.books.get("taken", 0) - len({one.number for one in self.seen}) - gone
+        return said
+
+
+class Alone(Pull):
+    """One GET after the other, by nobody else: what comes never comes back, so its numbers rise, whatever happens."""
+
+    small = True
+    KINDS = (0,)
+
+    def audit(self) -> dict[str, Any]:
+        numbers = [one.number for one in self.seen]
+        return {**super().audit(), "disorder": sum(b <= a for a, b in zip(numbers, numbers[1:]))}
+
+
+class Once(Lane):
+    """Queues of one element, leased or put off by one request and then left alone: each must wait again by itself.
+
+    Nobody touches such a queue later, so nothing but its own time can end what was begun, also when the answer of
+    that one request was lost. Looking at an element touches nothing.
+    """
+
+    small = True
+    LEASE = DELAY = 1
+    LATE = 5 + GRACE  # no lease ends for 5 s after Redis was away; whoever had the timer may have died
+
+    def __init__(self, *words: Any) -> None:
+        super().__init__(*words)
+        self.alone: dict[str, tuple[str, bool, float]] = {}  # queue -> what was asked, whether answered, when
+        self.found: dict[str, dict[str, Any] | None] = {}
+
+    def consume(self) -> list[asyncio.Task[None]]:
+        return []
+
+    def produce(self) -> list[asyncio.Task[None]]:
+        return [asyncio.ensure_future(self.producer(number)) for number in range(4)]
+
+    async def producer(self, name: int) -> None:
+        """A queue, its element, one request; every other one is leased for long, and put off at once."""
+        count = 0
+        while self.producing:
+            count += 1
+            queue = f"{self.queue}.{name}.{count}"
+            await asyncio.sleep(0.1)
+            try:
+                if await self.world.ask("POST", f"/q/{queue}", "one", key="one") is None:
+                    continue
+                if count % 2:
+                    asked = "GET", f"/q/{queue}?lease={self.LEASE}"
+                elif await self.world.ask("GET", f"/q/{queue}?lease=60", tries=1):
+                    asked = "POST", f"/q/{queue}/1?lease=0&delay={self.DELAY}"
+                else:
+                    continue
+            except BROKEN:
+                continue
+            self.acked[len(self.acked) + 1] = queue.encode()
+            try:
+                done = await self.world.ask(*asked, tries=1) is not None
+            except BROKEN:
+                done = False
+            self.alone[queue] = (asked[1], done, time.monotonic())
+
+    async def settled(self) -> bool:
+        last = max((when for _, _, when in self.alone.values()), default=0)
+        ended = max((fault.ended for fault in self.world.faults), default=0)
+        return time.monotonic() > max(last, ended) + max(self.LEASE, self.DELAY) + self.LATE
+
+    async def drain(self) -> None:
+        """Look at those whose answer was lost, and at some of the others."""
+        doubtful = [queue for queue, (_, done, _) in self.alone.items() if not done]
+        others = [queue for queue, (_, done, _) in self.alone.items() if done]
+        looked = doubtful + self.random.sample(others, min(len(others), 500))
+        for queue in looked:
+            self.found[queue] = await self.world.ask("GET", f"/q/{queue}/1")
+        self.looks["looks"] = len(looked)
+
+    def audit(self) -> dict[str, Any]:
+        """What is leased or delayed still, though its time is over, never ends; what was not asked in time, may."""
+        gone = [queue for queue, one in self.found.items() if one is None]
+        left = {
+            queue: one.get("lease_ends_in", one.get("due_in"))
+            for queue, one in self.found.items()
+            if one is not None and one["state"] != "waiting"
+        }
+        never = [queue for queue, seconds in left.items() if not seconds or seconds <= 0]
+        said: dict[str, Any] = {
+            "acknowledged": len(self.alone),
+            "unanswered": sum(not done for _, done, _ in self.alone.values()),
+            "lost": len(gone),
+            "never waiting again": len(never),
+            "books": dict(self.looks),
+        }
+        if never:
+            began = self.world.began
+            said["first never"] = [
+                (self.alone[queue][0], round(self.alone[queue][2] - began, 2), self.found[queue])
+                for queue in never[:10]
+            ]
         return said
 
 
@@ -603,6 +924,7 @@ class Lease(Live):
 
     def audit(self) -> dict[str, Any]:
         said = super().audit()
+        said.update(self.dropped())
         said["given"] = len(self.seen)
         said["acknowledged twice"] = sum(count > 1 for count in self.done.values())
         drained = {one.number for one in self.seen if one.who == "drain"}
@@ -613,4 +935,6 @@ class Lease(Live):
         return said
 
 
-LANES: dict[str, type[Lane]] = {"roundrobin": Roundrobin, "broadcast": Broadcast, "pull": Pull, "lease": Lease}
+LANES: dict[str, type[Lane]] = {
+    kind.__name__.lower(): kind for kind in (Roundrobin, Broadcast, Pull, Lease, Solo, Alone, Once)
+}
