@@ -179,6 +179,7 @@ def test_a_wake_up_for_one_that_left_while_the_links_were_cut_goes_to_the_next(p
     until(lambda: pair.here.http("GET", "/readyz")[0] == 200)
     until(lambda: stats(pair.there, queue)["waiters"] == 0)
     assert pair.here.http("GET", f"/q/{queue}?wait=1")[0] == 204  # now wake-ups are heard there
+    until(lambda: stats(pair.there, queue)["waiters"] == 0)  # told a little after the answer
     with enter(pair.there, 50) as link:
         add(pair.there, queue, "a")
         assert b'"a"' in link.recv(65536)
