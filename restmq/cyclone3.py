@@ -68,6 +68,8 @@ class _Repairs(web.RequestHandler):  # type: ignore[misc]
         headers.setdefault("X-Content-Type-Options", "nosniff")
         if headers.get("Server", "").startswith("cyclone/"):
             headers["Server"] = "RestMQ"
+        for name, value in request.shared:
+            headers.setdefault(name.decode("ascii"), value.decode("latin-1"))
         bare = self._status_code in (204, 304)
         if not (bare or "Content-Length" in headers or "Transfer-Encoding" in headers):
             request.connection.no_keep_alive = True

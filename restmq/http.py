@@ -216,6 +216,7 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
     hold = False  # whether the connection waits until this one is answered
     answer: bytes | None = None
     handler: Any = None
+    shared: tuple[tuple[bytes, bytes], ...] = ()  # header lines that let a page of another origin read the answer
 
     def __init__(
         self, connection: Connection, method: str, target: bytes, newer: bool, given: Fields, body: bytes
