@@ -35,6 +35,8 @@ class Chunked(web.ChunkedTransferEncoding):  # type: ignore[misc]
 class _Repairs(web.RequestHandler):  # type: ignore[misc]
     """Stands before an ordinary handler, so that these methods are found first."""
 
+    _reason: str
+
     def _deferred_handler(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """An `async def` method was never awaited: an empty 200 at once."""
         answer = super()._deferred_handler(function, *args, **kwargs)

@@ -492,7 +492,7 @@ class Application(web.Application):  # type: ignore[misc]
         self.proxies = Proxies(settings.xheader, tuple(settings.trusted_proxies)) if settings.xheaders else None
         self.connections: set[Connection] = set()
         self.draining = False
-        self.access: Access | None = None
+        self.access: Callable[[Request, int, int], None] | None = None
         self.refusals = Refusals(wheel)
         wheel.each(self._tick)
 

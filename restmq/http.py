@@ -320,6 +320,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
     does not take is bounded too: past 64 KiB of answers nothing more is read.
     """
 
+    _finish_callback: Any  # cyclone's: who wants to know that an ordinary handler's request has ended
+
     def connectionMade(self) -> None:
         super().connectionMade()
         self.app = self.factory
@@ -682,8 +684,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         request.answer, request.handler = data, None
         if line[0] is not request:
             return
-        while line and line[0].answer is not None:
-            send(self.transport, line.popleft().answer)
+        while line and (ready := line[0].answer) is not None:
+            line.popleft()
+            send(self.transport, ready)
         self._answered()
 
     def _answered(self) -> None:
