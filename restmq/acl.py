@@ -52,7 +52,10 @@ class Request(Protocol):
 
     `peer_ip`, where there is one, is the address of the connection itself: behind
     a proxy it is the proxy's, and without the attribute remote_ip stands for it.
+    `shared` is set to the header lines that let a page of an allowed origin read the answer.
     """
+
+    shared: tuple[tuple[bytes, bytes], ...]
 
     @property
     def remote_ip(self) -> str: ...
@@ -192,6 +195,16 @@ def _credentials(section: Section) -> bytes:
 _Verdict = tuple[tuple[bytes, ...], ...]
 
 
+#: What a page of an allowed origin may read of an answer (the Fetch standard, section 3.3).
+_SHARED = (
+    (b"Vary", b"Origin"),
+    (
+        b"Access-Control-Expose-Headers",
+        b"ETag, Retry-After, Idempotency-Replayed, RestMQ-Waiting, RestMQ-Delayed, RestMQ-Leased",
+    ),
+)
+
+
 class Acl:
     """The access rules as they stand now, and the answers they gave.
 
@@ -310,6 +323,7 @@ class Acl:
         """Judge Host, and where the request comes from a page: raises Misdirected or Forbidden.
 
         Cheap for what sends none of Origin, Sec-Fetch-Site and Referer, as curl.
+        What a page of another origin may read gets the header lines that say so.
         /healthz and /readyz are open.
         """
         fields = request.fields.values
@@ -365,6 +379,8 @@ class Acl:
         site = fields.get(b"sec-fetch-site")
         source = origin if origin is not None else _origin_of(fields.get(b"referer", b""))
         if source and source.lower() in self._origins:
+            if origin is not None:
+                request.shared = ((b"Access-Control-Allow-Origin", origin), *_SHARED)
             return
         if origin is not None:
             ours = _same(origin, host)

@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined]  # it is there, and undocumented
 from typing import TYPE_CHECKING, Any
 
 from restmq import options

@@ -54,10 +54,12 @@ class Consumer(Protocol):
 
     framing: Hashable
     written: int
-    unsent: int
     full: bool
     lease: int
     prefetch: int
+
+    @property
+    def unsent(self) -> int: ...
 
     def frame(self, batch: Batch) -> bytes:
         """The bytes of a batch; asked once for all consumers of equal framing."""

@@ -35,6 +35,8 @@ class Chunked(web.ChunkedTransferEncoding):  # type: ignore[misc]
 class _Repairs(web.RequestHandler):  # type: ignore[misc]
     """Stands before an ordinary handler, so that these methods are found first."""
 
+    _reason: str
+
     def _deferred_handler(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """An `async def` method was never awaited: an empty 200 at once."""
         answer = super()._deferred_handler(function, *args, **kwargs)
@@ -68,6 +70,8 @@ class _Repairs(web.RequestHandler):  # type: ignore[misc]
         headers.setdefault("X-Content-Type-Options", "nosniff")
         if headers.get("Server", "").startswith("cyclone/"):
             headers["Server"] = "RestMQ"
+        for name, value in request.shared:
+            headers.setdefault(name.decode("ascii"), value.decode("latin-1"))
         bare = self._status_code in (204, 304)
         if not (bare or "Content-Length" in headers or "Transfer-Encoding" in headers):
             request.connection.no_keep_alive = True

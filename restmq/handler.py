@@ -37,6 +37,10 @@ PROBLEM = b"application/problem+json"
 REFUSALS = (Unauthorized, Forbidden, Misdirected)
 NO_ADDRESS = "a unix socket"
 CLIENT_LEFT = 499  # what the access log says, as Nginx's does, of a request that nobody waits for any more
+#: Header lines that requests of ours know, which a page of another origin may send if that is allowed.
+_MAY_SEND = re.compile(
+    rb"(authorization|content-type|idempotency-key|if-match|last-event-id|restmq-[a-z0-9-]{1,64})\Z"
+)
 _CALLBACK = re.compile(rb"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*\Z")
 
 
@@ -107,6 +111,9 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         try:
             self.allow(self.sections.get(request.method))
             verb = self.verbs.get(request.method)
+            if verb is None and request.method == "OPTIONS" and request.shared:
+                self.reply(self._preflight())
+                return
             if verb is None:
                 raise NotAllowed(f"{request.method} is not for this address", ", ".join(self.verbs))
             said = verb(self, *arguments)
@@ -131,6 +138,15 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                 connection.client(request.fields.values)  # forgets what another client was allowed
             if connection.allowed.get(section) != acl.generation and acl.check(section, request):
                 connection.allowed[section] = acl.generation
+
+    def _preflight(self) -> Answer:
+        """A browser asks, before a page of an allowed origin does, which methods and headers it may use."""
+        asked = self.request.fields.values.get(b"access-control-request-headers", b"").lower().split(b",")
+        headers = [word.strip() for word in asked if _MAY_SEND.match(word.strip())]
+        allowed = [(b"Access-Control-Allow-Methods", ", ".join(self.verbs).encode("ascii"))]
+        if headers:
+            allowed.append((b"Access-Control-Allow-Headers", b", ".join(headers)))
+        return Answer(status=204, headers=(*allowed, (b"Access-Control-Max-Age", b"600")))
 
     def did(self, what: str, **words: object) -> None:
         """One line in the log: who changed what. `what` is a format of twisted.logger, `words` fill it."""
@@ -223,7 +239,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         request = self.request
         chunked = request.newer
         framing = b"Transfer-Encoding: chunked\r\n" if chunked else b"Connection: close\r\n"
-        head = self.app.head(200, type) + _lines(headers) + framing + b"\r\n"
+        head = self.app.head(200, type) + _lines((*headers, *request.shared)) + framing + b"\r\n"
         self._logged(200, 0)
         return Stream(request, head, chunked, raw=False)
 
@@ -269,8 +285,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         request = self.request
         connection = request.connection
         head = self.app.head(status, kind if status != 204 else b"")
-        if headers:
-            head += _lines(headers)
+        if headers or request.shared:
+            head += _lines((*headers, *request.shared))
         if connection.closes(request):
             head += b"Connection: close\r\n"
         elif request.fields.keep:
@@ -476,7 +492,7 @@ class Application(web.Application):  # type: ignore[misc]
         self.proxies = Proxies(settings.xheader, tuple(settings.trusted_proxies)) if settings.xheaders else None
         self.connections: set[Connection] = set()
         self.draining = False
-        self.access: Access | None = None
+        self.access: Callable[[Request, int, int], None] | None = None
         self.refusals = Refusals(wheel)
         wheel.each(self._tick)
 

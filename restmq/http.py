@@ -216,6 +216,7 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
     hold = False  # whether the connection waits until this one is answered
     answer: bytes | None = None
     handler: Any = None
+    shared: tuple[tuple[bytes, bytes], ...] = ()  # header lines that let a page of another origin read the answer
 
     def __init__(
         self, connection: Connection, method: str, target: bytes, newer: bool, given: Fields, body: bytes
@@ -318,6 +319,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
     holds the line: what follows it is read once it is answered. What the client
     does not take is bounded too: past 64 KiB of answers nothing more is read.
     """
+
+    _finish_callback: Any  # cyclone's: who wants to know that an ordinary handler's request has ended
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -681,8 +684,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         request.answer, request.handler = data, None
         if line[0] is not request:
             return
-        while line and line[0].answer is not None:
-            send(self.transport, line.popleft().answer)
+        while line and (ready := line[0].answer) is not None:
+            line.popleft()
+            send(self.transport, ready)
         self._answered()
 
     def _answered(self) -> None:

@@ -165,9 +165,9 @@ class Live:
                 await delivery.tap(self, self.queues)
             else:
                 positions = await delivery.join(self, self.queues, later=since is not None)
-                for queue in self.queues if since else ():
+                for queue, word in since.items() if since else ():
                     if not handler.gone:
-                        positions[queue] = await resume.begin(delivery, queue, since[queue], positions[queue][0])
+                        positions[queue] = await resume.begin(delivery, queue, word, positions[queue][0])
         except Exception:
             self.leave()
             raise

@@ -69,7 +69,8 @@ class Rates:
         """The rates of a queue whose numbers are these; None until there were two looks."""
         name, added = stats["name"], stats["added"]
         out = stats["taken"] + stats["delivered"] + stats["acked"]
-        now, rates = self.now(), (None, None)
+        now = self.now()
+        rates: tuple[float | None, float | None] = (None, None)
         before = self._seen.get(name)
         if before is not None and added >= before[1] and out >= before[2]:  # else it was forgotten meanwhile
             spent, rates = now - before[0], before[3]

@@ -73,7 +73,8 @@ class Listing(Handler):
         names = [queue.decode("utf-8") for queue in found]
         queues = [(word, quote(word, safe="")) for word in names]
         following = queues[-1][1] if len(queues) == NAMED else ""
-        return self.app.pages.page("queues.html", queues=queues, following=following)
+        page: Answer = self.app.pages.page("queues.html", queues=queues, following=following)
+        return page
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 
@@ -89,7 +90,9 @@ class Jobs(Handler):
         stats = await self.app.core.stats(queue)
         newest = [(e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.app.core.newest(queue)]
         word = queue.decode("utf-8")
-        return self.app.pages.page("jobs.html", queue=word, path=quote(word, safe=""), stats=stats, newest=newest)
+        told = {"queue": word, "path": quote(word, safe=""), "stats": stats, "newest": newest}
+        page: Answer = self.app.pages.page("jobs.html", **told)
+        return page
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 
@@ -133,7 +136,7 @@ class Form(Handler):
 
     def _page(self, command: bytes, answer: bytes, status: int = 200, headers: Headers = ()) -> Answer:
         """The page with what was sent and what came of it."""
-        return self.app.pages.page(
+        page: Answer = self.app.pages.page(
             "queue.html",
             status,
             headers,
@@ -142,6 +145,7 @@ class Form(Handler):
             error=answer.startswith(b'{"error"'),
             examples=EXAMPLES,
         )
+        return page
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
 
@@ -151,7 +155,8 @@ class Static(Handler):
 
     def get(self, raw: bytes) -> Answer:
         """A file of the pages."""
-        return self.app.pages.file(unquote_to_bytes(raw).decode("utf-8", "replace"))
+        file: Answer = self.app.pages.file(unquote_to_bytes(raw).decode("utf-8", "replace"))
+        return file
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 

@@ -86,7 +86,7 @@ class Broker(Service):
     def __init__(self, settings: Settings, reactor: Any) -> None:
         self.settings = settings
         self.wheel = Wheel(reactor)
-        link = {
+        link: dict[str, Any] = {
             "db": settings.redis_db,
             "username": settings.redis_username or None,
             "password": settings.redis_password or None,
@@ -150,7 +150,7 @@ class Broker(Service):
 
     def startService(self) -> None:
         """The wheel turns, the links are made, the beat begins."""
-        super().startService()
+        Service.startService(self)
         self._reactor.callWhenRunning(self._listen)
         self.wheel.start()
         self.redis.start()
@@ -160,7 +160,7 @@ class Broker(Service):
 
     def stopService(self) -> Deferred[None]:
         """Finish requests, close live consumers, give back what they held, then let go of Redis."""
-        super().stopService()
+        Service.stopService(self)
         return deferred(self._stop())
 
     async def _stop(self) -> None:
@@ -189,7 +189,7 @@ class _Ordered(MultiService):
     """Starts in order, ends in reverse order, each after the one before it has ended."""
 
     def __init__(self, *parts: Any) -> None:
-        super().__init__()
+        MultiService.__init__(self)
         for part in parts:
             part.setServiceParent(self)
 

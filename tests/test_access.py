@@ -543,6 +543,63 @@ def test_an_allowed_origin_s_page_may_do_what_ours_may(start: Any) -> None:
                 assert asked(one, method, path, body, {"Origin": origin}) == 403
 
 
+FRIEND = "https://friend.example"
+
+
+@pytest.fixture(scope="module")
+def befriended(module_start: Any) -> Any:
+    """An instance that lets pages of one other origin use it."""
+    return module_start(f"[server]\nallowed_origins = {FRIEND}\n[admin]\nusername = jo\npassword = pw\n")
+
+
+def told(one: Any, method: str, path: str, body: str, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
+    """Status and headers of an answer, of which no more is read."""
+    fields = {**FORM, **(UPGRADE if path.startswith("/ws") else {}), **headers}
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)) as link:
+        link.request(method, path.replace("{}", "access"), body.replace("{}", "access") or None, fields)
+        reply = link.getresponse()
+        return reply.status, {name.lower(): value for name, value in reply.getheaders()}
+
+
+def shared(headers: dict[str, str]) -> list[str]:
+    """The header lines of CORS in an answer."""
+    return [name for name in headers if name.startswith("access-control-")]
+
+
+@pytest.mark.parametrize(("section", "method", "path", "body"), REQUESTS)
+def test_a_page_of_an_allowed_origin_may_read_the_answer_and_no_other_may(
+    befriended: Any, section: str, method: str, path: str, body: str
+) -> None:
+    status, headers = told(befriended, method, path, body, {"Origin": FRIEND})
+    assert status == 401 if section == ADMIN else status in (101, 200, 204, 400, 404), status
+    if status != 101:
+        assert headers["access-control-allow-origin"] == FRIEND
+        assert headers["vary"] == "Origin"
+        assert {"ETag", "RestMQ-Waiting", "Retry-After"} <= set(headers["access-control-expose-headers"].split(", "))
+    ours = f"http://127.0.0.1:{befriended.port}"
+    for source in ({}, {"Origin": ours}, {"Origin": EVIL}, {"Referer": FRIEND + "/page"}, {"Origin": "null"}):
+        assert shared(told(befriended, method, path, body, source)[1]) == []
+
+
+def test_a_preflight_tells_a_page_of_an_allowed_origin_what_it_may_and_no_other(befriended: Any) -> None:
+    wish = {
+        "Access-Control-Request-Method": "DELETE",
+        "Access-Control-Request-Headers": "authorization,content-type, idempotency-key,if-match,last-event-id,"
+        "restmq-ttl,x-other,restmq-a b",
+    }
+    known = "authorization, content-type, idempotency-key, if-match, last-event-id, restmq-ttl"
+    for pattern, handler in ROUTES:
+        path = next(path for (_, other), (_, path, _) in DECIDED.items() if other == pattern)
+        status, headers = told(befriended, "OPTIONS", path, "", {"Origin": FRIEND, **wish})
+        assert (status, headers["access-control-allow-origin"]) == (204, FRIEND), path
+        assert headers["access-control-allow-methods"] == ", ".join(handler.verbs)
+        assert headers["access-control-allow-headers"] == known
+        status, headers = told(befriended, "OPTIONS", path, "", {"Origin": EVIL, **wish})
+        assert (status, shared(headers)) == (405 if path in ("/healthz", "/readyz") else 403, []), path
+        assert told(befriended, "OPTIONS", path, "", wish)[0] == 405
+    assert told(befriended, "OPTIONS", "/nothing", "", {"Origin": FRIEND, **wish})[0] == 404
+
+
 def test_callback_without_a_page_passes_from_loopback_only(start: Any, queue: str) -> None:
     one = start("[server]\nxheaders = true\n")
     for path in ("/stats/", f"/p/{queue}", f"/control/{queue}", f"/q/{queue}"):

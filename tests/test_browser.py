@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import shutil
 import socket
 import struct
@@ -140,6 +142,44 @@ def test_a_page_hears_an_element(instance: Any, browser: Any, queue: str, openin
     heard = WebDriverWait(browser, 10).until(lambda page: page.execute_script("return window.heard"))
     assert heard == ['{"key": "%s:1", "value": "seen"}' % queue]
     assert complaints(browser) == []
+
+
+@pytest.fixture
+def page_elsewhere(tmp_path: Path) -> Iterator[str]:
+    """The address of a page of another origin."""
+    (tmp_path / "index.html").write_text("<title>elsewhere</title>")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_page_of_an_allowed_origin_produces_consumes_and_hears(
+    start: Any, browser: Any, queue: str, page_elsewhere: str
+) -> None:
+    one = start(f"[server]\nallowed_origins = {page_elsewhere}\n")
+    browser.get(page_elsewhere)
+    browser.set_script_timeout(20)
+    got = browser.execute_async_script(
+        """
+        const [at, done] = arguments, said = [];
+        (async () => {
+            const headers = {"Content-Type": "application/json", "Idempotency-Key": "k", "RestMQ-TTL": "1h"};
+            said.push(await (await fetch(at, {method: "POST", body: "{}", headers})).text());
+            const leased = await fetch(at + "?lease=1m");
+            said.push((await leased.json()).value, leased.headers.get("ETag").slice(0, 4));
+            const gone = await fetch(at + "/1", {method: "DELETE", headers: {"If-Match": leased.headers.get("ETag")}});
+            said.push((await gone.json()).deleted);
+            said.push((await fetch(at, {method: "HEAD"})).headers.get("RestMQ-Waiting"));
+            const source = new EventSource(at.replace("/q/", "/sse/"));
+            source.onopen = () => fetch(at, {method: "POST", body: "live", headers: {"Content-Type": "text/plain"}});
+            source.onmessage = event => { source.close(); done([...said, JSON.parse(event.data).value]); };
+        })().catch(error => done([...said, String(error)]));
+        """,
+        f"http://127.0.0.1:{one.port}/q/{queue}",
+    )
+    assert got == [f"{queue}:1\r\n", "{}", '"1.1', True, "0", "live"]
 
 
 class Cutter:

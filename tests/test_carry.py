@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import pydoc_data.topics
+import re
+import select
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import pytest
 from conftest import free_port
 
 pytestmark = pytest.mark.wire
+WAYS = ("GET", "/c", "/sse", "/ws")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -43,6 +49,69 @@ def test_every_line_of_a_real_text_comes_out_over_get_and_all_three_transports(i
         f"/ws: {half} lines, equal",
     ]
     assert f"] {lines // 2}/{lines // 2}" in done.stderr
+
+
+class Forger:
+    """Carries connections to an instance, and changes words in what comes back."""
+
+    def __init__(self, port: int, words: dict[bytes, bytes]) -> None:
+        self.target, self.words = port, words
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            there = socket.create_connection(("127.0.0.1", self.target))
+            for source, sink, forge in ((client, there, False), (there, client, True)):
+                threading.Thread(target=self._carry, args=(source, sink, forge), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, forge: bool) -> None:
+        pattern, held = re.compile(b"|".join(self.words)), b""
+        try:
+            while True:
+                if select.select([source], [], [], 0.1 if held else None)[0]:
+                    data = source.recv(1 << 16)
+                    if not data:
+                        break
+                    held += data
+                    if forge and held[-1:] != b"\n":
+                        continue  # the rest of a word may be on its way; the end of a message is waited for in vain
+                sink.sendall(pattern.sub(lambda found: self.words[found[0]], held) if forge else held)
+                held = b""
+        except OSError:
+            pass  # one side has gone
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"line 02": "line 03", "line 03": "line 02"}, ["DIFFERENT", "equal", "equal", "equal"]),
+        ({"line 04": "line 40"}, ["DIFFERENT", "equal", "equal", "equal"]),
+        ({"line 11": "line 12", "line 12": "line 11"}, ["equal", "DIFFERENT", "DIFFERENT", "DIFFERENT"]),
+        ({"line 19": "line 18"}, ["equal", "DIFFERENT", "DIFFERENT", "DIFFERENT"]),
+    ],
+    ids=["two taken in the wrong order", "one taken altered", "two heard in the wrong order", "one heard doubled"],
+)
+def test_a_line_that_comes_out_altered_or_in_another_place_is_told(
+    instance: Any, queue: str, tmp_path: Path, words: dict[str, str], told: list[str]
+) -> None:
+    text = tmp_path / "text"
+    text.write_text("\n".join(f"line {number:02}" for number in range(20)))
+    forger = Forger(instance.port, {old.encode(): new.encode() for old, new in words.items()})
+    command = [sys.executable, str(ROOT / "docs/examples/carry.py"), str(text), "--queue", queue]
+    command += ["--url", f"http://localhost:{forger.port}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    forger.server.close()
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.splitlines() == [f"{kind}: 10 lines, {word}" for kind, word in zip(WAYS, told)]
 
 
 def test_what_went_wrong_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:

@@ -49,6 +49,14 @@ def test_only_the_core_knows_redis_and_only_the_wire_knows_cyclone(module: str) 
     assert "cyclone" not in roots or LEVEL[module] == 3
 
 
+def test_every_module_has_its_layer_and_its_types_are_checked() -> None:
+    assert set(MODULES) == set(LEVEL)
+    text = (PACKAGE.parent / "pyproject.toml").read_text("utf-8")
+    settings = text.partition("[tool.mypy]")[2].partition("[tool.pytest")[0]
+    assert 'files = ["restmq"]' in settings and "strict = true" in settings
+    assert "restmq." not in settings and "ignore_errors" not in settings
+
+
 def test_the_core_can_be_read_in_an_hour() -> None:
     """Layers 0 to 2: a line or so a second. A verb fits on a screen."""
     core = [PACKAGE / f"{name}.py" for level in (0, 1, 2) for name in LAYERS[level] if name != "ini"]

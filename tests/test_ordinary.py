@@ -21,6 +21,7 @@ from restmq.metrics import Requests, route_name
 from restmq.rest import Queue
 
 pytestmark = pytest.mark.wire
+FRIEND = "https://friend.example"
 
 #: What somebody writes who adds handlers of their own, as cyclone's documentation has them.
 HANDLERS = """
@@ -124,9 +125,17 @@ class Extended(Instance):
 @pytest.fixture(scope="module")
 def extended(redis_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extended]:
     """One for all of them."""
-    one = Extended(tmp_path_factory.mktemp("ordinary"), redis_server.address, "[admin]\nhosts_allow = 127.0.0.7\n")
+    conf = f"[server]\nallowed_origins = {FRIEND}\n[admin]\nhosts_allow = 127.0.0.7\n"
+    one = Extended(tmp_path_factory.mktemp("ordinary"), redis_server.address, conf)
     yield one
     one.stop()
+
+
+def test_a_page_of_an_allowed_origin_may_read_their_answers(extended: Extended) -> None:
+    for path in ("/own/plain/x", "/own/yields", "/own/missing", "/own/guarded"):
+        headers = extended.http("GET", path, None, {"Origin": FRIEND})[1]
+        assert (headers["access-control-allow-origin"], headers["vary"]) == (FRIEND, "Origin")
+        assert "access-control-allow-origin" not in extended.http("GET", path)[1]
 
 
 PLAIN = b'{"word": "x", "argument": "1"}'

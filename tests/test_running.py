@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,3 +130,17 @@ def test_start_sh_embeds_a_redis_and_finds_its_data_again(tmp_path: Path) -> Non
         process.terminate()
         process.wait(20)
     assert took[1] < 5, took  # two seconds on a machine that does nothing else
+
+
+def test_folders_of_restmq_conf_are_served_in_place_of_our_own_pages(start: Any, tmp_path: Path) -> None:
+    static, templates = tmp_path / "own static", tmp_path / "own templates"
+    static.mkdir()
+    shutil.copytree(ROOT / "frontend" / "template", templates)
+    (static / "mine.css").write_text("body { color: teal }")
+    (templates / "index.html").write_text("<p>{{ 6 * 7 }} is ours</p>")
+    one = start(f"[frontend]\nstatic_path = {static}\ntemplate_path = {templates}\n")
+    status, headers, body = one.http("GET", "/static/mine.css")
+    assert (status, headers["content-type"], body) == (200, "text/css; charset=utf-8", b"body { color: teal }")
+    assert one.http("GET", "/static/restmq.css")[0] == 404
+    assert one.http("GET", "/")[2] == b"<p>42 is ours</p>"
+    assert b'"cmd": "add"' in one.http("GET", "/queue")[2].replace(b"&#34;", b'"')
