@@ -210,25 +210,6 @@ def test_ten_thousand_leases_that_end_together_end_at_their_time(
     raise AssertionError(f"they end {after:.3f} s late")
 
 
-def test_timers_of_many_queues_that_end_together_are_noted_as_over_together(
-    own: RedisServer, start: Any, queue: str
-) -> None:
-    many, instance = 500, start("", own.address)
-    form = "POST /q/{}.{}?delay=3s HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
-    form += "Content-Length: 1\r\n\r\nx"
-    with socket.create_connection(("127.0.0.1", instance.port)) as link:
-        link.sendall("".join(form.format(queue, number) for number in range(many)).encode())
-        got = b""
-        while got.count(b"HTTP/1.1 200 ") < many:
-            got += link.recv(1 << 16)
-    with redis.Redis(unix_socket_path=str(own.socket)) as client:
-        before = client.info("commandstats")["cmdstat_eval"]["calls"]
-        until(lambda: stats(instance, f"{queue}.{many - 1}")["len"] == 1)
-        until(lambda: b"%b." % queue.encode() not in b" ".join(client.zrange("restmq:{due}:at", 0, -1)))
-        assert client.info("commandstats")["cmdstat_eval"]["calls"] - before < 0.7 * many
-    assert all(stats(instance, f"{queue}.{number}")["len"] == 1 for number in range(many))
-
-
 @pytest.mark.parametrize("what", ["delay", "lease"])
 def test_what_is_due_when_its_instance_is_dead_is_ended_by_another(
     start: Any, instance: Any, queue: str, what: str
