@@ -383,11 +383,12 @@ class Lane:
         said["doubled by one fault"] = {}
         for fault, count in faults.items():
             said["doubled by one fault"].setdefault(fault.kind, []).append(count)
-        if unmatched:
+        if doubled:
             began = self.world.began
-            said["some unmatched"] = [
+            some = unmatched or doubled
+            said["some doubled"] = [
                 [(one.number, one.who, one.connection, one.instance, round(one.when - began, 2)) for one in seen]
-                for seen in unmatched[:: max(1, len(unmatched) // 8)]
+                for seen in some[:: max(1, len(some) // 8)]
             ]
             said["faults"] = [
                 (fault.kind, fault.instance, round(fault.began - began, 2), round(fault.ended - began, 2))
