@@ -68,7 +68,7 @@ def test_behind_nginx_a_fault_loses_nothing_and_explains_every_double(
 
 @pytest.mark.timeout(180)
 def test_whoever_comes_back_after_more_than_is_kept_is_told_exactly_what_is_missing(tmp_path: Path) -> None:
-    words = "--seconds 14 --every 1 --conf= --lanes broadcast --faults away --rate 500 --consumers 9"
+    words = "--seconds 8 --every 0.5 --conf= --lanes broadcast --faults away --rate 500 --consumers 9"
     found = harness(tmp_path, words)["broadcast"]
     assert found["gaps announced"] >= 1
     assert found["pairs missing"] == found["holes"] == found["announced, but kept"] == found["pairs doubled"] == 0
