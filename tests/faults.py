@@ -313,10 +313,14 @@ class World:
         return -1
 
     async def do_away(self, victim: int) -> int:
-        """Some live consumers leave, and come back when history no longer reaches as far; sometimes before."""
-        elements = self.random.uniform(500, 2500) * len(self.lanes)
-        self.away = time.monotonic() + elements / self.plan.rate
-        await asyncio.sleep(elements / self.plan.rate)
+        """Some live consumers leave, and come back when history no longer reaches as far; every other time, before."""
+        lane = self.lanes[0]
+        times = sum(fault.kind == "away" for fault in self.faults)
+        until = len(lane.acked) + round((2000 if times % 2 else 500) * self.random.uniform(0.8, 1.2))
+        self.away = float("inf")
+        while self.producing and len(lane.acked) < until:
+            await asyncio.sleep(0.05)
+        self.away = 0.0
         return -1
 
     async def do_fill(self, victim: int) -> int:

@@ -33,11 +33,14 @@ HANDSHAKE = (
 )
 GRACE = 4.0  # seconds after a fault in which others take over what was not confirmed
 SLACK = 2.0  # seconds that this program may be late: it reads for all, on a machine that others use, too
-#: What may give an element to a second consumer: its instance died, slept, or was cut off from Redis.
+#: What stands in the way of an element: its instance died, slept, or was cut off from Redis; or Redis died or slept.
 BREAKING = frozenset({"kill", "killall", "stop", "cut", "deaf", "redis", "freeze"})
 #: What may lose the answer of a request, or its command's: an instance that only slept answers when it wakes.
 CUTTING = BREAKING - {"stop"}
 ENDING = frozenset({"kill", "killall"})  # what ends connections of clients; nothing else does
+#: After which others take over from an instance, and may give what it gave. While Redis is away nobody is given up.
+SILENCING = frozenset({"stop", "cut", "deaf"})
+SILENT = 1.5  # seconds after which that may begin: a beat lasts 3 s, the last one was a second ago, and a little more
 BROKEN = (OSError, EOFError, asyncio.TimeoutError)  # a connection ended; on Python 3.10 a time-out is no OSError
 
 
@@ -347,20 +350,24 @@ class Lane:
     def explaining(self, first: Seen, again: Seen) -> Fault | None:
         """The fault of the instance that gave it first which explains that it was given again; None when there is none.
 
-        It was given first before others had taken over, which they do within GRACE of the fault, and again after
-        the fault began.
+        Others take over only from an instance that was silent for long. It was given first before they had, which
+        they do within GRACE of the fault, and again after the fault began.
         """
         return next(
             (
                 fault
                 for fault in reversed(self.world.faults)
-                if fault.kind in BREAKING
-                and fault.instance in (first.instance, -1)
-                and fault.began - SLACK <= first.when <= fault.ended + SLACK
+                if (fault.kind in ENDING or (fault.kind in SILENCING and fault.ended - fault.began > SILENT))
+                and self.gave(fault, first)
                 and fault.began <= again.when <= fault.ended + GRACE + SLACK
             ),
             None,
         )
+
+    def gave(self, fault: Fault, first: Seen) -> bool:
+        """Whether it was the instance of this fault that gave this, at about that time."""
+        near = fault.began - SLACK <= first.when <= fault.ended + SLACK
+        return near and fault.instance in (first.instance, -1)
 
     def by_consumer(self) -> dict[str, list[Seen]]:
         """What each consumer got, in its order."""
@@ -383,17 +390,22 @@ class Lane:
         said["doubled by one fault"] = {}
         for fault, count in faults.items():
             said["doubled by one fault"].setdefault(fault.kind, []).append(count)
-        if unmatched:
-            began = self.world.began
-            said["some unmatched"] = [
-                [(one.number, one.who, one.connection, one.instance, round(one.when - began, 2)) for one in seen]
-                for seen in unmatched[:: max(1, len(unmatched) // 8)]
-            ]
-            said["faults"] = [
-                (fault.kind, fault.instance, round(fault.began - began, 2), round(fault.ended - began, 2))
-                for fault in self.world.faults
-            ]
-        return said
+        return {**said, **self.shown(unmatched or doubled)}
+
+    def shown(self, doubled: list[list[Seen]]) -> dict[str, Any]:
+        """Some of those that were doubled, and all faults, for who looks for the reason."""
+        if not doubled:
+            return {}
+        began = self.world.began
+        faults = [
+            (fault.kind, fault.instance, round(fault.began - began, 2), round(fault.ended - began, 2))
+            for fault in self.world.faults
+        ]
+        some = [
+            [(*one[:4], round(one.when - began, 2), one.place and one.place[0]) for one in seen]
+            for seen in doubled[:: max(1, len(doubled) // 8)]
+        ]
+        return {"some doubled": some, "faults": faults}
 
 
 class Live(Lane):
@@ -410,6 +422,7 @@ class Live(Lane):
         self.gaps: list[tuple[str, int, int]] = []
         self.resets = 0
         self.ended: list[Ended] = []
+        self.homes: dict[str, list[tuple[float, int]]] = defaultdict(list)  # consumer -> since when it was where
 
     def consume(self) -> list[asyncio.Task[None]]:
         others = super().consume()
@@ -453,6 +466,7 @@ class Live(Lane):
                 home = self.served(head, home)
                 if head.split(b" ")[1] in (b"200", b"101"):
                     self.connected += 1
+                    self.homes[name].append((time.monotonic(), home))
                     gone = False
                     try:
                         body = Unframed(reader, writer) if transport == "ws" else Unchunked(reader, head)
@@ -597,12 +611,31 @@ class Broadcast(Live):
 
     policy = "broadcast"
 
+    def gave(self, fault: Fault, first: Seen) -> bool:
+        """Whether nobody was left who had heard it when the fault came: only then does a broadcast come again.
+
+        Whoever came back meanwhile has it already, out of history, from another instance.
+        """
+        lost = {
+            each.instance
+            for each in self.world.faults
+            if each.kind in ENDING | SILENCING and each.began <= fault.began < each.ended + GRACE
+        }
+        heard = {
+            [home for when, home in homes if when <= fault.began or when == homes[0][0]][-1]
+            for homes in self.homes.values()
+        }
+        near = fault.began - SLACK <= first.when <= fault.ended + GRACE + SLACK
+        return near and (-1 in lost or heard <= lost)
+
     def audit(self) -> dict[str, Any]:
         """Position P is the same element for everybody, and grows along each consumer's life, whatever it was cut."""
         got = self.by_consumer()
         at: dict[tuple[bytes, int], int] = {}  # epoch, P -> N
         places: dict[int, set[int]] = defaultdict(set)  # N -> its P's
-        disorder = holes = doubled = unmatched = missing = vain = 0
+        doubled: list[list[Seen]] = []
+        unmatched: list[list[Seen]] = []
+        disorder = holes = missing = vain = 0
         for one in self.seen:
             if one.place is not None:
                 P, epoch = one.place
@@ -617,8 +650,9 @@ class Broadcast(Live):
             highest = 0
             for one in got[name]:
                 if one.number in heard:
-                    doubled += 1
-                    unmatched += self.explaining(heard[one.number], one) is None
+                    doubled.append([heard[one.number], one])
+                    if self.explaining(*doubled[-1]) is None:
+                        unmatched.append(doubled[-1])
                 heard.setdefault(one.number, one)
                 if one.place is not None:
                     disorder += before is not None and before[1] == one.place[1] and one.place[0] <= before[0]
@@ -643,8 +677,9 @@ class Broadcast(Live):
             "pairs missing": missing,
             "holes": holes,
             "disorder": disorder,
-            "pairs doubled": doubled,
-            "pairs doubled without a fault": unmatched,
+            "pairs doubled": len(doubled),
+            "pairs doubled without a fault": len(unmatched),
+            **self.shown(unmatched or doubled),
             "gaps announced": len(self.gaps),
             "announced, but kept": vain + sum(max(known, default=0) - last < kept for _, _, last in self.gaps),
             "resets": self.resets,

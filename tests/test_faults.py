@@ -53,18 +53,22 @@ def test_three_instances_behind_nginx_are_one(tmp_path: Path, policy: str) -> No
 
 
 @pytest.mark.timeout(240 + SECONDS)
-@pytest.mark.parametrize(("fault", "doubled"), [("kill", 5), ("stop", 5), ("cut", 5)])
-def test_behind_nginx_a_fault_loses_nothing_and_explains_every_double(tmp_path: Path, fault: str, doubled: int) -> None:
+@pytest.mark.parametrize(("fault", "doubled", "pairs"), [("kill", 5, 75), ("stop", 1, 0), ("cut", 1, 0)])
+def test_behind_nginx_a_fault_loses_nothing_and_explains_every_double(
+    tmp_path: Path, fault: str, doubled: int, pairs: int
+) -> None:
+    # One fault doubles at most what an instance wrote in its last turn. A broadcast comes again only when all who
+    # heard it died, as when Nginx had sent all consumers to the one instance that was not killed lately.
     words = f"--seconds {max(SECONDS, 14)} --every 2 --consumers 30 --nginx --lanes broadcast,roundrobin"
     found = harness(tmp_path, f"{words} --faults {fault}")
     assert found["faults"][fault] >= 1
     assert found["roundrobin"]["doubled"] <= doubled * found["faults"][fault]
-    assert found["broadcast"]["pairs doubled"] == 0
+    assert found["broadcast"]["pairs doubled"] <= pairs * found["faults"][fault]
 
 
 @pytest.mark.timeout(180)
 def test_whoever_comes_back_after_more_than_is_kept_is_told_exactly_what_is_missing(tmp_path: Path) -> None:
-    words = "--seconds 14 --every 1 --conf= --lanes broadcast --faults away --rate 500 --consumers 9"
+    words = "--seconds 8 --every 0.5 --conf= --lanes broadcast --faults away --rate 500 --consumers 9"
     found = harness(tmp_path, words)["broadcast"]
     assert found["gaps announced"] >= 1
     assert found["pairs missing"] == found["holes"] == found["announced, but kept"] == found["pairs doubled"] == 0
@@ -96,6 +100,7 @@ def everything(one: World) -> None:
         names = list(getattr(lane, "names", ["get0"]))
         for number in range(1, 13):
             if lane.name == "broadcast":
+                lane.homes.update({name: [(one.began, 0)] for name in names})
                 for name in names:
                     give(lane, number, name, P=number)
             elif lane.name != "once":
@@ -237,7 +242,10 @@ def test_the_harness_finds_what_never_waits_again_or_is_left(tmp_path: Path) -> 
     ("kind", "of", "began", "ended", "why"),
     [
         ("kill", 0, -1, 0, "it explains this"),
-        ("redis", -1, -1, 0, "it was all of them"),
+        ("killall", -1, -1, 0, "it was all of them"),
+        ("stop", 0, -3, 0, "it slept for long"),
+        ("cut", 0, -1, 0, "not for so long that others took over"),
+        ("redis", -1, -3, 0, "nobody was given up"),
         ("fill", 0, -1, 0, "nobody that died"),
         ("leave", -1, -1, 0, "nobody that died"),
         ("kill", 1, -1, 0, "another instance"),
@@ -283,3 +291,16 @@ def test_nginx_names_the_instance_that_answered_last(tmp_path: Path) -> None:
     found = lane(one, "roundrobin")
     assert found.served(b"X-Upstream: 127.0.0.1:9901, 127.0.0.1:9903\r\nX: 1:9902\r\n", 0) == 2
     assert found.served(b"Server: RestMQ\r\n", 1) == 1
+
+
+def test_a_broadcast_comes_again_only_when_nobody_is_left_who_heard_it(tmp_path: Path) -> None:
+    one = world(tmp_path)
+    everything(one)
+    found = lane(one, "broadcast")
+    now = time.monotonic()
+    one.faults.append(Fault("kill", 0, now - 1, now))
+    for who in found.names:
+        give(found, 12, who, 1, P=13)
+    assert broken(one) == set()
+    found.homes["c1"].append((one.began - 2, 1))
+    assert broken(one) == {"broadcast: pairs doubled without a fault"}
