@@ -58,7 +58,7 @@ def _is_chatter(event: LogEvent) -> bool:
     """Twisted's own words about its reactor and its factories: of no use to who runs RestMQ."""
     return str(event.get("log_format", "")).startswith(
         ("Starting factory", "Stopping factory", "Scheduling", "reactor class", "twistd ", "Server Shut", "Main loop")
-    ) or str(event.get("log_text", "")).startswith(("Main loop", "(TCP", "(UNIX"))
+    ) or str(event.get("log_text", "")).startswith(("Main loop", "(TCP", "(UNIX", "Application starting on"))
 
 
 def observer(path: str = "-") -> ILogObserver:

@@ -122,16 +122,22 @@ class Form(Handler):
         return await commands.run(self.app, command, self.allow, client=commands.Client(self))
 
     def _command(self) -> bytes:
-        """The body if it begins with { or is no form, else the field `body` or `msg`. Raises BadRequest, TooLarge."""
+        """The body if it begins with { or is no form, else the field `body` or `msg`.
+
+        White space before the { is let pass where there is no such field. Raises BadRequest, TooLarge.
+        """
         self.options({})
         text = self.request.body
         if len(text) > self.app.config.max_form:
             raise TooLarge(f"a command has {self.app.config.max_form} bytes at the most")
         if text[:1] != b"{" and (self.request.fields.form or not text):
             found = self.field(b"body", b"msg")
-            if found is None:
-                raise BadRequest("send a command as the form field `body`, or as the body itself")
-            text = found
+            if found is not None:
+                text = found
+            elif text.lstrip()[:1] != b"{":
+                raise BadRequest(
+                    "send a command as the form field `body`, or as the body itself, which then begins with {"
+                )
         return text
 
     def _page(self, command: bytes, answer: bytes, status: int = 200, headers: Headers = ()) -> Answer:

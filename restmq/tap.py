@@ -7,6 +7,8 @@ Read web.py next: what is started here is `web.service`.
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +20,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
 
+import restmq
 from restmq import config, embedded, log
 from restmq.config import Settings
 from restmq.ini import ConfigError
@@ -77,6 +80,11 @@ class Options(usage.Options):
             usage.Options.parseOptions(self, options)
         except usage.UsageError as error:
             raise CannotStart(f"{error}; twistd restmq --help lists the options") from None
+
+    def opt_version(self) -> None:
+        """Print RestMQ's version and exit."""
+        print(f"RestMQ {restmq.__version__}")
+        sys.exit(0)
 
     def getUsage(self, width: int | None = None) -> str:
         """The options, then what to do with them."""
@@ -160,11 +168,23 @@ def makeService(options: Options) -> MultiService:
     except ConfigError as error:
         raise CannotStart(error) from None
     _log.info(
-        "RestMQ starts on {endpoint} with Redis at {redis}", endpoint=settings.endpoint, redis=settings.redis
+        "RestMQ starts on {where} with Redis at {redis}", where=address(settings.endpoint), redis=settings.redis
     )
     for note in settings.notes:
         _log.warn("{note}", note=note)
     return main
+
+
+def address(description: str) -> str:
+    """A Twisted endpoint as the address to open in a browser of this machine; itself where there is none."""
+    kind, *words = [word.replace("\\:", ":") for word in re.split(r"(?<!\\):", description)]
+    named: dict[str, str] = dict(word.split("=", 1) for word in words if "=" in word)
+    port = named.get("port", words[0] if words else "")
+    if kind not in ("tcp", "tcp6", "ssl", "tls") or not port.isdecimal():
+        return description
+    host = named.get("interface", "")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http{'s' if kind in ('ssl', 'tls') else ''}://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def _check_endpoint(description: str) -> None:

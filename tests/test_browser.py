@@ -76,6 +76,24 @@ def test_the_form_posts_a_command_and_shows_the_answer(instance: Any, browser: A
     assert complaints(browser) == []
 
 
+def test_on_a_narrow_screen_nothing_sticks_together(instance: Any, browser: Any) -> None:
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.get(f"http://localhost:{instance.port}/queue")
+        place = "return arguments[0].getBoundingClientRect()"
+        links = [browser.execute_script(place, link)["top"] for link in browser.find_elements(By.CSS_SELECTOR, "nav a")]
+        assert len(links) > 3 and len(set(links)) == 1
+        answer, other = (browser.find_element(By.CSS_SELECTOR, f"#{form} h2") for form in ("command", "examples"))
+        box = browser.execute_script(place, browser.find_element(By.ID, "answer"))
+        assert browser.execute_script(place, other)["top"] - box["bottom"] >= 16
+        for style in ("font-size", "font-weight", "margin-top"):
+            assert answer.value_of_css_property(style) == other.value_of_css_property(style), style
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def write(browser: Any, command: str) -> Any:
     """Put a command into the form and send it. Returns the form's field."""
     body = browser.find_element(By.ID, "body")

@@ -8,6 +8,7 @@ import threading
 import time
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import reactor
@@ -178,6 +179,19 @@ def test_what_is_no_json_object_is_400(instance: Any, text: bytes) -> None:
     for kind in ("application/json", "text/plain", FORM["Content-Type"]):
         status, headers, body = ask(instance, text, kind)
         assert (status, headers["content-type"]) == (400, "application/problem+json"), body
+
+
+def test_white_space_before_a_command_is_let_pass_where_no_field_of_a_form_is_meant(instance: Any, queue: str) -> None:
+    command = f'{{"cmd": "add", "queue": "{queue}", "value": "a=b&c"}}'
+    ways = [(f"    {command}", FORM), (f"\n\t {command}\n", FORM), (f" {command}", TEXT)]
+    for number, (body, kind) in enumerate(ways, 1):
+        status, _, answer = instance.http("POST", "/queue", body, kind)
+        assert (status, json.loads(answer)["key"]) == (200, f"{queue}:{number}")
+    field = urlencode({" {x": "", "body": command})
+    assert json.loads(instance.http("POST", "/queue", field, FORM)[2])["key"] == f"{queue}:4"
+    for body in ("  cmd", "x={}", ""):
+        status, _, answer = instance.http("POST", "/queue", body, FORM)
+        assert (status, "begins with {" in json.loads(answer)["error"]) == (400, True)
 
 
 def test_the_command_may_be_the_body_or_a_field_of_a_form(instance: Any, queue: str) -> None:

@@ -66,6 +66,9 @@ def test_an_address_without_a_password_is_left_as_it_is():
 
 
 def test_twisteds_own_chatter_is_left_out_and_its_errors_are_not():
+    for text in ("Application starting on 8888", "(TCP Port 8888 Closed)"):
+        event = {"log_format": "{log_text}", "log_text": text, "log_time": 0.0, "log_level": LogLevel.info}
+        assert log.line(event) is None
     event = {"log_format": "Starting factory {factory!r}", "factory": 1, "log_time": 0.0}
     assert log.line({**event, "log_level": LogLevel.info}) is None
     assert "Starting factory" in (log.line({**event, "log_level": LogLevel.error}) or "")

@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, free_port
 
+import restmq
+
 #: Packages of the lock by what Python imports; the others have the same name.
 IMPORTED = {"zope": "zope-interface", "OpenSSL": "pyopenssl", "service_identity": "service-identity",
             "prometheus_client": "prometheus-client"}  # fmt: skip
@@ -162,6 +164,16 @@ def test_an_environment_that_was_left_half_made_is_made_anew(started: Path, tmp_
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
     assert "making an environment" in again.stderr
+
+
+@LONG
+def test_a_link_to_start_sh_starts_it_too(started: Path, tmp_path: Path) -> None:
+    (tmp_path / "restmq").symlink_to(started / "start.sh")
+    (tmp_path / "again").symlink_to("restmq")
+    start = subprocess.run(
+        [tmp_path / "again", "--version"], env=environment(), text=True, capture_output=True, check=False
+    )
+    assert (start.returncode, start.stdout, start.stderr) == (0, f"RestMQ {restmq.__version__}\n", "")
 
 
 def test_a_python_that_is_too_old_or_missing_is_one_line(checkout: Path, tmp_path: Path) -> None:

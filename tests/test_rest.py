@@ -189,6 +189,8 @@ def test_the_query_weighs_more_than_the_header_and_the_header_more_than_the_form
         ("GET", "?callback=alert(1)", {}, "callback"),
         ("GET", "?callback=" + "a" * 65, {}, "callback"),
         ("DELETE", "?callback=a-b", {}, "callback"),
+        ("DELETE", "?callback=a&callback=b", {}, "'callback' was given more than once"),
+        ("GET", "?callback=a&c%61llback=a", {}, "'callback' was given more than once"),
         ("DELETE", "/1?callback=a..b", {}, "callback"),
         ("POST", "/take?callback=1a", {}, "callback"),
     ],
