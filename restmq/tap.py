@@ -178,7 +178,7 @@ def makeService(options: Options) -> MultiService:
 def address(description: str) -> str:
     """A Twisted endpoint as the address to open in a browser of this machine; itself where there is none."""
     kind, *words = [word.replace("\\:", ":") for word in re.split(r"(?<!\\):", description)]
-    named = dict(word.partition("=")[::2] for word in words if "=" in word)
+    named: dict[str, str] = dict(word.split("=", 1) for word in words if "=" in word)
     port = named.get("port", words[0] if words else "")
     if kind not in ("tcp", "tcp6", "ssl", "tls") or not port.isdecimal():
         return description
