@@ -243,7 +243,7 @@ def test_the_harness_finds_what_never_waits_again_or_is_left(tmp_path: Path) -> 
     [
         ("kill", 0, -1, 0, "it explains this"),
         ("killall", -1, -1, 0, "it was all of them"),
-        ("stop", 0, -3, 0, "it slept for long"),
+        ("stop", 0, -1, 2, "it slept for long"),
         ("cut", 0, -1, 0, "not for so long that others took over"),
         ("redis", -1, -3, 0, "nobody was given up"),
         ("fill", 0, -1, 0, "nobody that died"),
@@ -304,3 +304,12 @@ def test_a_broadcast_comes_again_only_when_nobody_is_left_who_heard_it(tmp_path:
     assert broken(one) == set()
     found.homes["c1"].append((one.began - 2, 1))
     assert broken(one) == {"broadcast: pairs doubled without a fault"}
+
+
+def test_an_instance_that_is_heard_again_gives_nothing_twice(tmp_path: Path) -> None:
+    one = world(tmp_path)
+    everything(one)
+    now = time.monotonic()
+    one.faults.append(Fault("deaf", 0, now - 3, now))
+    give(lane(one, "roundrobin"), 12, lane(one, "roundrobin").seen[-1].who)
+    assert broken(one) == {"roundrobin: doubled without a fault"}
