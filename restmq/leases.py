@@ -145,7 +145,7 @@ class Ack(Handler):
 
 def _document(text: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(text.decode("utf-8"))
+        found = json.loads(text.decode("utf-8"), parse_int=options.whole)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"this is no JSON: {error}; send {EXAMPLE}") from None
     if not isinstance(found, dict) or not found:
