@@ -274,8 +274,12 @@ class Delivery(Service):
             self._replay(queue, history, epoch)
             queue.position = max(queue.position, to)
         queue.position = max(queue.position, position)  # what is not in history was taken back, and comes again
+        if mine:  # some may just have been dealt: their messages are here when this is answered
+            await self.messages.call(b"PING")
+            self._linked(ups, instance)
         away = {int(number) for number in mine} - queue.consumers.held - set(queue.written)
         away -= {number for number, _ in queue.leased}
+        away -= _dealt(queue)
         if away:  # they were on their way when the connection went
             self._back(queue, sorted(away))
         queue.joined, queue.joining, queue.told = True, False, (ready, room, count)
@@ -672,6 +676,16 @@ class Delivery(Service):
         except Error as error:
             if self.queues:
                 log.warn("not everything could be given back; the others will do it: {error}", error=error)
+
+
+def _dealt(queue: Joined) -> set[int]:
+    """Numbers of the round-robin elements that came while the queue was joined."""
+    found: set[int] = set()
+    for data in queue.heldback:
+        head, numbers, _ = data.split(b"\n", 2)
+        if head.startswith(b"R %b " % queue.epoch):
+            found.update(map(int, numbers.split(b" ")[::3]))
+    return found
 
 
 def _elements(queue: Joined, epoch: bytes, numbers: bytes, body: bytes) -> list[Element]:

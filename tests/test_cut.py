@@ -30,6 +30,9 @@ class Between:
         self._redis = str(server.socket)
         self._kinds: dict[socket.socket, str] = {}
         self._deaf: set[socket.socket] = set()
+        self.holds = False  # commands, from the next subscription on
+        self.flows = threading.Event()
+        self.flows.set()
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(self.path))
         self._listening.listen()
@@ -52,6 +55,10 @@ class Between:
             while data := source.recv(1 << 16):
                 if far is None and b"SUBSCRIBE" in data:
                     self._kinds[target] = "messages"
+                    if self.holds:
+                        self.flows.clear()
+                if self._kinds.get(target) == "commands":
+                    self.flows.wait(10)
                 if far not in self._deaf:
                     target.sendall(data)
         except OSError:
@@ -82,14 +89,15 @@ class Pair:
         self.between = Between(server.folder, server)
         self.others = {client["id"] for client in self.link.client_list()}
         self.here: Instance = start("", f"unix:{self.between.path}")
-        self.links = [client["id"] for client in self._own()]
+        self.links = [client["id"] for client in self.own()]
 
-    def _own(self) -> list[dict[str, str]]:
+    def own(self) -> list[dict[str, str]]:
+        """The links of `here`."""
         return [client for client in self.link.client_list() if client["id"] not in self.others]
 
     def one(self, kind: str) -> str:
         """The id of its link for commands or messages."""
-        (found,) = (client["id"] for client in self._own() if (client["sub"] != "0") == (kind == "messages"))
+        (found,) = (client["id"] for client in self.own() if (client["sub"] != "0") == (kind == "messages"))
         return found
 
     @contextmanager
@@ -257,3 +265,21 @@ def test_what_is_added_while_one_of_the_two_links_is_cut_comes_once(
         finally:
             pair.here.process.send_signal(signal.SIGCONT)
         heard.everything()
+
+
+def test_what_is_dealt_to_an_instance_while_it_joins_again_is_given_once(pair: Pair, listen: Any, queue: str) -> None:
+    assert pair.there.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+    consumer = listen(pair.here, f"/c/{queue}")
+    until(lambda: stats(pair.there, queue)["consumers"] == 1)
+    pair.between.holds = True  # it will hear again before it can tell that it is here
+    for client in pair.own():
+        pair.link.client_kill_filter(_id=client["id"])
+    until(lambda: not pair.between.flows.is_set())
+    until(lambda: pair.link.pubsub_numsub(f"restmq:{{{queue}}}:c0")[0][1] == 1)
+    until(lambda: len(pair.link.pubsub_channels(f"restmq:{{{queue}}}:i0:*")) == 1)
+    add(pair.there, queue, "a", "b", "c")
+    pair.between.flows.set()
+    consumer.until(have(3))
+    add(pair.there, queue, "end")
+    consumer.until(lambda c: "end" in c.values)
+    assert sorted(consumer.quiet().values) == ["a", "b", "c", "end"]
