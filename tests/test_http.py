@@ -268,7 +268,8 @@ def test_a_stream_whose_client_closed_its_side_takes_nothing(instance: Any, queu
     assert b'"kept"' in instance.http("GET", f"/q/{queue}")[2]
 
 
-def test_a_client_that_leaves_after_it_closed_its_side_harms_nobody(instance: Any, queue: str) -> None:
+def test_a_client_that_leaves_after_it_closed_its_side_harms_nobody(start: Any, queue: str) -> None:
+    instance = start()
     for number in range(20):
         with socket.create_connection(("127.0.0.1", instance.port)) as link:
             link.sendall(asking(queue, "POST", "/q/{}", f"v{number}"))
