@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
@@ -103,11 +103,14 @@ def write(browser: Any, command: str) -> Any:
     return body
 
 
+def patiently(browser: Any) -> WebDriverWait[Any]:
+    """What waits. The page that was left may still be there when a click returns, and go while one looks at it."""
+    return WebDriverWait(browser, 20, ignored_exceptions=[WebDriverException])
+
+
 def shown(browser: Any, part: str) -> None:
-    """Wait for an answer. The page that was left may still be there when a click returns, and go meanwhile."""
-    WebDriverWait(browser, 20, ignored_exceptions=[StaleElementReferenceException]).until(
-        lambda page: part in page.find_element(By.ID, "answer").text
-    )
+    """Wait for an answer."""
+    patiently(browser).until(lambda page: part in page.find_element(By.ID, "answer").text)
 
 
 def test_without_scripts_the_form_shows_the_answer_on_its_page(
@@ -123,7 +126,7 @@ def test_without_scripts_the_form_shows_the_answer_on_its_page(
     ]:
         field = write(browser, command.replace("%s", queue))
         # Two commands have the same answer: it must be the next page that shows it.
-        WebDriverWait(browser, 20).until(staleness_of(field))
+        patiently(browser).until(staleness_of(field))
         shown(browser, answer.replace("%s", queue))
         assert browser.find_element(By.ID, "body").get_attribute("value") == command.replace("%s", queue)
     write(browser, '{"cmd": ')
