@@ -7,6 +7,7 @@ Read web.py next: what is started here is `web.service`.
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Mapping
@@ -153,6 +154,8 @@ def makeService(options: Options) -> MultiService:
     from restmq import web  # late: twistd --help needs none of it
 
     twistd: Mapping[str, Any] = options.parent or {}
+    if isinstance(sys.__stderr__, io.TextIOWrapper):  # PyPy's would keep what a daemon says last
+        sys.__stderr__.reconfigure(line_buffering=True)
     try:
         wanted = options.settings()
         if options["shared"] and wanted.redis in ("auto", "embedded"):
