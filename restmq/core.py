@@ -90,9 +90,9 @@ class Core:
         self.birthword = b""
         self._idle = int(str((rules or {}).get("idle_ttl", 0)))  # ms
         self.known: dict[bytes, _Known] = {}
-        self._made: Reply = None  # what noting the layout answered: OK when it is new here, or an error
+        self._layout_noted: Reply = None  # what noting the layout answered: OK when it is new here, or an error
         self._times_up = 0
-        self._risen = self._late = False  # Redis was started a moment ago; it did not answer at first
+        self._young = self._awaited = False  # Redis was started a moment ago; was not there when we began
         redis.greet, redis.up = self._greet, self._up
 
     # -- the link
@@ -119,17 +119,17 @@ class Core:
             return
         for script in self.scripts.values():
             self._first(link, [b"SCRIPT", b"LOAD", script.text])
-        self._risen = int(info(reply).get("uptime_in_seconds", QUIET)) < QUIET
-        self._made = None
+        self._young = int(info(reply).get("uptime_in_seconds", QUIET)) < QUIET
+        self._layout_noted = None
         self._first(link, [b"SET", b"restmq:layout", LAYOUT + b" " + word(), b"NX"], self._noted)
         self._first(link, [b"GET", b"restmq:layout"], self._layout)
 
     def _noted(self, link: Link, reply: Reply) -> None:
-        self._made = reply
+        self._layout_noted = reply
 
     def _layout(self, link: Link, reply: Reply) -> None:
         if not isinstance(reply, bytes):  # loading, or new and not to be written to: full, or a replica
-            self._not_yet(link, reply or self._made)
+            self._not_yet(link, reply or self._layout_noted)
             return
         version, _, self.birthword = reply.partition(b" ")
         if version != LAYOUT:
@@ -138,7 +138,7 @@ class Core:
                 f"this RestMQ knows {LAYOUT.decode()}: nothing was touched"
             )
         else:
-            self._late = self.redis.why != ""
+            self._awaited = self.redis.why != ""
             self.redis.admit(link)
 
     def _not_yet(self, link: Link, why: Reply) -> None:
@@ -149,7 +149,7 @@ class Core:
     def _up(self) -> None:
         self.turn.touched.clear()
         self._times_up += 1
-        if self._times_up > 1 or ((self._risen or self._late) and self._made is None):
+        if self._times_up > 1 or ((self._young or self._awaited) and self._layout_noted is None):
             self.due.quiet()  # it was away, or both of us were
         self.joined()
 

@@ -21,7 +21,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
-from wire import batch_add, texts
+from wire import Carrier, batch_add, texts
 
 pytestmark = pytest.mark.browser
 FLAGS = (
@@ -203,34 +203,14 @@ def test_a_page_of_an_allowed_origin_produces_consumes_and_hears(
     assert got == [f"{queue}:1\r\n", "{}", '"1.1', True, "0", "live"]
 
 
-class Cutter:
+class Cutter(Carrier):
     """Carries connections to an instance, and cuts those that have carried enough, in the middle of what comes."""
 
     def __init__(self, port: int, cuts: int, every: int) -> None:
-        self.target, self.left, self.every = port, cuts, every
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.port = self.server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.left, self.every = cuts, every
+        super().__init__(port)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.server.accept()
-            except OSError:
-                return
-            there = socket.create_connection(("127.0.0.1", self.target))
-            threading.Thread(target=self._up, args=(client, there), daemon=True).start()
-            threading.Thread(target=self._down, args=(client, there), daemon=True).start()
-
-    def _up(self, client: socket.socket, there: socket.socket) -> None:
-        try:
-            while data := client.recv(1 << 16):
-                there.sendall(data)
-            there.shutdown(socket.SHUT_WR)
-        except OSError:
-            there.close()
-
-    def _down(self, client: socket.socket, there: socket.socket) -> None:
+    def down(self, client: socket.socket, there: socket.socket) -> None:
         carried, stream = 0, False
         try:
             while data := there.recv(1 << 14):

@@ -9,12 +9,12 @@ import select
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import free_port
+from wire import Carrier
 
 pytestmark = pytest.mark.wire
 WAYS = ("GET", "/c", "/sse", "/ws")
@@ -51,41 +51,29 @@ def test_every_line_of_a_real_text_comes_out_over_get_and_all_three_transports(i
     assert f"] {lines // 2}/{lines // 2}" in done.stderr
 
 
-class Forger:
+class Forger(Carrier):
     """Carries connections to an instance, and changes words in what comes back."""
 
     def __init__(self, port: int, words: dict[bytes, bytes]) -> None:
-        self.target, self.words = port, words
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.port = self.server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.words = words
+        super().__init__(port)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.server.accept()
-            except OSError:
-                return
-            there = socket.create_connection(("127.0.0.1", self.target))
-            for source, sink, forge in ((client, there, False), (there, client, True)):
-                threading.Thread(target=self._carry, args=(source, sink, forge), daemon=True).start()
-
-    def _carry(self, source: socket.socket, sink: socket.socket, forge: bool) -> None:
+    def down(self, client: socket.socket, there: socket.socket) -> None:
         pattern, held = re.compile(b"|".join(self.words)), b""
         try:
             while True:
-                if select.select([source], [], [], 0.1 if held else None)[0]:
-                    data = source.recv(1 << 16)
+                if select.select([there], [], [], 0.1 if held else None)[0]:
+                    data = there.recv(1 << 16)
                     if not data:
                         break
                     held += data
-                    if forge and held[-1:] != b"\n":
+                    if held[-1:] != b"\n":
                         continue  # the rest of a word may be on its way; the end of a message is waited for in vain
-                sink.sendall(pattern.sub(lambda found: self.words[found[0]], held) if forge else held)
+                client.sendall(pattern.sub(lambda found: self.words[found[0]], held))
                 held = b""
         except OSError:
             pass  # one side has gone
-        for each in (source, sink):
+        for each in (client, there):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 

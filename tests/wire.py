@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -194,6 +195,39 @@ def until(
     while not done():
         assert time.monotonic() < end, what()
         time.sleep(step)
+
+
+class Carrier:
+    """Stands between clients and an instance; `up` carries what a client sends, `down` what comes back."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            there = socket.create_connection(("127.0.0.1", self.target))
+            for carry in (self.up, self.down):
+                threading.Thread(target=carry, args=(client, there), daemon=True).start()
+
+    def up(self, client: socket.socket, there: socket.socket) -> None:
+        """What the client sends, as it is."""
+        try:
+            while data := client.recv(1 << 16):
+                there.sendall(data)
+            there.shutdown(socket.SHUT_WR)
+        except OSError:
+            there.close()
+
+    def down(self, client: socket.socket, there: socket.socket) -> None:
+        """What comes back."""
+        raise NotImplementedError
 
 
 class Talker:
