@@ -182,6 +182,7 @@ class Core:
                 if known.epoch:
                     log.warn("queue {queue} has another epoch now", queue=queue.decode("utf-8"))
                     known.number = 0
+                    self.due.soon(queue, max(due, 0))  # what renew.lua left to sweeps
                 known.epoch = epoch or b""
 
     def _register(self, queue: bytes) -> None:
@@ -589,6 +590,15 @@ class Core:
         return books.health(info(await self.redis.call(b"INFO")))
 
     # -- instances
+
+    async def away(self, queue: bytes, instance: bytes) -> frozenset[int]:
+        """Numbers of the round-robin elements on their way to an instance (SSCAN, so in steps)."""
+        key = b"restmq:{%b}:way:%b" % (queue, instance)
+        cursor, found = await self.redis.call(b"SSCAN", key, b"0")
+        while cursor != b"0":
+            cursor, more = await self.redis.call(b"SSCAN", key, cursor, b"COUNT", b"500")
+            found += more
+        return frozenset(map(int, found))
 
     def beat(self, instance: bytes, newborn: bool, lasts_ms: int) -> Slot[Reply]:
         """One beat of an instance (beat.lua): [b'ok' or b'doomed', instances to reap…]."""

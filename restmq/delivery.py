@@ -25,7 +25,7 @@ from restmq.errors import BadOption, Error, Unavailable
 from restmq.inbox import Inbox
 from restmq.presence import Presence
 from restmq.redis import Redis
-from restmq.slot import Slot, deferred, drive, pause
+from restmq.slot import Slot, deferred, drive, ignored, nothing, pause
 from restmq.turn import word
 
 MERGED = 500
@@ -162,7 +162,7 @@ class Delivery(Service):
         nacks = [Nack(element.lease, 0) for element in leased]
         if failed:
             nacks[0] = Nack(leased[0].lease, None, True, b"its consumer closed")
-        drive(self.core.nack(queue.name, nacks), _nothing, partial(self._kept, queue))
+        drive(self.core.nack(queue.name, nacks), nothing, partial(self._kept, queue))
 
     def leases(self, consumer: Consumer, queue: bytes, lease: Lease) -> bool:
         """Whether a consumer has this lease now."""
@@ -216,7 +216,7 @@ class Delivery(Service):
             queue.taps.remove(consumer)
             if not queue.taps:
                 self.inbox.close(name, (self, "taps"))
-                self.core.script("tap", name, self.core.db, self.presence.instance, b"0").then(_answered)
+                self.core.script("tap", name, self.core.db, self.presence.instance, b"0").then(ignored)
                 if not (queue.consumers.all or queue.joined or queue.waiting or queue.counted):
                     self.queues.pop(name, None)
 
@@ -226,7 +226,7 @@ class Delivery(Service):
         if not queue.joining and not self._rejoining:
             queue.joining = True
             queue.joins += 1
-            drive(self._joining(queue), _nothing, partial(self._unjoined, queue, queue.joins))
+            drive(self._joining(queue), nothing, partial(self._unjoined, queue, queue.joins))
 
     def _unjoined(self, queue: Joined, joins: int, error: BaseException) -> None:
         if joins != queue.joins:
@@ -254,13 +254,12 @@ class Delivery(Service):
         count = max(1, len(queue.consumers))
         ready, room = (queue.consumers.ready, queue.consumers.room) if queue.consumers.all else (0, 0)
         queue.counted = True
-        reply = await self._live(queue, ready, room, count, known)
-        epoch, position, highest, queue.policy, mine, settings = reply
+        epoch, position, highest, queue.policy, settings = await self._live(queue, ready, room, count)
         self._linked(ups, instance)
         self._learn(queue, settings)
         if known and epoch != queue.epoch:
             self._renew(queue, epoch, position)
-            mine, known = [], False
+            known = False
         queue.epoch, queue.highest = epoch, max(queue.highest, highest)
         if not known:
             queue.position = queue.sure = position
@@ -274,14 +273,13 @@ class Delivery(Service):
             self._replay(queue, history, epoch)
             queue.position = max(queue.position, to)
         queue.position = max(queue.position, position)  # what is not in history was taken back, and comes again
-        if mine:  # some may just have been dealt: their messages are here when this is answered
-            await self.messages.call(b"PING")
+        if known:
+            away = await self.core.away(queue.name, instance)
+            if away:  # some may just have been dealt: their messages are here when this is answered
+                await self.messages.call(b"PING")
             self._linked(ups, instance)
-        away = {int(number) for number in mine} - queue.consumers.held - set(queue.written)
-        away -= {number for number, _ in queue.leased}
-        away -= _dealt(queue)
-        if away:  # they were on their way when the connection went
-            self._back(queue, sorted(away))
+            away -= queue.consumers.held | set(queue.written) | {number for number, _ in queue.leased} | _dealt(queue)
+            self._back(queue, sorted(away))  # they were on their way when the connection went
         queue.joined, queue.joining, queue.told = True, False, (ready, room, count)
         waiting, queue.waiting = queue.waiting, []
         for slot in waiting:  # each stands in the list before this returns, and so hears what was held back
@@ -292,7 +290,7 @@ class Delivery(Service):
         self._policy(queue, queue.policy)
         self._tell(queue)
         if queue.consumers.leased:
-            drive(self._own(queue), _nothing, partial(self._kept, queue))
+            drive(self._own(queue), nothing, partial(self._kept, queue))
 
     def _linked(self, ups: int, instance: bytes) -> None:
         if ups != self.inbox.ups or instance != self.presence.instance:
@@ -337,10 +335,11 @@ class Delivery(Service):
         queue.written, queue.leased = [], []
         queue.past.add(queue.epoch)
         queue.epoch, queue.position, queue.sure, queue.highest = epoch, position, 0, 0
+        self.core.due.soon(queue.name, 0)  # what was on its way to instances is given back by sweeps
         for consumer in queue.consumers.current:
             consumer.renewed(queue.name, epoch, position)
 
-    def _live(self, queue: Joined, ready: int, room: int, count: int, again: bool = False) -> Slot[Any]:
+    def _live(self, queue: Joined, ready: int, room: int, count: int) -> Slot[Any]:
         return self.core.script(
             "live",
             queue.name,
@@ -354,7 +353,6 @@ class Delivery(Service):
             b"%d" % queue.highest,
             b"%d" % queue.position,
             json.dumps(queue.settings).encode(),
-            b"%d" % again,
             word(),
             b"0" if queue.birthword in (b"", self.core.birthword) else b"1",
         )
@@ -373,7 +371,7 @@ class Delivery(Service):
         if not queue.joined or numbers == queue.told or queue.waiting:
             return
         queue.told = numbers
-        drive(self._said(queue, numbers), _nothing, partial(self._unsaid, queue))
+        drive(self._said(queue, numbers), nothing, partial(self._unsaid, queue))
 
     async def _said(self, queue: Joined, numbers: tuple[int, int, int]) -> None:
         if numbers[2] == 0:
@@ -381,7 +379,7 @@ class Delivery(Service):
         reply = await self._live(queue, *numbers)
         self.renewed(queue, reply[0], reply[1])
         queue.policy = reply[3]
-        self._learn(queue, reply[5])
+        self._learn(queue, reply[4])
         if numbers[2] == 0:
             queue.unheard.clear()  # the script gave them back, or another instance has heard them
             queue.consumers.abandon()
@@ -532,14 +530,15 @@ class Delivery(Service):
         self._return(queue.name, queue.epoch, numbers)
 
     def _return(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
-        words = [b"%d" % number for number in numbers]
-        slot = self.core.script("back", name, self.core.db, self.presence.instance, epoch, *words)
+        for at in range(0, len(numbers), MERGED):
+            some = numbers[at : at + MERGED]
+            words = [b"%d" % number for number in some]
+            slot = self.core.script("back", name, self.core.db, self.presence.instance, epoch, *words)
+            slot.then(partial(self._returned, name, epoch, some))
 
-        def done(reply: Any, error: BaseException | None) -> None:
-            if error is not None and not self._closing:
-                self.clock.callLater(0.3, self._return, name, epoch, numbers)
-
-        slot.then(done)
+    def _returned(self, name: bytes, epoch: bytes, numbers: list[int], reply: Any, error: BaseException | None) -> None:
+        if error is not None and not self._closing:
+            self.clock.callLater(0.3, self._return, name, epoch, numbers)
 
     # -- confirming
 
@@ -555,7 +554,7 @@ class Delivery(Service):
             return
         dirty, self._dirty = self._dirty, set()
         for queue in dirty:
-            drive(self._confirm_written(queue), _nothing, partial(self._unconfirmed, queue))
+            drive(self._confirm_written(queue), nothing, partial(self._unconfirmed, queue))
             if queue.consumers.orphaned:
                 self._tell(queue)
             if queue.consumers.waits():
@@ -623,7 +622,7 @@ class Delivery(Service):
         for queue in self.queues.values():
             queue.consumers.drop()
             queue.written, queue.leased = [], []
-        drive(self._reborn(), _nothing, self._unborn)
+        drive(self._reborn(), nothing, self._unborn)
 
     def _unborn(self, error: BaseException) -> None:
         log.warn("joining again failed, trying once more: {error}", error=error)
@@ -697,11 +696,3 @@ def _elements(queue: Joined, epoch: bytes, numbers: bytes, body: bytes) -> list[
         elements.append(Element(queue.name, number, body[at : at + length], 0, deliveries, epoch))
         at += length
     return elements
-
-
-def _nothing(_: object) -> None:
-    """What is to do when all went well."""
-
-
-def _answered(reply: Any, error: BaseException | None) -> None:
-    """Nobody waits for this; when Redis is away, what it asked for is over anyway."""

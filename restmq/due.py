@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.errors import Error
-from restmq.slot import drive
+from restmq.slot import drive, ignored, nothing
 from restmq.turn import Turn, word
 
 KEYS = [b"restmq:{due}:at", b"restmq:{due}:claimed"]
@@ -90,7 +90,7 @@ class Due:
                 self.here(queue, 1000 * AGAIN)
                 continue
             self._sweeping.add(queue)
-            drive(self._sweep(queue), _nothing, _failed)
+            drive(self._sweep(queue), nothing, _failed)
         if self._at:
             self._set()
 
@@ -106,7 +106,7 @@ class Due:
         return len(names)
 
     def _again(self) -> None:
-        drive(self.look(), _nothing, _failed)
+        drive(self.look(), nothing, _failed)
 
     async def _sweep(self, queue: bytes) -> None:
         """End what is due in one queue, in steps, and note when it is due next."""
@@ -130,15 +130,7 @@ class Due:
         """The claims of this turn are over: when that is not heard they end by themselves."""
         done, self._done = self._done, []
         for at in range(0, len(done), DONE):
-            self.turn.whole("done", KEYS, *done[at : at + DONE]).then(_told)
-
-
-def _told(reply: object, error: BaseException | None) -> None:
-    """Nobody waits for this."""
-
-
-def _nothing(_: object) -> None:
-    """What is to do when all went well."""
+            self.turn.whole("done", KEYS, *done[at : at + DONE]).then(ignored)
 
 
 def _failed(error: BaseException) -> None:

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from restmq.errors import Error, Unavailable
 from restmq.handler import Answer, Handler
-from restmq.slot import drive
+from restmq.slot import drive, nothing
 
 EVERY = 10  # seconds between two questions to Redis
 
@@ -30,7 +30,7 @@ class Watch:
     def tick(self) -> None:
         """Called every second."""
         if self._ticks % EVERY == 0:
-            drive(self.ask(), _nothing, _failed)
+            drive(self.ask(), nothing, _failed)
         self._ticks += 1
 
     async def ask(self) -> list[str]:
@@ -43,10 +43,6 @@ class Watch:
         if before and not reasons:
             log.info("Redis at {redis} serves well again", redis=self.core.redis_name)
         return reasons
-
-
-def _nothing(_: object) -> None:
-    """What is to do when Redis answered."""
 
 
 def _failed(error: BaseException) -> None:

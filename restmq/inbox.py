@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from restmq.core import Core
 from restmq.presence import Presence
 from restmq.redis import Redis
-from restmq.slot import drive
+from restmq.slot import drive, nothing
 
 log = Logger()
 
@@ -52,16 +52,12 @@ class Inbox:
         if not owners:
             self._owners.pop(queue, None)
         if channels:
-            drive(self._unsubscribe(queue, sorted(channels)), _nothing, _away)
+            drive(self._unsubscribe(queue, sorted(channels)), nothing, _away)
 
     async def _unsubscribe(self, queue: bytes, channels: list[bytes]) -> None:
         await self.messages.call(b"UNSUBSCRIBE", *channels)
         if queue not in self._owners:
             await self.core.unnote(self.presence.instance, queue)
-
-
-def _nothing(_: object) -> None:
-    """What is to do when all went well."""
 
 
 def _away(error: BaseException) -> None:

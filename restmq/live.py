@@ -18,7 +18,7 @@ from twisted.logger import Logger, LogLevel
 from restmq import options, resume
 from restmq.errors import BadName, BadOption, BadRequest, Error, Forbidden, Misdirected, Unauthorized
 from restmq.handler import NO_ADDRESS, Answer, Handler, name
-from restmq.slot import drive
+from restmq.slot import drive, nothing
 
 if TYPE_CHECKING:
     from restmq.consumers import Batch
@@ -190,7 +190,7 @@ class Live:
         log.info("{who} joined {where}", who=self._who, where=self._where)
         stream.resume()
         if self.wish.since is not None:
-            drive(self._replay(positions), _nothing, self._unreplayed)
+            drive(self._replay(positions), nothing, self._unreplayed)
 
     async def _replay(self, positions: dict[bytes, tuple[int, bytes]]) -> None:
         for queue in self.queues:
@@ -511,7 +511,3 @@ class SseHandler(Handler):
         return None
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
-
-
-def _nothing(_: object) -> None:
-    """What is to do when all went well."""

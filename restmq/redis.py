@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from restmq.cork import cork, send
 from restmq.errors import Full, Unavailable
-from restmq.slot import Slot
+from restmq.slot import Slot, ignored
 
 #: The oldest versions that RestMQ's scripts run on: they need `flags=allow-oom`.
 NEEDED = {"Redis": (7, 0), "Valkey": (8, 0)}
@@ -290,7 +290,7 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
 
         if self.heard is not None:  # SUBSCRIBE and UNSUBSCRIBE answer once a channel: one question each
             for channel in parts[1:-1]:
-                self.ask(encode([parts[0], channel]), _nothing)
+                self.ask(encode([parts[0], channel]), ignored)
             parts = (parts[0], *parts[-1:]) if len(parts) > 1 else parts
         self.ask(encode(parts), done)
         return slot
@@ -338,7 +338,3 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
         if link is not None and link.transport is not None:
             link.why = link.why or why
             link.transport.abortConnection()
-
-
-def _nothing(reply: Reply, error: BaseException | None) -> None:
-    """Who does not wait for a reply."""

@@ -77,6 +77,14 @@ def drive(
     step()
 
 
+def nothing(_: object) -> None:
+    """What there is to do when all went well."""
+
+
+def ignored(answer: object, error: BaseException | None) -> None:
+    """Nobody waits for this answer, and nothing is lost when there is none."""
+
+
 def begun(coroutine: Coroutine[Any, Any, T]) -> Slot[T]:
     """Run a coroutine now, as far as it comes, and answer a slot for its result."""
     slot: Slot[T] = Slot()

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from restmq.errors import Conflict, Error, Full, QueueFull, Stopped, TooLarge, Unavailable
 from restmq.redis import Redis, Reply, encode, named
 from restmq.scripts import Script
-from restmq.slot import Slot
+from restmq.slot import Slot, ignored
 
 MERGED = 500  # values in one script call; Lua's unpack ends at 8,000
 REMEMBERED = 10_000
@@ -152,14 +152,10 @@ class Turn:
 
     def hint(self, *parts: bytes) -> None:
         """A hint goes out before the scripts of this turn, in the same write; its reply tells nothing."""
-        self.redis.ask(encode(parts), _nothing)
+        self.redis.ask(encode(parts), ignored)
 
     def _flush(self) -> None:
         calls, self._calls = self._calls, []
         self._last.clear()
         for call in calls:
             call.ask()
-
-
-def _nothing(reply: Reply, error: BaseException | None) -> None:
-    """What a hint's reply says is of no use."""

@@ -20,7 +20,7 @@ from restmq.core import Core, Nack, Waiter
 from restmq.element import Element
 from restmq.errors import Error, Stopped, Unavailable
 from restmq.inbox import Inbox
-from restmq.slot import Slot, drive
+from restmq.slot import Slot, drive, nothing
 
 KEPT = 10.0  # seconds a line without anybody in it keeps its subscription
 
@@ -83,7 +83,7 @@ class Waiting:
         wait = Wait(line, most, lease_ms)
         wait.timer = self.clock.callLater(0 if self._closing else seconds, self._over, wait)
         self._asks(wait, True)
-        drive(self._begin(wait), _nothing, _failure(self._failed, wait))
+        drive(self._begin(wait), nothing, _failure(self._failed, wait))
         return wait
 
     def _asks(self, wait: Wait, asking: bool) -> None:
@@ -220,11 +220,11 @@ class Waiting:
                 return
             wait = line.waits.popleft()
             self._asks(wait, True)
-            drive(self._ask(wait, True), _nothing, _failure(self._failed, wait))
+            drive(self._ask(wait, True), nothing, _failure(self._failed, wait))
 
     def _pass_on(self, queue: bytes, many: int) -> None:
         """Nobody is here for it, though Redis thought so: whoever is next in line is to have it."""
-        drive(self.core.unwait(queue, self.inbox.presence.instance, many + 1000), _nothing, _away)
+        drive(self.core.unwait(queue, self.inbox.presence.instance, many + 1000), nothing, _away)
 
     def _unwait(self, line: _Line) -> None:
         """One less: told once a turn."""
@@ -235,7 +235,7 @@ class Waiting:
     def _tell(self, line: _Line) -> None:
         many, line.leaving = line.leaving, 0
         ups = self.inbox.ups
-        drive(self._told(line, many, ups), _nothing, _away)
+        drive(self._told(line, many, ups), nothing, _away)
         self._settled(line)
 
     async def _told(self, line: _Line, many: int, ups: int) -> None:
@@ -268,7 +268,7 @@ class Waiting:
             for wait in waits:
                 self._failed(wait, error)
 
-        drive(self._anew(line, waits), _nothing, failed)
+        drive(self._anew(line, waits), nothing, failed)
 
     async def _anew(self, line: _Line, waits: list[Wait]) -> None:
         try:  # also without anybody: that the last one left may not have been heard
@@ -285,7 +285,7 @@ class Waiting:
                 self.clock.callLater(0.3, self._again, line)
             return
         for wait in waits:
-            drive(self._ask(wait, False), _nothing, _failure(self._failed, wait))
+            drive(self._ask(wait, False), nothing, _failure(self._failed, wait))
 
     def _settled(self, line: _Line) -> None:
         """Keep a line's subscription a little while nobody stands in it."""
@@ -299,10 +299,6 @@ class Waiting:
         if self.lines.get(line.queue) is line:
             del self.lines[line.queue]
             self.inbox.close(line.queue, self)
-
-
-def _nothing(_: object) -> None:
-    """What is to do when all went well."""
 
 
 def _failure(failed: Callable[[Wait, BaseException], None], wait: Wait) -> Callable[[BaseException], None]:

@@ -417,7 +417,10 @@ class Model(Live):
         for element in by_time(self.those(DELAYED), "until")[:SWEPT]:
             if element.until <= self.now:
                 self.waits_again(element)
-        self.due = 0
+        if self.lost:
+            name = self.lost.pop(0)
+            self.giveback([element for element in self.those(AWAY) if element.lost == name])
+        self.due = self.now if self.lost else 0
         for element in self.elements.values():
             if element.ends:
                 self.late(element.ends)
@@ -450,6 +453,7 @@ class Model(Live):
             self.to_all("Z", None)
         self.elements.clear()
         self.history.clear()
+        self.lost.clear()
         self.floor = self.sure = self.best = self.position
         self.cursor = self.added
         self.due = self.due if self.ruled else 0
@@ -561,7 +565,7 @@ class Model(Live):
         self.taps.discard(inst)
         self.line = [other for other in self.line if other != inst]
         self.woken.pop(inst, None)
-        self.giveback(self.those(AWAY, inst)[:500])
+        self.giveback([element for element in self.those(AWAY, inst) if not element.lost][:500])
         self.settle()
         self.offered = len(self.waiting)
         self.pump()
@@ -589,7 +593,14 @@ class Model(Live):
             return False
         if self.epoch and highest <= self.added and position <= self.position:
             return False
-        self.giveback(self.those(AWAY))
+        self.giveback(self.those(AWAY, BROADCAST))
+        held = [element for element in self.those(AWAY) if not element.lost]
+        for inst in sorted({element.owner for element in held}):
+            self.lost.append(f"lost:{epoch}:{inst}")
+            self.late(self.now)
+            for element in held:
+                if element.owner == inst:
+                    element.lost = self.lost[-1]
         self.history.clear()
         self.flows["dropped"] = 0
         self.added, self.position = max(self.added, highest), max(self.position, position)

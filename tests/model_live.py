@@ -25,6 +25,7 @@ class Element:
         self.own = -1  # while dead_ttl ends it before that: its own
         self.state = WAITING
         self.until = 0  # ms at which its lease ends or it is due
+        self.lost = ""  # the set it is in when it was on its way in a life that Redis lost
         self.again = False  # it came back, or was delayed: it waits at its key's place
         self.handed = self.shown = self.failed = self.position = 0
         self.owner = ""
@@ -51,6 +52,7 @@ class Live:
         self.consumers: dict[str, tuple[int, int, int]] = {}  # ready, how many may be on their way, count
         self.since: dict[str, tuple[int, int]] = {}  # position when it joined, position confirmed
         self.history: dict[int, tuple[int, bytes, int, int]] = {}  # number, value, when, end of its ttl
+        self.lost: list[str] = []  # sets of those that were on their way in a life that Redis lost
         self.floor = 0  # positions up to here may be missing in the history
         self.line: list[str] = []  # GETs that wait, by instance
         self.waits = False
@@ -98,7 +100,7 @@ class Live:
 
     def waits_again(self, element: Element) -> None:
         """At its key's place."""
-        element.state, element.again, element.owner, element.until = WAITING, True, "", 0
+        element.state, element.again, element.owner, element.until, element.lost = WAITING, True, "", 0, ""
         self.offered += 1
 
     def heads(self, most: int, limit: int | None = None) -> tuple[list[Element], int]:
@@ -241,7 +243,7 @@ class Live:
     def _set_out(self, element: Element, owner: str) -> None:
         if not element.again:
             self.cursor = max(self.cursor, element.number)
-        element.state, element.again, element.owner = AWAY, False, owner
+        element.state, element.again, element.owner, element.lost = AWAY, False, owner, ""
         element.handed += 1
 
     def _broadcast(self) -> None:

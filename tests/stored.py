@@ -55,8 +55,10 @@ class Stored:
         for zset in "rbltdg":
             pipe.zrange(KEY + zset, 0, -1, withscores=True)
         pipe.xrange(KEY + "h").lrange(KEY + "ring", 0, -1).lrange(KEY + "wt", 0, -1)
-        pipe.smembers(KEY + "way:A").smembers(KEY + "way:B").get(KEY + "m")
-        q, e, x, y, a, u, since, live, taps, *zsets, h, ring, line, one, two, packed = pipe.execute()
+        pipe.smembers(KEY + "way:A").smembers(KEY + "way:B").smembers(KEY + "ways").lrange(KEY + "lost", 0, -1)
+        q, e, x, y, a, u, since, live, taps, *zsets, h, ring, line, one, two, held, lost, packed = pipe.get(
+            KEY + "m"
+        ).execute()
         self.plain = {int(key.partition(b"-")[0]): (fields[b"v"], int(key.partition(b"-")[2])) for key, fields in q}
         self.kept = {int(N): (text.partition(b" ")[2], int(text.partition(b" ")[0])) for N, text in e.items()}
         self.tries = {int(N): self._tries(text.decode()) for N, text in x.items()}
@@ -72,6 +74,8 @@ class Stored:
         self.history = {int(key.partition(b"-")[0]): self._entry(key, fields) for key, fields in h}
         self.ring = [inst.decode() for inst in ring]
         self.line = [inst.decode() for inst in line]
+        self.holders = {inst.decode() for inst in held}
+        self.lost = {name.decode(): {int(N) for N in link.smembers(KEY + name.decode())} for name in lost}
         self.ways = {"A": {int(N) for N in one}, "B": {int(N) for N in two}}
         self.state = dict(zip(STATE, map(int, struct.unpack(">14dB", packed) if packed else [0] * 15)))
         self.flags = {name: bool(self.state["flags"] >> bit & 1) for bit, name in enumerate(FLAGS)}
@@ -92,6 +96,7 @@ class Ear:
     """The subscriptions of one instance."""
 
     def __init__(self, link: Any, inst: str) -> None:
+        self.inst = inst
         self.channels = (f"{KEY}c{DB}", f"{KEY}i{DB}:{inst}")
         self.taps = f"{KEY}t{DB}"
         self.messages = link.pubsub()

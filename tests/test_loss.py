@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,13 @@ def add(instance: Instance, queue: str, value: str = "x") -> str:
     return body.decode().strip()
 
 
+def books(instance: Instance) -> dict[str, int]:
+    """Those of the queue `jobs`."""
+    told: dict[str, int] = json.loads(instance.http("GET", "/ledger/jobs")[2])
+    assert told["imbalance"] == 0
+    return told
+
+
 @pytest.mark.parametrize("empty", [True, False])
 def test_numbers_and_rules_survive_a_redis_that_lost_them(
     own: RedisServer, start: Any, tmp_path: Path, empty: bool
@@ -72,6 +80,35 @@ def test_numbers_and_rules_survive_a_redis_that_lost_them(
     assert said["lost"] == [lease]
     again = json.loads(one.http("GET", "/q/jobs?lease=1h")[2])
     assert again["lease"].partition("@")[2] != lease.partition("@")[2]
+
+
+def test_what_redis_again_thinks_on_its_way_to_nobody_comes_back(own: RedisServer, start: Any, tmp_path: Path) -> None:
+    """A consumer that took little had left, and Redis lost that it did."""
+    one = start("", own.address)
+    one.form("/p/jobs", "policy=roundrobin")
+    stuck = socket.create_connection(("127.0.0.1", one.port))
+    stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    stuck.sendall(b"GET /c/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    until(lambda: json.loads(one.http("GET", "/stats/jobs")[2])["consumers"] == 1)
+    for _ in range(40):
+        assert one.http("POST", "/q/jobs", b"x" * 400_000, {"Content-Type": "text/plain"})[0] == 200
+    until(lambda: books(one)["leased"])
+    before = tmp_path / "before"
+    own.stop()
+    shutil.copytree(own.folder / "appendonlydir", before)
+    own.start()
+    until(lambda: one.http("GET", "/readyz")[0] == 200)
+    there = books(one)
+    stuck.close()
+    until(lambda: books(one)["leased"] == 0)
+    add(one, "jobs")
+    lose(own, before, one)
+    add(one, "jobs")
+    until(lambda: books(one)["leased"] == 0)
+    came = 0
+    while one.http("GET", "/q/jobs")[0] == 200:
+        came += 1
+    assert came == there["leased"] + there["waiting"] + 1
 
 
 def test_who_listens_is_told_of_the_loss_and_stays(own: RedisServer, start: Any) -> None:

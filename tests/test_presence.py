@@ -95,7 +95,7 @@ def test_an_expired_instance_is_doomed_and_reaped(core: Core, link: Any) -> None
     link.set(LAST, now(link))
     link.zadd(ALIVE, {"dead": now(link) - 1, "well": now(link) + 60_000})
     link.sadd("restmq:{inst}:q:dead", "lost")
-    live = (b"11", b"dead", b"1", b"0", b"1", b"0", b"", b"0", b"0", b"roundrobin", b"0", b"e")
+    live = (b"11", b"dead", b"1", b"0", b"1", b"0", b"", b"0", b"0", b"{}", b"e", b"0")
     reactor.wait(core.set_policy, b"lost", "roundrobin")
     reactor.wait(core.script, "live", b"lost", *live)
     assert reactor.wait(core.stats, b"lost")["consumers"] == 1

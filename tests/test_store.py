@@ -67,7 +67,7 @@ class Queue(Watched):
             self.setting("policy", "roundrobin")
         for inst in listen:
             self.subscribe(inst)
-            self.join_as(inst, (2, 128, 2), 0, False, NOTHING)
+            self.join_as(inst, (2, 128, 2), 0, NOTHING)
         for inst in line:
             self.getting("take", inst, 1, None, True)
         if line and stopped:
@@ -378,7 +378,7 @@ class Queue(Watched):
     def live(self, inst: str, numbers: tuple[int, int, int], data: Any, known: Any) -> None:
         model = self.model
         confirmed = data.draw(st.integers(model.sure, model.position))
-        self.join_as(inst, numbers, confirmed, data.draw(st.booleans()), known)
+        self.join_as(inst, numbers, confirmed, known)
 
     @precondition(lambda self: self.model.those(AWAY))
     @rule(
@@ -552,7 +552,7 @@ def on_its_way(link: Any) -> Queue:
     queue = fresh(link)
     queue.setting("policy", "roundrobin")
     queue.subscribe("A")
-    queue.join_as("A", (1, 64, 1), 0, False, NOTHING)
+    queue.join_as("A", (1, 64, 1), 0, NOTHING)
     queue.adding([b"a"], None, None, {})
     queue.all_is_well()
     assert (queue.model.elements[1].state, queue.run.state()["due"]) == (AWAY, 0)
@@ -593,6 +593,41 @@ def test_what_leaves_on_its_way_is_told_to_the_instance_that_it_was_going_to(lin
     queue.all_is_well()
     assert queue.run("back", DB, "A", queue.model.epoch, 1) == queue.model.back("A", [1]) == 0
     queue.all_is_well()
+    queue.teardown()
+
+
+@pytest.mark.parametrize("how", ["swept", "acked", "nacked", "deleted", "leased", "purged", "forgotten", "reaped"])
+def test_what_was_on_its_way_in_a_life_that_redis_lost_is_there_once(link: Any, how: str) -> None:
+    queue = on_its_way(link)
+    known = (queue.model.epoch, 7, 0, queue.model.own, False)
+    queue.seen(known)
+    queue.all_is_well()
+    epoch = queue.model.epoch
+    assert (epoch != known[0], queue.model.lost) == (True, [f"lost:{epoch}:A"])
+    lease = (1, 1, epoch)
+    if how == "acked":  # nobody has that lease, but a consumer of A whose instance told too late might
+        assert queue.run("ack", DB, *lease) == queue.model.ack([lease]) == [1]
+    elif how == "nacked":
+        assert queue.run("nack", DB, *lease, "", 0, "")[:1] == queue.model.nack([(lease, None, False, "")])[:1] == [1]
+        assert queue.model.elements[1].handed == 2, "it was dealt anew"
+    elif how == "deleted":
+        assert queue.run("del", DB, 1, "", "") == queue.model.delete(1) == 1
+    elif how == "leased":
+        words = ["A", epoch, 0, "1 64 1", 0, 1, 100]
+        assert queue.run("confirm", DB, *words) == queue.model.confirm("A", 0, (1, 64, 1), [], [(1, 100)])
+    elif how == "reaped":
+        queue.reap(inst="A", really=True)
+    elif how != "swept":
+        forget = int(how == "forgotten")
+        assert queue.run("purge", DB, forget, "a third") == (
+            queue.model.forget("a third") if forget else queue.model.purge()
+        )
+    queue.all_is_well()
+    queue.sweep(False)
+    queue.all_is_well()
+    assert not link.keys(KEY + "lost*")
+    handed = {"swept": 2, "nacked": 2, "leased": 1, "reaped": 1}.get(how)
+    assert [element.handed for element in queue.model.elements.values()] == ([handed] if handed else [])
     queue.teardown()
 
 

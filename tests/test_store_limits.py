@@ -147,7 +147,7 @@ def test_adds_that_came_together_shrink_a_queue_by_no_more_than_one(link: Any) -
 def test_a_purge_of_much_that_is_on_its_way_takes_small_steps(link: Any, ear: Ear) -> None:
     queue = Measured(link)
     queue("set", "epoch", "policy", "roundrobin")
-    queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", 0, "epoch", 0)
+    queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
     queue.fill(20_000)
     while queue.run.books()["waiting"]:
         queue("add", queue.now, "", "epoch", b"v")
@@ -156,6 +156,37 @@ def test_a_purge_of_much_that_is_on_its_way_takes_small_steps(link: Any, ear: Ea
     assert queue("purge", 0, "epoch") == 1
     assert queue.most <= 20
     assert queue.run.books()["purged"] >= 20_000
+
+
+def test_what_was_on_its_way_when_redis_came_back_with_less_is_given_back_in_small_steps(link: Any) -> None:
+    ears = [Ear(link, inst) for inst in "AB"]
+    queue = Measured(link)
+    queue("set", "epoch", "policy", "roundrobin")
+    for one in ears:
+        one.messages.subscribe(*one.channels)
+        one.heard()
+        queue("live", one.inst, 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
+    queue.fill(20_000)
+    while queue.run.books()["waiting"]:
+        queue("add", queue.now, "", "epoch", b"v")
+    away = queue.run.books()["leased"]
+    assert away >= 20_000
+    for one in ears:
+        one.messages.unsubscribe(*one.channels)  # so that what comes back is not dealt at once
+        one.heard()
+    queue.most = 0
+    assert queue("seen", "epoch", away + 5, "{}", "another", 0) == [b"another", 0], "the rest is due at once"
+    assert queue.most <= 50
+    assert queue.run.books()["leased"] == away
+    queue("seen", "another", away + 9, "{}", "a third", 0)
+    calls = until(lambda reply: reply[0] != 0, lambda: queue("sweep", 0, "epoch"))
+    assert calls <= away / 250 + 3
+    assert queue.most <= STEPS * EACH
+    books = queue.run.books()
+    assert (books["leased"], books["waiting"], books["dropped"]) == (0, away, 9)
+    assert not link.keys(KEY + "lost*") + link.keys(KEY + "way:*")
+    for one in ears:
+        one.messages.close()
 
 
 def test_acknowledging_and_giving_back_five_hundred_takes_small_steps(link: Any) -> None:
@@ -190,7 +221,7 @@ def test_bury_kick_reap_and_live_take_small_steps(link: Any) -> None:
     assert queue.run.books()["dead"] == 3000
     assert len(queue("kick", 500)) == 500
     assert until(lambda reply: reply < 500, lambda: queue("bury")) == 6
-    queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", 0, "epoch", 0)
+    queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
     until(lambda reply: reply == 0, lambda: queue("reap", "A"))
     assert queue.most <= STEPS * EACH
 
@@ -215,7 +246,7 @@ def test_a_long_history_is_paged_from_the_oldest_on(link: Any, ear: Ear) -> None
     many = 3000
     queue = Measured(link, {"history": many})
     queue.fill(many)
-    queue("live", "A", 1, 64, 1, 0, "", 0, 0, "{}", 0, "epoch", 0)
+    queue("live", "A", 1, 64, 1, 0, "", 0, 0, "{}", "epoch", 0)
     while queue.run.state()["sure"] < many:
         queue("confirm", "A", "epoch", queue.run.state()["pos"], "1 64 1", 0)
     queue.most = 0

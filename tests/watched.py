@@ -143,7 +143,9 @@ class Watched(RuleBasedStateMachine):
         assert (stored.since, stored.consumers) == (model.since, model.consumers)
         assert stored.taps == model.taps
         for inst, way in stored.ways.items():
-            assert way == {e.number for e in model.those(AWAY, inst)}
+            assert way == {e.number for e in model.those(AWAY, inst) if not e.lost}
+        assert stored.lost == {name: {e.number for e in model.those(AWAY) if e.lost == name} for name in model.lost}
+        assert stored.holders >= {inst for inst, way in stored.ways.items() if way}
         assert stored.flags["slow"] or not (
             stored.back or stored.kept or stored.tries or stored.way or stored.ttl or stored.leased or stored.dead
         ), "the hot path must know"
@@ -172,6 +174,7 @@ class Watched(RuleBasedStateMachine):
         assert not times or 0 < state["due"] <= min(times)
         ends = [e.until for e in model.those(LEASED)]
         assert not ends or 0 < state["due"] <= max(min(ends), model.now + 5000)
+        assert not model.lost or 0 < state["due"] <= model.now
         idle = model.rule("idle_ttl") if model.ruled and model.born else 0
         assert not idle or 0 < state["due"] <= model.now + idle
 
@@ -256,17 +259,14 @@ class Watched(RuleBasedStateMachine):
             ear.heard()
             self.model.subscribed.add(inst)
 
-    def join_as(self, inst: str, numbers: tuple[int, int, int], confirmed: int, again: bool, known: Any) -> None:
+    def join_as(self, inst: str, numbers: tuple[int, int, int], confirmed: int, known: Any) -> None:
         model = self.model
         epoch = next(self.epochs)
-        words = [*known[:3], json.dumps(known[3]), int(again), epoch, int(known[4])]
-        *reply, held, own = self.run("live", DB, inst, *numbers, confirmed, *words)
-        mine = {e.number for e in model.those(AWAY, inst)}
+        words = [*known[:3], json.dumps(known[3]), epoch, int(known[4])]
+        *reply, own = self.run("live", DB, inst, *numbers, confirmed, *words)
         told = model.join(inst, numbers, confirmed, known, epoch)
         assert [reply[0].decode(), reply[1], reply[2], reply[3].decode()] == told
         assert {name.decode(): text.decode() for name, text in groups(own, 2)} == model.own
-        if not known[0] or told[0] != epoch:
-            assert {int(number) for number in held} == (mine if again else set())
 
     def seen(self, known: Any) -> None:
         epoch = next(self.epochs)

@@ -23,7 +23,7 @@ for i = last + 1, #ARGV, 2 do
   local owner, D = string.match(call('HGET', P..'y', N) or '', '^(%S+) (%d+)')
   if owner == ARGV[2] then
     call('HDEL', P..'y', N)
-    call('SREM', P..'way:'..owner, N)
+    unway(owner, N)
     lease(N, tonumber(D), tonumber(ARGV[i + 1]), owner)
   end
 end

@@ -1,10 +1,9 @@
 -- An instance says how many of its consumers take elements of this queue; the numbers are absolute,
 -- so that it may say it twice. It joins with the first, and leaves with count 0.
 -- KEYS m · ARGV db, INST, ready, room, count, P confirmed, and what it knew: epoch or '', highest N,
--- highest P, settings as JSON, 1 when it joins again, a new epoch, 1 when Redis' birth word is another
--- than when it knew this
--- Returns the error GIVENUP when it was reaped, or {epoch, P, N, policy, N's on their way to it when it joins
--- again, the queue's settings: name, value…}; what it missed up to P it reads with replay.lua
+-- highest P, settings as JSON, a new epoch, 1 when Redis' birth word is another than when it knew this
+-- Returns the error GIVENUP when it was reaped, or {epoch, P, N, policy, the queue's settings: name, value…};
+-- what it missed up to P it reads with replay.lua, and what is on its way to it is in way:INST
 --@include keys
 --@include state
 --@include save
@@ -17,8 +16,8 @@
 --@include renew
 local inst, listening = ARGV[2], tonumber(ARGV[5])
 if call('SISMEMBER', P..'gone', inst) == 1 then return redis.error_reply('GIVENUP') end
-renew(ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[12], ARGV[13] == '1')
-call('HSETNX', P..'a', 'ep', ARGV[12])
+renew(ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12] == '1')
+call('HSETNX', P..'a', 'ep', ARGV[11])
 if listening > 0 then
   if call('HEXISTS', P..'live', inst) == 0 or call('HEXISTS', P..'from', inst) == 0 then
     call('LREM', P..'ring', 0, inst)
@@ -36,7 +35,6 @@ if listening == 0 then
   call('HDEL', P..'from', inst)
   if call('EXISTS', P..'ring') == 0 then live, offered = false, waiting() end
 end
-local held = ARGV[11] == '1' and call('SMEMBERS', P..'way:'..inst) or {}
 local at = pos
 settle()
 pump()
@@ -45,4 +43,4 @@ local settings = {}
 for i, told in ipairs(call('HMGET', P..'a', 'policy', unpack(NAMES))) do
   if told then settings[#settings + 1], settings[#settings + 2] = i == 1 and 'policy' or NAMES[i - 1], told end
 end
-return {call('HGET', P..'a', 'ep'), at, n, roundrobin and 'roundrobin' or 'broadcast', held, settings}
+return {call('HGET', P..'a', 'ep'), at, n, roundrobin and 'roundrobin' or 'broadcast', settings}

@@ -25,6 +25,7 @@ call('LREM', P..'wt', 0, inst)
 if call('EXISTS', P..'ring') == 0 then live = false end
 local held = call('SRANDMEMBER', P..'way:'..inst, 500)
 giveback(held)
+if #held < 500 then call('SREM', P..'ways', inst) end
 settle()
 offered = waiting()   -- it may have been woken and have taken nothing
 pump()

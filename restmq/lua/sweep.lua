@@ -10,6 +10,7 @@ if not packed then return {'', 0} end
 --@include lease
 --@include wait
 --@include hand
+--@include giveback
 --@include sweep
 --@include forget
 local idle = resting()

@@ -31,6 +31,10 @@ local function free(owner, N)
   freed[owner] = freed[owner] or {}
   table.insert(freed[owner], N)
 end
+local function unway(inst, N)   -- it is not on its way to that instance any more
+  if call('SREM', P..'way:'..inst, N) == 1 then return end
+  for _, set in ipairs(call('LRANGE', P..'lost', 0, -1)) do call('SREM', P..set, N) end
+end
 local function drop(N, T, length)   -- its stored bytes and all that is noted of it
   call('XDEL', P..'q', N..'-'..T)
   bytes = bytes - length
@@ -46,7 +50,7 @@ local function drop(N, T, length)   -- its stored bytes and all that is noted of
     local holder = string.match(way, '^%S+')
     if holder == '*' then call('ZREM', P..'b', N)
     else
-      call('SREM', P..'way:'..holder, N)
+      unway(holder, N)
       free(holder, N)
     end
   end

@@ -1,10 +1,10 @@
 -- All elements go; with `forget` the counter, settings, keys and name too. Who is connected stays so.
 local function empty()   -- how many there were
   local held = call('XLEN', P..'q') + call('HLEN', P..'e')
-  local owners = {}
-  for _, way in ipairs(call('HVALS', P..'y')) do owners[string.match(way, '^%S+')] = true end
-  for owner in pairs(owners) do call('UNLINK', P..'way:'..owner) end   -- also of instances that have left
-  call('UNLINK', P..'q', P..'r', P..'e', P..'x', P..'y', P..'b', P..'t', P..'l', P..'d', P..'g', P..'u', P..'h', P..'void')
+  for _, inst in ipairs(call('SMEMBERS', P..'ways')) do call('UNLINK', P..'way:'..inst) end
+  for _, set in ipairs(call('LRANGE', P..'lost', 0, -1)) do call('UNLINK', P..set) end
+  call('UNLINK', P..'q', P..'r', P..'e', P..'x', P..'y', P..'b', P..'t', P..'l', P..'d', P..'g', P..'u', P..'h',
+    P..'void', P..'ways', P..'lost')
   call('HDEL', P..'a', 'gb')
   if live then publish('c'..db, 'Z '..call('HGET', P..'a', 'ep')..' 0\n\n') end   -- their leases are over
   bytes, sure, best, floor, cut, c = 0, pos, pos, pos, sum, n

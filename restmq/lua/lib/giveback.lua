@@ -8,7 +8,7 @@ local function giveback(list)   -- N's; those that are not on their way are pass
       local owner, D = string.match(way, '^(%S+) (%d+)')
       local _, C, F, _, errors = tries(N)
       call('HDEL', P..'y', N)
-      if owner == '*' then call('ZREM', P..'b', N) else call('SREM', P..'way:'..owner, N) end
+      if owner == '*' then call('ZREM', P..'b', N) else unway(owner, N) end
       settries(N, tonumber(D), C, F, '-', errors)
       again(N)
       back = back + 1
@@ -25,7 +25,7 @@ local function arrived(list)   -- N's that some socket has taken: they leave the
       gone[#gone + 1] = list[i]
       ids[#ids + 1] = list[i]..'-'..T
       bytes = bytes - tonumber(length)
-      if owner ~= '*' then call('SREM', P..'way:'..owner, list[i]) end
+      if owner ~= '*' then unway(owner, list[i]) end
     end
   end
   if #gone == 0 then return end

@@ -98,6 +98,7 @@ local function deal()   -- the ring's head gets one for each of its ready consum
       local ns = {}
       for k, e in ipairs(mine) do ns[k] = e[1] end
       call('SADD', P..'way:'..inst, unpack(ns))
+      call('SADD', P..'ways', inst)
       if publish('i'..db..':'..inst, message('R', 0, mine)) == 0 then   -- not listening now
         call('LREM', P..'ring', 0, inst)
         call('HDEL', P..'live', inst)

@@ -18,6 +18,8 @@
 --                  their way (those stuck in the buffers of others come on top), consumers
 --   from   hash    INST -> "JOINED CONFIRMED": P when it joined, P it has flushed to some socket
 --   way:INST  set  N: round-robin elements that INST holds
+--   ways   set     instances for which there may be such a set
+--   lost   list    names of such sets of a life that Redis lost: lost:EPOCH:INST; they are given back in steps
 --   gone   set     instances that were reaped lately: they may not come again under that id
 --   void   list    "FROM TO": ranges of P that were taken back, the last twenty
 --   wt     list    an instance for each GET that waits, in order of arrival

@@ -18,7 +18,7 @@ end
 local function arrive(N, D, owner)   -- its client acts on it before its instance could tell that it went out
   if not owner then return end
   call('HDEL', P..'y', N)
-  call('SREM', P..'way:'..owner, N)
+  unway(owner, N)
   local _, C, F, _, errors = tries(N)
   settries(N, D, C, F, owner, errors)
 end

@@ -1,12 +1,22 @@
 -- Redis came back with less than an instance has seen: numbers must not be given again, nor settings be
 -- lost. The first that notices does it; the new epoch keeps the next from doing it once more.
--- What was on its way waits again: whoever has it heard it in the life before.
+-- What was on its way waits again, for whoever has it heard it in the life before: broadcasts at once, a thousand
+-- at the most; what instances held, which may be much, as the next sweeps come to it.
 local function renew(known, highest, position, settings, epoch, reborn)   -- true when it was done
   local here = call('HGET', P..'a', 'ep')
   if known == '' or (here and here ~= known) or (not here and not reborn) then return end
   if here and highest <= n and position <= pos then return end
-  local away = call('HKEYS', P..'y')
-  for at = 1, #away, 500 do giveback({unpack(away, at, math.min(at + 499, #away))}) end
+  giveback(call('ZRANGE', P..'b', 0, -1))
+  local held = call('SMEMBERS', P..'ways')
+  table.sort(held)
+  for _, inst in ipairs(held) do
+    local set = 'lost:'..epoch..':'..inst
+    if call('EXISTS', P..'way:'..inst) == 1 then
+      call('RENAME', P..'way:'..inst, P..set)
+      call('RPUSH', P..'lost', set)
+      late(time())
+    end
+  end
   call('UNLINK', P..'h', P..'void')
   n, pos = math.max(n, highest), math.max(pos, position)
   sure, best, floor, cut = pos, pos, pos, sum

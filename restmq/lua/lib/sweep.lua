@@ -26,7 +26,13 @@ local function sweep(held)   -- held: ms until which no lease ends, 0 for none
     call('ZREM', P..'d', unpack(list))
     for _, N in ipairs(list) do again(N) end
   end
-  due = 0
+  local set = call('LINDEX', P..'lost', 0)
+  if set then   -- see renew.lua
+    list = call('SPOP', P..set, 250)
+    giveback(list)
+    if #list < 250 then call('LPOP', P..'lost') end
+  end
+  due = call('EXISTS', P..'lost') == 1 and time() or 0
   for _, zset in ipairs({'t', 'l', 'd'}) do
     local at = tonumber(call('ZRANGE', P..zset, 0, 0, 'WITHSCORES')[2])
     if at then late(math.max(at, zset == 'l' and held or 1)) end
