@@ -174,15 +174,13 @@ class Core:
             self.turn.touched.discard(queue)
             return
         epoch, due = reply
-        if due >= 0:  # whoever made that timer may have died before it was noted
-            self.due.here(queue, due)
+        self.due.told(queue, due)  # whoever made that timer may have died before it was noted
         if known is not None:
             known.birthword = self.birthword
             if epoch != known.epoch:
                 if known.epoch:
                     log.warn("queue {queue} has another epoch now", queue=queue.decode("utf-8"))
                     known.number = 0
-                    self.due.soon(queue, max(due, 0))  # what renew.lua left to sweeps
                 known.epoch = epoch or b""
 
     def _register(self, queue: bytes) -> None:

@@ -254,8 +254,9 @@ class Delivery(Service):
         count = max(1, len(queue.consumers))
         ready, room = (queue.consumers.ready, queue.consumers.room) if queue.consumers.all else (0, 0)
         queue.counted = True
-        epoch, position, highest, queue.policy, settings = await self._live(queue, ready, room, count)
+        epoch, position, highest, queue.policy, due, settings = await self._live(queue, ready, room, count)
         self._linked(ups, instance)
+        self.core.due.told(queue.name, due)
         self._learn(queue, settings)
         if known and epoch != queue.epoch:
             self._renew(queue, epoch, position)
@@ -335,7 +336,6 @@ class Delivery(Service):
         queue.written, queue.leased = [], []
         queue.past.add(queue.epoch)
         queue.epoch, queue.position, queue.sure, queue.highest = epoch, position, 0, 0
-        self.core.due.soon(queue.name, 0)  # what was on its way to instances is given back by sweeps
         for consumer in queue.consumers.current:
             consumer.renewed(queue.name, epoch, position)
 
@@ -379,7 +379,8 @@ class Delivery(Service):
         reply = await self._live(queue, *numbers)
         self.renewed(queue, reply[0], reply[1])
         queue.policy = reply[3]
-        self._learn(queue, reply[4])
+        self.core.due.told(queue.name, reply[4])
+        self._learn(queue, reply[5])
         if numbers[2] == 0:
             queue.unheard.clear()  # the script gave them back, or another instance has heard them
             queue.consumers.abandon()
@@ -586,7 +587,8 @@ class Delivery(Service):
                 if queue.told[2] > 0:  # who has left does not come back by this, nor leave: live.lua does that
                     queue.told = told
                 words = (queue.epoch, b"%d" % sure, b"%d %d %d" % told, b"%d" % len(numbers), *numbers, *leases)
-                await self.core.script("confirm", queue.name, self.core.db, self.presence.instance, *words)
+                due = await self.core.script("confirm", queue.name, self.core.db, self.presence.instance, *words)
+                self.core.due.told(queue.name, due)
         except Error:
             queue.written += written  # repeated until told: a window that stays full is a deadlock
             queue.leased += leased

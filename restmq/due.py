@@ -58,6 +58,13 @@ class Due:
             heapq.heappush(self._at, (at, queue))
             self._set()
 
+    def told(self, queue: bytes, ms: int) -> None:
+        """A script tells when something is due, -1 for never: now, when it leaves work to a sweep, else noted."""
+        if ms == 0:
+            self.soon(queue, 0)
+        elif ms > 0:
+            self.here(queue, ms)
+
     def quiet(self) -> None:
         """Redis was away: leases wait a little."""
         self._quiet_until = self.clock.seconds() + QUIET

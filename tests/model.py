@@ -547,7 +547,7 @@ class Model(Live):
         self.settle()
         self.pump()
         self.end()
-        return self.sure
+        return self.soon()
 
     def back(self, inst: str, numbers: list[int]) -> int:
         self.begin()
@@ -605,6 +605,7 @@ class Model(Live):
         self.flows["dropped"] = 0
         self.added, self.position = max(self.added, highest), max(self.position, position)
         self.sure = self.best = self.floor = self.position
+        self.since = dict.fromkeys(self.since, (self.position, self.position))
         self.flows["dropped"] = self.added - len(self.elements) - sum(self.flows.values())
         self.own.update(told)
         self.ruled = self.ruled or any(name != "policy" for name in told)

@@ -207,6 +207,7 @@ class Life:
             "ring": self.id in self.store.lrange(of + "ring", 0, -1),
             "wt": self.id in self.store.lrange(of + "wt", 0, -1),
             "way": self.store.exists(f"{of}way:{self.id.decode()}"),
+            "ways": self.store.sismember(of + "ways", self.id),
             **{key: self.store.hexists(of + key, self.id) for key in ("live", "from", "taps")},
         }
         return [key for key, there in found.items() if there not in (None, False, 0)]
@@ -297,3 +298,33 @@ def test_an_instance_that_stood_still_longer_than_its_beat_gives_nothing_twice_a
     assert sorted(number for numbers in came for number in numbers) == list(range(1, 34))
     assert [one.until(have(9)).values for one in hearers] == [texts(9)] * 2
     assert hearers[0].ids == hearers[1].ids
+
+
+def test_who_stands_still_holds_up_nobody_however_much_is_broadcast_meanwhile(
+    other: Instance, start: Any, store: Any, listen: Any, queue: str
+) -> None:
+    """What it joined before and has not heard is unsure until it is given up: thousands, here."""
+    life = Life(store, start)
+    still = listen(life.instance, f"/sse/{queue}")
+    joined(other, queue, 1)
+    life.instance.process.send_signal(signal.SIGSTOP)
+    try:
+        add(other, queue, "first")  # who comes after this can't say that all of it was heard
+        reader = listen(other, f"/sse/{queue}")
+        joined(other, queue, 2)
+        began = time.monotonic()
+        for at in range(0, 12_000, 1000):
+            batch_add(other, queue, *texts(1000, at))
+        print(f"added in {time.monotonic() - began:.1f} s")
+        reader.until(have(12_001), 60)
+        until(lambda: stats(other, queue)["leased"] == 0, lambda: stats(other, queue))
+    finally:
+        life.instance.process.send_signal(signal.SIGCONT)
+    joined(other, queue, 2)
+    add(other, queue, "last")
+    still.until(lambda c: "last" in c.values)
+    reader.until(lambda c: "last" in c.values)
+    assert sorted(reader.values) == sorted(["first", *texts(12_000), "last"])
+    assert len(set(still.ids)) == len(still.ids)
+    books = json.loads(other.http("GET", f"/ledger/{queue}")[2])
+    assert (books["delivered"], books["imbalance"]) == (12_002, 0)

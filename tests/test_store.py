@@ -403,7 +403,7 @@ class Queue(Watched):
             listening = (drained, 2 * drained, 3)
         words = [position, "%d %d %d" % listening, len(numbers), *numbers, *(word for pair in leased for word in pair)]
         if stale:
-            assert self.run("confirm", DB, inst, "another epoch", *words) == 0
+            assert self.run("confirm", DB, inst, "another epoch", *words) == -1
             assert self.run("back", DB, inst, "another epoch", *numbers) == 0
             return
         reply = self.run("confirm", DB, inst, model.epoch, *words)
@@ -578,7 +578,7 @@ def test_what_leaves_on_its_way_is_told_to_the_instance_that_it_was_going_to(lin
     lease = (1, 1, queue.model.epoch)
     if how == "leased":
         words = ["A", queue.model.epoch, 0, "1 64 1", 0, 1, 100]
-        assert queue.run("confirm", DB, *words) == queue.model.confirm("A", 0, (1, 64, 1), [], [(1, 100)]) == 0
+        assert queue.run("confirm", DB, *words) == queue.model.confirm("A", 0, (1, 64, 1), [], [(1, 100)]) == 100
         assert queue.model.elements[1].state == LEASED
     if how == "ack":
         assert queue.run("ack", DB, *lease) == queue.model.ack([lease]) == [1]

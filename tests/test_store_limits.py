@@ -189,6 +189,42 @@ def test_what_was_on_its_way_when_redis_came_back_with_less_is_given_back_in_sma
         one.messages.close()
 
 
+@pytest.mark.parametrize("how", ["dies", "leaves", "confirms", "confirms and leaves", "redis loses"])
+def test_what_only_a_newcomer_has_confirmed_goes_on_in_small_steps(link: Any, how: str) -> None:
+    """Who joined first is stuck, and the window moves on without it: many are unsure."""
+    ears = [Ear(link, inst) for inst in "AB"]
+    queue = Measured(link, {"history": 100})
+    for one, already in zip(ears, (0, 10)):
+        one.messages.subscribe(*one.channels)
+        queue.fill(already)
+        queue("live", one.inst, 1, 64, 1, 0, "", 0, 0, "{}", "epoch", 0)
+    while queue.run.state()["pos"] < 12_000:
+        queue.fill(250)
+        queue("confirm", "B", "epoch", queue.run.state()["pos"], "1 64 1", 0)
+    there = queue.run.books()["leased"]
+    assert there >= 12_000
+    queue.most = 0
+    if how.startswith("confirms"):
+        assert queue("confirm", "A", "epoch", there, "1 64 1", 0) == 0, "the rest is due at once"
+    if how == "redis loses":
+        assert queue("seen", "epoch", there + 1, "{}", "another", 0) == [b"another", 0]
+    if how.endswith("leaves"):
+        assert queue("live", "A", 0, 0, 0, 0, "", 0, 0, "{}", "epoch", 0)[4] == 0
+    if how == "dies":
+        until(lambda reply: reply == 0, lambda: queue("reap", "A"))
+    until(lambda reply: reply[0] != 0, lambda: queue("sweep", 0, "epoch"))
+    assert queue.most <= STEPS * EACH
+    books, state = queue.run.books(), queue.run.state()
+    heard = {"dies": there - 10, "leaves": there - 10, "redis loses": 0}.get(how, there)
+    assert books["delivered"] == heard
+    again = [told for one in ears for kind, _, (_, told) in one.heard() if kind == "B" for told in told]
+    print(len(again))
+    assert books["delivered"] + books["leased"] + books["waiting"] == there
+    assert link.zcard(KEY + "b") == books["leased"] == state["pos"] - state["sure"]
+    for one in ears:
+        one.messages.close()
+
+
 def test_acknowledging_and_giving_back_five_hundred_takes_small_steps(link: Any) -> None:
     queue = Measured(link)
     queue.fill(1000)

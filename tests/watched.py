@@ -263,14 +263,14 @@ class Watched(RuleBasedStateMachine):
         model = self.model
         epoch = next(self.epochs)
         words = [*known[:3], json.dumps(known[3]), epoch, int(known[4])]
-        *reply, own = self.run("live", DB, inst, *numbers, confirmed, *words)
+        *reply, due, own = self.run("live", DB, inst, *numbers, confirmed, *words)
         told = model.join(inst, numbers, confirmed, known, epoch)
         assert [reply[0].decode(), reply[1], reply[2], reply[3].decode()] == told
         assert {name.decode(): text.decode() for name, text in groups(own, 2)} == model.own
+        assert due == model.soon()
 
     def seen(self, known: Any) -> None:
         epoch = next(self.epochs)
         told, left = self.run("seen", DB, known[0], known[1], json.dumps(known[3]), epoch, int(known[4]))
         assert (told.decode() or None) == self.model.seen(known, epoch)
-        due = self.run.state()["due"]
-        assert left == (max(0, due - self.model.now) if due else -1)
+        assert left == self.model.soon()

@@ -1,10 +1,10 @@
 -- An instance tells what its sockets have taken; that opens the window for the next chunk.
 -- KEYS m · ARGV db, INST, epoch, P up to which broadcasts are out or 0, 'READY ROOM COUNT' as live.lua has
 -- them, how many N's follow, N's of round-robin elements, then N and ms of those that its consumers lease
--- Returns P that is sure.
+-- Returns ms until something is due, -1 when nothing is.
 --@include keys
 --@include state
-if not packed then return 0 end
+if not packed then return -1 end
 --@include save
 --@include rules
 --@include element
@@ -13,7 +13,7 @@ if not packed then return 0 end
 --@include hand
 --@include giveback
 --@include settle
-if call('HGET', P..'a', 'ep') ~= ARGV[3] then return 0 end   -- of another life of the queue
+if call('HGET', P..'a', 'ep') ~= ARGV[3] then return -1 end   -- of another life of the queue
 if call('HEXISTS', P..'live', ARGV[2]) == 1 then call('HSET', P..'live', ARGV[2], ARGV[5]) end
 local list, last = {}, 6 + tonumber(ARGV[6])
 for i = 7, last do list[#list + 1] = ARGV[i] end
@@ -32,4 +32,4 @@ settle()
 trim()   -- what was unsure could not be cut
 pump()
 save()
-return sure
+return soon()

@@ -2,8 +2,9 @@
 -- so that it may say it twice. It joins with the first, and leaves with count 0.
 -- KEYS m · ARGV db, INST, ready, room, count, P confirmed, and what it knew: epoch or '', highest N,
 -- highest P, settings as JSON, a new epoch, 1 when Redis' birth word is another than when it knew this
--- Returns the error GIVENUP when it was reaped, or {epoch, P, N, policy, the queue's settings: name, value…};
--- what it missed up to P it reads with replay.lua, and what is on its way to it is in way:INST
+-- Returns the error GIVENUP when it was reaped, or {epoch, P, N, policy, ms until something is due or -1, the
+-- queue's settings: name, value…}; what it missed up to P it reads with replay.lua, what is on its way to it
+-- with SSCAN from way:INST
 --@include keys
 --@include state
 --@include save
@@ -43,4 +44,4 @@ local settings = {}
 for i, told in ipairs(call('HMGET', P..'a', 'policy', unpack(NAMES))) do
   if told then settings[#settings + 1], settings[#settings + 2] = i == 1 and 'policy' or NAMES[i - 1], told end
 end
-return {call('HGET', P..'a', 'ep'), at, n, roundrobin and 'roundrobin' or 'broadcast', settings}
+return {call('HGET', P..'a', 'ep'), at, n, roundrobin and 'roundrobin' or 'broadcast', soon(), settings}

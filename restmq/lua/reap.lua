@@ -1,7 +1,7 @@
 -- A dead instance leaves the queue: its places in ring and line vanish, what it held goes back. What its
 -- consumers lease stays theirs until the lease ends: they may acknowledge elsewhere.
 -- KEYS m · ARGV db, INST, 1 when it may never come again: ids are those of one life
--- Returns 1 when it held more than 500: call again.
+-- Returns 1 when there is more to give back: call again.
 --@include keys
 --@include state
 if ARGV[3] == '1' then   -- what it asked before it knew must not put it back
@@ -26,8 +26,8 @@ if call('EXISTS', P..'ring') == 0 then live = false end
 local held = call('SRANDMEMBER', P..'way:'..inst, 500)
 giveback(held)
 if #held < 500 then call('SREM', P..'ways', inst) end
-settle()
+local more = settle()
 offered = waiting()   -- it may have been woken and have taken nothing
 pump()
 save()
-return #held == 500 and 1 or 0
+return (more or #held == 500) and 1 or 0

@@ -9,7 +9,11 @@
 --@include wait
 --@include hand
 --@include giveback
+--@include settle
 --@include renew
-if renew(ARGV[2], tonumber(ARGV[3]), 0, ARGV[4], ARGV[5], ARGV[6] == '1') then pump() end
+if renew(ARGV[2], tonumber(ARGV[3]), 0, ARGV[4], ARGV[5], ARGV[6] == '1') then
+  settle()
+  pump()
+end
 save()
 return {call('HGET', P..'a', 'ep') or '', soon()}

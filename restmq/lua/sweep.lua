@@ -11,6 +11,7 @@ if not packed then return {'', 0} end
 --@include wait
 --@include hand
 --@include giveback
+--@include settle
 --@include sweep
 --@include forget
 local idle = resting()
@@ -19,6 +20,8 @@ if idle and idle <= time() then
   return {'', 1}
 end
 sweep(time() + tonumber(ARGV[2]))
+settle()
+trim()
 if idle then late(idle) end
 pump()
 save()

@@ -1,12 +1,11 @@
 -- Redis came back with less than an instance has seen: numbers must not be given again, nor settings be
 -- lost. The first that notices does it; the new epoch keeps the next from doing it once more.
--- What was on its way waits again, for whoever has it heard it in the life before: broadcasts at once, a thousand
--- at the most; what instances held, which may be much, as the next sweeps come to it.
+-- What was on its way waits again, for whoever has it heard it in the life before. It may be much: what was
+-- broadcast comes back by settle(), for nobody who listens joined before; what instances held as sweeps come to it.
 local function renew(known, highest, position, settings, epoch, reborn)   -- true when it was done
   local here = call('HGET', P..'a', 'ep')
   if known == '' or (here and here ~= known) or (not here and not reborn) then return end
   if here and highest <= n and position <= pos then return end
-  giveback(call('ZRANGE', P..'b', 0, -1))
   local held = call('SMEMBERS', P..'ways')
   table.sort(held)
   for _, inst in ipairs(held) do
@@ -19,7 +18,8 @@ local function renew(known, highest, position, settings, epoch, reborn)   -- tru
   end
   call('UNLINK', P..'h', P..'void')
   n, pos = math.max(n, highest), math.max(pos, position)
-  sure, best, floor, cut = pos, pos, pos, sum
+  best, floor, cut = pos, pos, sum
+  for _, inst in ipairs(call('HKEYS', P..'from')) do call('HSET', P..'from', inst, digits(pos)..' '..digits(pos)) end
   for name, value in pairs(cjson.decode(settings)) do
     call('HSET', P..'a', name, value)
     if name ~= 'policy' then ruled = true end
