@@ -549,14 +549,31 @@ class Core:
     async def peek(self, queue: bytes, state: str, after: int, most: int) -> list[books.Peeked] | None:
         """Look at elements in a state (waiting, leased, delayed, dead, history); None when `after` is not in it.
 
-        Waiting and dead come in the order of keys, leased and delayed in that of their time, history
-        in that of delivery.
+        Waiting and dead come in the order of keys, leased and delayed in that of their time (behind them,
+        by keys, what is on its way), history in that of delivery.
         """
         words = [state.encode(), b"%d" % after, b"%d" % most]
         reply = await self.script("peek", queue, self.db, *words)
         while len(reply) == 2:  # not found yet: it is searched for a thousand a call
             reply = await self.script("peek", queue, self.db, *words, reply[1])
+        if state == "leased" and len(reply) < 8 * most:
+            way = sorted({int(word) for word in (await self._scan(b"HSCAN", b"restmq:{%b}:y" % queue))[::2]})
+            if reply == [b"?"] and after in way:
+                reply, way = [], way[way.index(after) + 1 :]
+            while reply != [b"?"] and way and len(reply) < 8 * most:
+                some, way = way[:most], way[most:]
+                words = [b"way", b"0", b"%d" % most, *(b"%d" % number for number in some)]
+                reply = (reply + await self.script("peek", queue, self.db, *words))[: 8 * most]
         return None if reply == [b"?"] else books.peeked(queue, reply)
+
+    async def _scan(self, command: bytes, key: bytes) -> list[bytes]:
+        """All of a set or hash, in steps of a few hundred (SSCAN, HSCAN)."""
+        cursor, found = b"0", []
+        while True:
+            cursor, some = await self.redis.call(command, key, cursor, b"COUNT", b"500")
+            found += some
+            if cursor == b"0":
+                return found
 
     async def look(self, queue: bytes, number: int) -> books.Peeked | None:
         """Look at one element; None when it is gone."""
@@ -590,13 +607,8 @@ class Core:
     # -- instances
 
     async def away(self, queue: bytes, instance: bytes) -> frozenset[int]:
-        """Numbers of the round-robin elements on their way to an instance (SSCAN, so in steps)."""
-        key = b"restmq:{%b}:way:%b" % (queue, instance)
-        cursor, found = await self.redis.call(b"SSCAN", key, b"0")
-        while cursor != b"0":
-            cursor, more = await self.redis.call(b"SSCAN", key, cursor, b"COUNT", b"500")
-            found += more
-        return frozenset(map(int, found))
+        """Numbers of the round-robin elements on their way to an instance."""
+        return frozenset(map(int, await self._scan(b"SSCAN", b"restmq:{%b}:way:%b" % (queue, instance))))
 
     def beat(self, instance: bytes, newborn: bool, lasts_ms: int) -> Slot[Reply]:
         """One beat of an instance (beat.lua): [b'ok' or b'doomed', instances to reap…]."""

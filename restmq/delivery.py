@@ -25,7 +25,7 @@ from restmq.errors import BadOption, Error, Unavailable
 from restmq.inbox import Inbox
 from restmq.presence import Presence
 from restmq.redis import Redis
-from restmq.slot import Slot, deferred, drive, ignored, nothing, pause
+from restmq.slot import Slot, deferred, drive, fault, ignored, nothing, pause
 from restmq.turn import word
 
 MERGED = 500
@@ -171,8 +171,7 @@ class Delivery(Service):
 
     def _kept(self, queue: Joined, error: BaseException) -> None:
         """Redis is away: these leases end by themselves."""
-        if not isinstance(error, Error):
-            log.error("giving back leases of {queue} failed: {error!r}", queue=queue.name.decode(), error=error)
+        fault(f"giving back leases of {queue.name.decode()}", error)
 
     def full(self, consumer: Consumer) -> None:
         """Its socket takes no more: it is passed over."""
@@ -232,8 +231,7 @@ class Delivery(Service):
         if joins != queue.joins:
             return  # the links came up anew meanwhile, and with them began another
         queue.joining = False
-        if not isinstance(error, Error):
-            log.error("joining {queue} failed: {error!r}", queue=queue.name.decode(), error=error)
+        if fault(f"joining {queue.name.decode()}", error):
             error = Unavailable("the queue could not be joined")
         waiting, queue.waiting = queue.waiting, []
         for slot in waiting:
@@ -396,8 +394,7 @@ class Delivery(Service):
                 self.inbox.close(queue.name, self)
 
     def _unsaid(self, queue: Joined, error: BaseException) -> None:
-        if not isinstance(error, Error):
-            log.error("telling who hears {queue} failed: {error!r}", queue=queue.name.decode(), error=error)
+        fault(f"telling who hears {queue.name.decode()}", error)
         queue.told = (-1, -1, -1)
         self.clock.callLater(0.3, self._tell, queue)
 
@@ -597,8 +594,7 @@ class Delivery(Service):
             raise
 
     def _unconfirmed(self, queue: Joined, error: BaseException) -> None:
-        if not isinstance(error, Error):
-            log.error("confirming {queue} failed: {error!r}", queue=queue.name.decode(), error=error)
+        fault(f"confirming {queue.name.decode()}", error)
         if not self._closing:
             self.clock.callLater(0.3, self._later, queue)
 

@@ -8,13 +8,12 @@ here, and in the index for the others if it dies. Read core.py next.
 from __future__ import annotations
 
 import heapq
+from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
-from restmq.errors import Error
-from restmq.slot import drive, ignored, nothing
+from restmq.slot import drive, fault, ignored, nothing
 from restmq.turn import Turn, word
 
 KEYS = [b"restmq:{due}:at", b"restmq:{due}:claimed"]
@@ -25,7 +24,7 @@ LATE = 0.004  # seconds after the time: Redis' clock counts whole ms
 AGAIN = 0.02  # seconds until a queue that is being swept is looked at once more
 QUIET = 5.0  # seconds after Redis was away in which no lease ends: nobody could acknowledge
 
-log = Logger()
+_failed = partial(fault, "ending what is due")  # the claim ends by itself, and another sweeps
 
 
 class Due:
@@ -138,9 +137,3 @@ class Due:
         done, self._done = self._done, []
         for at in range(0, len(done), DONE):
             self.turn.whole("done", KEYS, *done[at : at + DONE]).then(ignored)
-
-
-def _failed(error: BaseException) -> None:
-    """The claim ends by itself, and another sweeps; only a fault is told."""
-    if not isinstance(error, Error):
-        log.error("ending what is due failed: {error!r}", error=error)

@@ -6,13 +6,14 @@ well, once each time that changes; what that may be stands in books.health().
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 from twisted.logger import Logger
 
-from restmq.errors import Error, Unavailable
+from restmq.errors import Unavailable
 from restmq.handler import Answer, Handler
-from restmq.slot import drive, nothing
+from restmq.slot import drive, fault, nothing
 
 EVERY = 10  # seconds between two questions to Redis
 
@@ -30,7 +31,7 @@ class Watch:
     def tick(self) -> None:
         """Called every second."""
         if self._ticks % EVERY == 0:
-            drive(self.ask(), nothing, _failed)
+            drive(self.ask(), nothing, partial(fault, "asking Redis how it is"))
         self._ticks += 1
 
     async def ask(self) -> list[str]:
@@ -43,12 +44,6 @@ class Watch:
         if before and not reasons:
             log.info("Redis at {redis} serves well again", redis=self.core.redis_name)
         return reasons
-
-
-def _failed(error: BaseException) -> None:
-    """That Redis is away is told elsewhere; anything else is a fault."""
-    if not isinstance(error, Error):
-        log.error("asking Redis how it is failed: {error!r}", error=error)
 
 
 class Health(Handler):

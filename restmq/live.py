@@ -18,7 +18,7 @@ from twisted.logger import Logger, LogLevel
 from restmq import options, resume
 from restmq.errors import BadName, BadOption, BadRequest, Error, Forbidden, Misdirected, Unauthorized
 from restmq.handler import NO_ADDRESS, Answer, Handler, name
-from restmq.slot import drive, nothing
+from restmq.slot import drive, fault, nothing
 
 if TYPE_CHECKING:
     from restmq.consumers import Batch
@@ -197,8 +197,7 @@ class Live:
             await resume.replay(self.app.delivery, self, queue, *positions[queue])
 
     def _unreplayed(self, error: BaseException) -> None:
-        if not isinstance(error, Error):
-            log.error("sending the past failed: {error!r}", error=error)
+        fault("sending the past", error)
         self._pastless()
 
     def _pastless(self) -> None:

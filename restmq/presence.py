@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from restmq.core import Core
 from restmq.errors import Error
-from restmq.slot import drive
+from restmq.slot import drive, fault
 
 LASTS = 3.0  # seconds a beat keeps an instance alive
 FENCE = 2.5  # seconds after which an instance asks before it acts
@@ -77,7 +77,7 @@ class Presence:
 
     def _missed(self, error: BaseException) -> None:
         self._asking = False
-        _tell("the beat of this instance", error)
+        fault("the beat of this instance", error)
 
     async def _beat(self) -> None:
         sent = self.now()
@@ -120,10 +120,4 @@ class Presence:
 
     def _unkept(self, work: Work, error: BaseException) -> None:
         self._keeping.remove(work)
-        _tell("reaping the dead, or ending what is due,", error)
-
-
-def _tell(what: str, error: BaseException) -> None:
-    """Redis being away is told elsewhere; anything else is a fault."""
-    if not isinstance(error, Error):
-        log.error("{what} failed: {error!r}", what=what, error=error)
+        fault("reaping the dead, or ending what is due,", error)

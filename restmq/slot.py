@@ -12,8 +12,12 @@ from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from restmq.errors import Error
 
 T = TypeVar("T")
+log = Logger()
 
 
 class Slot(Generic[T]):
@@ -55,8 +59,8 @@ class Slot(Generic[T]):
 
 def drive(
     coroutine: Coroutine[Any, Any, T],
-    finished: Callable[[T], None],
-    failed: Callable[[BaseException], None],
+    finished: Callable[[T], object],
+    failed: Callable[[BaseException], object],
 ) -> None:
     """Run a coroutine that awaits Slots or Deferreds; one of the two functions is called, once."""
 
@@ -79,6 +83,14 @@ def drive(
 
 def nothing(_: object) -> None:
     """What there is to do when all went well."""
+
+
+def fault(what: str, error: BaseException) -> bool:
+    """Whether what failed is a fault, which is told in the log; that Redis is away is told elsewhere."""
+    if isinstance(error, Error):
+        return False
+    log.error("{what} failed: {error!r}", what=what, error=error)
+    return True
 
 
 def ignored(answer: object, error: BaseException | None) -> None:

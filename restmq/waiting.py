@@ -9,22 +9,20 @@ Read delivery.py next.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from restmq.core import Core, Nack, Waiter
 from restmq.element import Element
 from restmq.errors import Error, Stopped, Unavailable
 from restmq.inbox import Inbox
-from restmq.slot import Slot, drive, nothing
+from restmq.slot import Slot, drive, fault, nothing
 
 KEPT = 10.0  # seconds a line without anybody in it keeps its subscription
 
-log = Logger()
+_away = partial(fault, "telling who waits")  # when Redis is back everybody asks anew
 
 
 class Wait:
@@ -83,7 +81,7 @@ class Waiting:
         wait = Wait(line, most, lease_ms)
         wait.timer = self.clock.callLater(0 if self._closing else seconds, self._over, wait)
         self._asks(wait, True)
-        drive(self._begin(wait), nothing, _failure(self._failed, wait))
+        drive(self._begin(wait), nothing, partial(self._failed, wait))
         return wait
 
     def _asks(self, wait: Wait, asking: bool) -> None:
@@ -195,8 +193,7 @@ class Waiting:
         self._asks(wait, False)
         if wait.timer.active():
             wait.timer.cancel()
-        if not isinstance(error, Error):
-            log.error("a GET that waits failed: {error!r}", error=error)
+        if fault("a GET that waits", error):
             error = Unavailable("waiting failed; the log of RestMQ says why", maybe=True)
         if not wait.gone:
             wait.elements.fail(error)
@@ -220,7 +217,7 @@ class Waiting:
                 return
             wait = line.waits.popleft()
             self._asks(wait, True)
-            drive(self._ask(wait, True), nothing, _failure(self._failed, wait))
+            drive(self._ask(wait, True), nothing, partial(self._failed, wait))
 
     def _pass_on(self, queue: bytes, many: int) -> None:
         """Nobody is here for it, though Redis thought so: whoever is next in line is to have it."""
@@ -285,7 +282,7 @@ class Waiting:
                 self.clock.callLater(0.3, self._again, line)
             return
         for wait in waits:
-            drive(self._ask(wait, False), nothing, _failure(self._failed, wait))
+            drive(self._ask(wait, False), nothing, partial(self._failed, wait))
 
     def _settled(self, line: _Line) -> None:
         """Keep a line's subscription a little while nobody stands in it."""
@@ -299,13 +296,3 @@ class Waiting:
         if self.lines.get(line.queue) is line:
             del self.lines[line.queue]
             self.inbox.close(line.queue, self)
-
-
-def _failure(failed: Callable[[Wait, BaseException], None], wait: Wait) -> Callable[[BaseException], None]:
-    return lambda error: failed(wait, error)
-
-
-def _away(error: BaseException) -> None:
-    """Redis is away: when it is back everybody asks anew."""
-    if not isinstance(error, Error):
-        log.error("telling who waits failed: {error!r}", error=error)

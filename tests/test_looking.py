@@ -10,7 +10,7 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import BATCH, FORM, TEXT, Listener, until
+from wire import BATCH, FORM, TEXT, Listener, batch_add, stats, texts, until
 
 from restmq import scripts
 from restmq.looking import STATES, Rates
@@ -350,3 +350,29 @@ def test_stats_have_rates_at_the_second_look(instance: Any, queue: str) -> None:
         assert time.monotonic() < end
         time.sleep(0.1)
     assert 0 < stats["add_rate"] <= 1 and stats["out_rate"] == 0
+
+
+def test_what_is_on_its_way_is_listed_behind_what_is_leased_page_by_page(start: Any, listen: Any, queue: str) -> None:
+    instance = start("[live]\nmax_waiting = 64MiB\n")
+    assert instance.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+    batch_add(instance, queue, *texts(9))
+    for _ in range(3):
+        assert instance.http("GET", f"/q/{queue}?lease=1h&max=3")[0] == 200
+    listen(instance, f"/c/{queue}", buffer=4096)
+    until(lambda: stats(instance, queue)["consumers"] == 1)
+    while stats(instance, queue)["len"] == 0:  # until its socket takes no more
+        batch_add(instance, queue, *["x" * 50_000] * 20)
+    away = stats(instance, queue)["leased"]
+    assert away > 12
+    found: list[int] = []
+    after = ""
+    while True:
+        page = look(instance, f"/peek/{queue}?state=leased&max=4{after}")["elements"]
+        found += [int(one["key"].rpartition(":")[2]) for one in page]
+        assert {one["state"] for one in page} <= {"leased"}
+        if not page:
+            break
+        after = f"&after={page[-1]['key']}"
+    assert sorted(found[:9]) == list(range(1, 10))
+    assert found[9:] == sorted(found[9:])
+    assert len(set(found)) == len(found) == away

@@ -280,7 +280,7 @@ class Queue(Watched):
         assert reply[13:] == [int(word) for word in told]
 
     @rule(
-        state=st.sampled_from([WAITING, LEASED, DELAYED, DEAD, "one"]),
+        state=st.sampled_from([WAITING, LEASED, DELAYED, DEAD, "one", "way"]),
         most=st.sampled_from([1, 3, 500]),
         data=st.data(),
     )
@@ -293,20 +293,16 @@ class Queue(Watched):
             DELAYED: by_time(model.those(DELAYED), "until"),
             LEASED: by_time(model.those(LEASED), "until"),
             "one": [e for e in [model.elements.get(after)] if e],
+            "way": model.those(AWAY),
         }[state]
-        away = model.those(AWAY) if state == LEASED else []
         unknown = False
         if state in (DELAYED, LEASED):
             numbers = [e.number for e in found]
-            if after in [e.number for e in away]:
-                found = []
-                away = [e for e in away if e.number > after]
-            else:
-                unknown = after != 0 and after not in numbers
-                found = found[numbers.index(after) + 1 if after and not unknown else 0 :][:most]
+            unknown = after != 0 and after not in numbers
+            found = found[numbers.index(after) + 1 if after and not unknown else 0 :][:most]
         there = [e for e in found if not model.over(e)]
-        there += [e for e in away if not model.over(e)][: max(0, most - len(there))]
-        reply = self.run("peek", DB, state, after, most)
+        asked = [*(e.number for e in found), model.added + 1] if state == "way" else []
+        reply = self.run("peek", DB, state, after, most, *asked)
         if unknown:
             assert reply == ([b"?"] if self.link.exists(KEY + "m") else [])
             return

@@ -262,8 +262,8 @@ def test_bury_kick_reap_and_live_take_small_steps(link: Any) -> None:
     assert queue.most <= STEPS * EACH
 
 
-@pytest.mark.parametrize("state", ["waiting", "dead", "delayed", "leased", "history"])
-def test_a_peek_costs_what_it_shows(link: Any, state: str) -> None:
+@pytest.mark.parametrize("state", ["waiting", "dead", "delayed", "leased", "way", "history"])
+def test_a_peek_costs_what_it_shows(link: Any, ear: Ear, state: str) -> None:
     queue = Measured(link, {"max_deliveries": 1})
     queue.fill(5000, '{"delay": 5000}' if state == "delayed" else "")
     if state in ("leased", "dead"):
@@ -272,8 +272,11 @@ def test_a_peek_costs_what_it_shows(link: Any, state: str) -> None:
     if state == "dead":
         queue.time(2000)
         until(lambda reply: reply[0] != 0, lambda: queue("sweep", 0, "epoch"))
+    if state == "way":
+        queue("set", "epoch", "policy", "roundrobin")
+        queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
     queue.most = 0
-    shown = queue("peek", state, 0, 50)
+    shown = queue("peek", state, 0, 50, *(range(1, 51) if state == "way" else ()))
     assert len(shown) == (0 if state == "history" else 50 * 8)
     assert queue.most <= 50 * 8 + 20
 

@@ -1,6 +1,6 @@
 -- Looks at elements without touching them.
--- KEYS m · ARGV db, state (waiting, leased, delayed, dead, history) or 'one', N after which (0: from the
--- first) or the one, how many, P to search the history from
+-- KEYS m · ARGV db, state (waiting, leased, delayed, dead, history), 'one' or 'way', N after which (0: from the
+-- first) or the one, how many, P to search the history from, or N's that may be on their way
 -- Returns of each: N, state, value, D, count, ms of adding, the ms at which it is due or its lease or ttl
 -- ends (0: never), its errors, a line each. Leased and delayed come in the order of their time, history in
 -- the order of delivery. {'?'} when the N after which is not in that state any more; {'+', P} when it is not
@@ -29,13 +29,10 @@ local function inorder(zset, state)   -- by time, from behind `after`; false whe
   for i = 1, #page, 2 do told(page[i], state, page[i + 1]) end
   return true
 end
-if state == 'leased' then   -- those on their way come last, by N
-  local way = after ~= '0' and call('HEXISTS', P..'y', after) == 1
-  if not way and not inorder('l', state) then return {'?'} end
-  local list = #out < 8 * most and call('HKEYS', P..'y') or {}
-  table.sort(list, function(a, b) return tonumber(a) < tonumber(b) end)
-  for _, N in ipairs(list) do
-    if #out < 8 * most and (not way or tonumber(N) > tonumber(after)) then told(N, state) end
+if state == 'leased' then return inorder('l', state) and out or {'?'}
+elseif state == 'way' then
+  for i = 5, #ARGV do
+    if call('HEXISTS', P..'y', ARGV[i]) == 1 then told(ARGV[i], 'leased') end
   end
 elseif state == 'delayed' then return inorder('d', state) and out or {'?'}
 elseif state == 'dead' then
