@@ -16,6 +16,7 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
+from functools import cached_property
 from typing import Any, NamedTuple
 
 ELEMENT = re.compile(
@@ -39,6 +40,7 @@ BREAKING = frozenset({"kill", "killall", "stop", "cut", "deaf", "redis", "freeze
 CUTTING = BREAKING - {"stop"}
 ENDING = frozenset({"kill", "killall"})  # what ends connections of clients; nothing else does
 #: After which others take over from an instance, and may give what it gave. While Redis is away nobody is given up.
+WOKEN = 0.5  # seconds in which what was being written when an instance was stopped goes out once it wakes
 SILENCING = frozenset({"stop", "cut", "deaf"})
 SILENT = 1.5  # seconds after which that may begin: a beat lasts 3 s, the last one was a second ago, and a little more
 BROKEN = (OSError, EOFError, asyncio.TimeoutError)  # a connection ended; on Python 3.10 a time-out is no OSError
@@ -361,8 +363,10 @@ class Lane:
                 fault
                 for fault in reversed(self.world.faults)
                 if (fault.kind in ENDING or (fault.kind in SILENCING and fault.ended - fault.began > SILENT))
-                and self.gave(fault, first)
-                and fault.began <= again.when <= fault.ended + GRACE + SLACK
+                and (
+                    (self.gave(fault, first) and fault.began <= again.when <= fault.ended + GRACE + SLACK)
+                    or self.woke(fault, first, again)
+                )
             ),
             None,
         )
@@ -370,6 +374,15 @@ class Lane:
     def gave(self, fault: Fault, first: Seen) -> bool:
         """Whether the instance of this fault gave this as its last; when it wakes or is heard again, it knows."""
         return abs(first.when - fault.began) <= SLACK and fault.instance in (first.instance, -1)
+
+    def woke(self, fault: Fault, first: Seen, again: Seen) -> bool:
+        """Whether it was stopped while it wrote this, which went out when it woke, after another's consumer had it."""
+        return (
+            (fault.kind, fault.instance) == ("stop", again.instance)
+            and fault.began <= first.when
+            and abs(again.when - fault.ended) <= WOKEN
+            and self.acked_at.get(first.number, fault.began) <= fault.began + WOKEN
+        )
 
     def by_consumer(self) -> dict[str, list[Seen]]:
         """What each consumer got, in its order."""
@@ -880,7 +893,11 @@ class Lease(Live):
         super().__init__(*words)
         self.done: Counter[int] = Counter()
         self.unsure: set[int] = set()  # acknowledged, but the answer was lost
-        self.todo: asyncio.Queue[bytes] = asyncio.Queue()
+
+    @cached_property
+    def todo(self) -> asyncio.Queue[bytes]:
+        """Leases that are to be acknowledged; before Python 3.10 it is made for the loop that runs."""
+        return asyncio.Queue()
 
     def options(self, name: int, count: int) -> str:
         return "?delay=0.3" if count % 20 == 0 else ""
