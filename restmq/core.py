@@ -87,7 +87,7 @@ class Core:
         self.due.forgotten = self._forgotten
         self.refused: Callable[[str], None] = lambda why: None  # this Redis will never do
         self.joined: Callable[[], None] = lambda: None
-        self.birthword = b""
+        self.birthword = self.run = b""  # of the data in Redis; of its process
         self._idle = int(str((rules or {}).get("idle_ttl", 0)))  # ms
         self.known: dict[bytes, _Known] = {}
         self._layout_noted: Reply = None  # what noting the layout answered: OK when it is new here, or an error
@@ -113,13 +113,15 @@ class Core:
         if not isinstance(reply, bytes):
             self._not_yet(link, reply)
             return
-        why = too_old(info(reply))
+        server = info(reply)
+        why = too_old(server)
         if why:
             self.refused(f"Redis at {self.redis_name}: {why}")
             return
         for script in self.scripts.values():
             self._first(link, [b"SCRIPT", b"LOAD", script.text])
-        self._young = int(info(reply).get("uptime_in_seconds", QUIET)) < QUIET
+        self._young = int(server.get("uptime_in_seconds", QUIET)) < QUIET
+        self.run = server.get("run_id", "").encode()
         self._layout_noted = None
         self._first(link, [b"SET", b"restmq:layout", LAYOUT + b" " + word(), b"NX"], self._noted)
         self._first(link, [b"GET", b"restmq:layout"], self._layout)
@@ -613,7 +615,7 @@ class Core:
     def beat(self, instance: bytes, newborn: bool, lasts_ms: int) -> Slot[Reply]:
         """One beat of an instance (beat.lua): [b'ok' or b'doomed', instances to reap…]."""
         keys = [b"restmq:{inst}:alive", b"restmq:{inst}:doomed", b"restmq:{inst}:last"]
-        return self.turn.whole("beat", keys, instance, b"1" if newborn else b"0", b"%d" % lasts_ms)
+        return self.turn.whole("beat", keys, instance, b"1" if newborn else b"0", b"%d" % lasts_ms, self.run)
 
     def note(self, instance: bytes, queue: bytes) -> Slot[Reply]:
         """Enter a queue in the set of those an instance listens to, so that it can be reaped."""

@@ -7,14 +7,14 @@ owners may hear one channel. Read waiting.py next.
 
 from __future__ import annotations
 
-from twisted.logger import Logger
+from functools import partial
 
 from restmq.core import Core
 from restmq.presence import Presence
 from restmq.redis import Redis
-from restmq.slot import drive, nothing
+from restmq.slot import drive, fault, nothing
 
-log = Logger()
+_failed = partial(fault, "letting go of a channel")  # with the link its subscriptions are gone, too
 
 
 class Inbox:
@@ -52,14 +52,9 @@ class Inbox:
         if not owners:
             self._owners.pop(queue, None)
         if channels:
-            drive(self._unsubscribe(queue, sorted(channels)), nothing, _away)
+            drive(self._unsubscribe(queue, sorted(channels)), nothing, _failed)
 
     async def _unsubscribe(self, queue: bytes, channels: list[bytes]) -> None:
         await self.messages.call(b"UNSUBSCRIBE", *channels)
         if queue not in self._owners:
             await self.core.unnote(self.presence.instance, queue)
-
-
-def _away(error: BaseException) -> None:
-    """With the link its subscriptions are gone, too."""
-    log.debug("letting go of a channel: {error!r}", error=error)
