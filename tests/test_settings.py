@@ -197,7 +197,7 @@ def test_bounds_hold_for_what_is_added_after_the_answer(instance: Any, other: An
 
 @pytest.mark.wire
 def test_restmq_conf_says_what_a_queue_was_not_told(start: Any, queue: str) -> None:
-    conf = "[redis]\ndbid = 7\n[queues]\nmax_length = 1\nbackoff = exp:1s:10m\ndead_ttl = 90\nhistory_bytes = 64k\n"
+    conf = "[redis]\ndbid = 5\n[queues]\nmax_length = 1\nbackoff = exp:1s:10m\ndead_ttl = 90\nhistory_bytes = 64k\n"
     one = start(conf)
     told = {"max_length": 1, "backoff": "exp:1s:10m", "dead_ttl": "90s", "history_bytes": 65536}
     assert get(one, queue) == {"queue": queue, "settings": {**DEFAULTS, **told}, "own": []}
@@ -209,7 +209,7 @@ def test_restmq_conf_says_what_a_queue_was_not_told(start: Any, queue: str) -> N
     assert one.form(f"/q/{queue}", "value=x")[0] == 200
     assert post(one, queue, "backoff=&max_length=")["settings"]["backoff"] == "exp:1s:10m"
     assert one.form(f"/q/{queue}", "value=x")[0] == 429
-    again = start("[redis]\ndbid = 7\n[queues]\ndead_ttl = 5m\n")
+    again = start("[redis]\ndbid = 5\n[queues]\ndead_ttl = 5m\n")
     assert get(again, queue)["settings"] == {**DEFAULTS, "dead_ttl": "5m"}  # what it was not told follows restmq.conf
 
 
