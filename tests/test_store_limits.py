@@ -217,8 +217,6 @@ def test_what_only_a_newcomer_has_confirmed_goes_on_in_small_steps(link: Any, ho
     books, state = queue.run.books(), queue.run.state()
     heard = {"dies": there - 10, "leaves": there - 10, "redis loses": 0}.get(how, there)
     assert books["delivered"] == heard
-    again = [told for one in ears for kind, _, (_, told) in one.heard() if kind == "B" for told in told]
-    print(len(again))
     assert books["delivered"] + books["leased"] + books["waiting"] == there
     assert link.zcard(KEY + "b") == books["leased"] == state["pos"] - state["sure"]
     for one in ears:

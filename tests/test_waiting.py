@@ -194,7 +194,8 @@ def late(server: RedisServer, instance: Instance, queue: str, timers: str) -> fl
         before = held_up(*both)
         until(lambda: client.zcard(key) == 0, step=0.002)
         after, besides = since(), held_up(*both) - before
-    print(f"10,000 {timers} that ended together were over after {after * 1000:.0f} ms, {besides * 1000:.0f} ms held up")
+    what = {"d": "delays", "l": "leases"}[timers]
+    print(f"10,000 {what} that ended together were over after {after * 1000:.0f} ms, {besides * 1000:.0f} ms held up")
     return after - besides
 
 
