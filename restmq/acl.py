@@ -3,7 +3,7 @@
 Owns the rules of hosts_allow, hosts_deny, username and password, their reload, and
 the checks of Host, Origin, Sec-Fetch-Site and Referer. Must not know cyclone, Redis
 or queues: a request is anything with the five attributes of `Request` below.
-Read handler.py next, which asks `admit` once and `check` for each section.
+handler.py asks `admit` once and `check` for each section. Read rest.py next.
 """
 
 from __future__ import annotations

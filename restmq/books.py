@@ -10,21 +10,7 @@ from typing import Any, NamedTuple
 
 from restmq.errors import Unavailable
 
-COLUMNS = (
-    "added",
-    "waiting",
-    "delayed",
-    "leased",
-    "dead",
-    "taken",
-    "delivered",
-    "acked",
-    "deleted",
-    "expired",
-    "purged",
-    "dropped",
-    "bytes",
-)
+COLUMNS = tuple("added waiting delayed leased dead taken delivered acked deleted expired purged dropped bytes".split())
 
 
 class Peeked(NamedTuple):

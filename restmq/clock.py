@@ -1,7 +1,7 @@
 """The wheel: one tick a second for everything that has a deadline.
 
 Owns the count of seconds and the Date of answers; knows nothing of who is
-called. One tick for all is cheaper than a timer each. Read http.py next.
+called. One tick for all is cheaper than a timer each. Read cyclone3.py next.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 log = Logger()
+
+NEVER = 1 << 60  # a second that does not come: no deadline
 
 
 class Wheel:

@@ -2,7 +2,7 @@
 
 Owns the list and the round-robin pointer, what is on its way to whom, and what
 each leases; pure Python: knows no socket, no Redis and no reactor. A consumer is
-anything with the attributes of Consumer below. Read delivery.py next.
+anything with the attributes of Consumer below. Read tapping.py next.
 """
 
 from __future__ import annotations

@@ -538,11 +538,6 @@ class Core:
         """What /stats shows of one queue."""
         return books.stats(queue, await self.script("look", queue, self.db))
 
-    async def lengths(self, queue: bytes) -> tuple[int, int, int]:
-        """How many wait, are delayed, are leased."""
-        reply = await self.script("look", queue, self.db)
-        return reply[1], reply[2], reply[3]
-
     async def newest(self, queue: bytes, most: int = 10) -> list[Element]:
         """The newest waiting elements, newest first, untouched."""
         reply = await self.script("newest", queue, self.db, b"%d" % most)

@@ -2,7 +2,7 @@
 
 Owns nothing but these repairs; everything else of cyclone is used as it is.
 An ordinary handler is written as cyclone's own documentation says: the
-application serves `repaired(handler)` in its place. Read handler.py next.
+application serves `repaired(handler)` in its place. Read head.py next.
 """
 
 from __future__ import annotations

@@ -18,14 +18,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from restmq.consumers import Batch, Consumer, Consumers, offer
+from restmq.consumers import Batch, Consumer, Consumers
 from restmq.core import Core, Nack
 from restmq.element import Element, Lease
 from restmq.errors import BadOption, Error, Unavailable
 from restmq.inbox import Inbox
+from restmq.message import Message
 from restmq.presence import Presence
 from restmq.redis import Redis
-from restmq.slot import Slot, deferred, drive, fault, ignored, nothing, pause
+from restmq.slot import Slot, deferred, drive, fault, nothing, pause
+from restmq.tapping import Taps
 from restmq.turn import word
 
 MERGED = 500
@@ -40,12 +42,11 @@ class Joined:
     def __init__(self, name: bytes) -> None:
         self.name = name
         self.consumers = Consumers()
-        self.taps: list[Consumer] = []
         self.joined = False
         self.joining = False
         self.joins = 0  # how often that was begun
         self.counted = False  # Redis may think that somebody listens here
-        self.heldback: list[bytes] = []  # messages that came before the join's answer
+        self.heldback: list[Message] = []  # messages that came before the join's answer
         self.waiting: list[Slot[None]] = []  # who joins
         self.epoch = b""
         self.past: set[bytes] = set()  # epochs that are over
@@ -71,7 +72,7 @@ class Delivery(Service):
         self.of: dict[Consumer, list[bytes]] = {}
         self.woken: Any = lambda queue, many: None  # GETs that wait: waiting.py
         self.up: Any = lambda: None
-        self._tapping: dict[Consumer, list[bytes]] = {}
+        self.taps = Taps(core, inbox, presence)
         self._dirty: set[Joined] = set()
         self._changed: set[Joined] = set()
         self._confirming = False
@@ -139,7 +140,7 @@ class Delivery(Service):
         Unless `failed` is false, the oldest unacknowledged one that it got counts as a failed try: what
         crashes its worker must not come back for ever.
         """
-        self._untap(consumer)
+        self.taps.leave(consumer)
         for name in self.of.pop(consumer, ()):
             queue = self.queues.get(name)
             if queue is None or consumer not in queue.consumers.all:
@@ -186,39 +187,6 @@ class Delivery(Service):
                 self._later(self.queues[name])
                 self._tell(self.queues[name])
 
-    # -- taps: they see what is added, and take nothing
-
-    async def tap(self, consumer: Consumer, queues: list[bytes]) -> None:
-        """Show every element that is added from now on to a consumer, which counts as none. Raises Unavailable."""
-        if self._closing:
-            raise Unavailable("this instance is ending; connect again")
-        self._tapping[consumer] = queues
-        try:
-            for name in queues:
-                queue = self.queues.get(name)
-                if queue is None:
-                    queue = self.queues[name] = Joined(name)
-                if consumer not in self._tapping:
-                    return  # it left while it waited
-                queue.taps.append(consumer)
-                await self.inbox.open(name, (self, "taps"), b"t")
-                await self.core.script("tap", name, self.core.db, self.presence.instance, b"1")
-        except Error:
-            self._untap(consumer)
-            raise
-
-    def _untap(self, consumer: Consumer) -> None:
-        for name in self._tapping.pop(consumer, ()):
-            queue = self.queues.get(name)
-            if queue is None or consumer not in queue.taps:
-                continue
-            queue.taps.remove(consumer)
-            if not queue.taps:
-                self.inbox.close(name, (self, "taps"))
-                self.core.script("tap", name, self.core.db, self.presence.instance, b"0").then(ignored)
-                if not (queue.consumers.all or queue.joined or queue.waiting or queue.counted):
-                    self.queues.pop(name, None)
-
     # -- joining: subscribe, wait for its answer, then the script; what comes meanwhile is held
 
     def _join(self, queue: Joined) -> None:
@@ -238,7 +206,7 @@ class Delivery(Service):
             slot.fail(Unavailable(str(error)))
         if queue.consumers.all or queue.counted:
             self.clock.callLater(0.2, self._again, queue)
-        elif not queue.taps:
+        else:
             self.queues.pop(queue.name, None)
 
     def _again(self, queue: Joined) -> None:
@@ -284,8 +252,8 @@ class Delivery(Service):
         for slot in waiting:  # each stands in the list before this returns, and so hears what was held back
             slot.resolve(None)
         heldback, queue.heldback = queue.heldback, []
-        for data in heldback:
-            self._handle(queue, data)
+        for message in heldback:
+            self._handle(queue, message)
         self._policy(queue, queue.policy)
         self._tell(queue)
         if queue.consumers.leased:
@@ -389,8 +357,7 @@ class Delivery(Service):
             await self._confirm_written(queue)
             if not queue.consumers.all and not queue.waiting and self.queues.get(queue.name) is queue:
                 queue.joined = queue.counted = False
-                if not queue.taps:
-                    del self.queues[queue.name]
+                del self.queues[queue.name]
                 self.inbox.close(queue.name, self)
 
     def _unsaid(self, queue: Joined, error: BaseException) -> None:
@@ -404,8 +371,7 @@ class Delivery(Service):
         if not self.inbox.connected:
             return
         self.inbox.ups += 1
-        for consumer in list(self._tapping):
-            consumer.close("Redis was away, so what was added meanwhile was not seen here; connect again")
+        self.taps.cut()
         for queue in self.queues.values():
             queue.joined = queue.joining = False
             queue.heldback = []
@@ -436,67 +402,64 @@ class Delivery(Service):
     # -- messages
 
     def heard(self, channel: bytes, data: bytes) -> None:
-        """A message of Redis: a letter, the epoch, a number; then N D LENGTH of each element; then the values."""
+        """A message of Redis."""
         if not self._holding and self.presence.fenced():
             self._holding = True
             self.presence.beat()
         if self._holding:
             self._fenced.append((channel, data))
             return
-        if data[:1] in b"RWA" and not channel.endswith(b":" + self.presence.instance):
+        message = Message(data)
+        if message.kind in b"RWA" and not channel.endswith(b":" + self.presence.instance):
             return  # to who this instance was before it was given up: what it had is others' now
-        name = channel[8 : channel.index(b"}:")]
-        if data[:1] == b"W":
-            self.woken(name, int(data.split(b"\n", 1)[0].split(b" ")[2]))
-            return
+        name = _queue(channel)
         queue = self.queues.get(name)
-        if data[:1] == b"T":
-            if queue is not None:
-                self._tapped(queue, data)
+        if message.kind == b"W":
+            self.woken(name, message.first)
+        elif message.kind == b"T":
+            self.taps.heard(name, message)
         elif queue is not None and queue.joined:
-            self._handle(queue, data)
+            self._handle(queue, message)
         elif queue is not None and (queue.joining or self._rejoining):
-            queue.heldback.append(data)
-        elif data[:1] == b"R":  # dealt before the last one's leaving was told, and read after that was answered
-            head, numbers, _ = data.split(b"\n", 2)
-            self._return(name, head.split(b" ")[1], list(map(int, numbers.split(b" ")[::3])))
+            queue.heldback.append(message)
+        elif message.kind == b"R":  # dealt before the last one's leaving was told, and read after that was answered
+            self._return(name, message.epoch, message.numbers)
 
-    def _handle(self, queue: Joined, data: bytes) -> None:
-        head, numbers, body = data.split(b"\n", 2)
-        kind, epoch, first = head.split(b" ")
+    def _handle(self, queue: Joined, message: Message) -> None:
+        kind, epoch, first = message.kind, message.epoch, message.first
         if epoch in queue.past:
             return  # it was on its way when the queue was forgotten
         if epoch != queue.epoch:
-            self.renewed(queue, epoch, int(first) - 1 if kind == b"B" else queue.position)
+            self.renewed(queue, epoch, first - 1 if kind == b"B" else queue.position)
         if kind == b"P":
-            self._policy(queue, numbers)
+            self._policy(queue, message.words)
         elif kind == b"Z":
             queue.consumers.forget()
             self._tell(queue)
         elif kind == b"A":
-            queue.consumers.freed({int(number) for number in numbers.split(b" ")})
+            queue.consumers.freed({int(number) for number in message.words.split(b" ")})
             self._tell(queue)
         else:
-            elements = _elements(queue, epoch, numbers, body)
+            elements = message.elements(queue.name)
             queue.highest = max(queue.highest, elements[-1].number)
             if kind == b"R":
                 self._give(queue, elements)
             else:
                 if queue.fresh:
-                    queue.position, queue.fresh = min(queue.position, int(first) - 1), False
-                batch = Batch(queue.name, elements, int(first), epoch).beyond(queue.position)
+                    queue.position, queue.fresh = min(queue.position, first - 1), False
+                batch = Batch(queue.name, elements, first, epoch).beyond(queue.position)
                 if batch is not None and batch.first > queue.position + 1:
-                    self._missed(queue, data)
+                    self._missed(queue, message)
                 elif batch is not None:
                     self._broadcast(queue, batch)
             self._later(queue)
 
-    def _missed(self, queue: Joined, data: bytes) -> None:
+    def _missed(self, queue: Joined, message: Message) -> None:
         """Something was broadcast before this that was not heard: joining again brings it, from history, first."""
         if queue.joined:
             queue.joined = False
             self._join(queue)
-        queue.heldback.append(data)
+        queue.heldback.append(message)
 
     def _policy(self, queue: Joined, policy: bytes) -> None:
         queue.policy = policy
@@ -504,13 +467,6 @@ class Delivery(Service):
             for consumer in queue.consumers.leasing():
                 self.leave(consumer, failed=False)
                 consumer.close("the queue broadcasts now, and what everybody gets nobody can lease")
-
-    def _tapped(self, queue: Joined, data: bytes) -> None:
-        head, numbers, body = data.split(b"\n", 2)
-        epoch = head.split(b" ")[1]
-        batch = Batch(queue.name, _elements(queue, epoch, numbers, body), 0, epoch)
-        for consumer in list(queue.taps):
-            offer(consumer, batch)
 
     def _broadcast(self, queue: Joined, batch: Batch) -> None:
         queue.position = batch.last
@@ -637,12 +593,11 @@ class Delivery(Service):
         fenced, self._fenced = self._fenced, []
         self._holding = False
         for channel, data in fenced:
-            queue = self.queues.get(channel[8 : channel.index(b"}:")])
-            if queue is None or data[:1] != b"B":
+            queue, message = self.queues.get(_queue(channel)), Message(data)
+            if queue is None or message.kind != b"B":
                 continue
-            first = int(data.split(b"\n", 1)[0].split(b" ")[2])
-            if not any(low <= first <= high for low, high in void.get(queue.name, ())):
-                self._handle(queue, data)
+            if not any(low <= message.first <= high for low, high in void.get(queue.name, ())):
+                self._handle(queue, message)
         self._link_up()
 
     # -- ending
@@ -653,7 +608,8 @@ class Delivery(Service):
 
     async def _close(self) -> None:
         self._closing = True
-        for consumer in [*self.of, *self._tapping]:
+        self.taps.close()
+        for consumer in list(self.of):
             if consumer.lease:
                 self.leave(consumer, failed=False)
             consumer.close("the server is ending")
@@ -675,22 +631,16 @@ class Delivery(Service):
                 log.warn("not everything could be given back; the others will do it: {error}", error=error)
 
 
+def _queue(channel: bytes) -> bytes:
+    """The queue that a channel speaks of: restmq:{NAME}:…"""
+    return channel[8 : channel.index(b"}:")]
+
+
 def _dealt(queue: Joined) -> set[int]:
     """Numbers of the round-robin elements that came while the queue was joined."""
-    found: set[int] = set()
-    for data in queue.heldback:
-        head, numbers, _ = data.split(b"\n", 2)
-        if head.startswith(b"R %b " % queue.epoch):
-            found.update(map(int, numbers.split(b" ")[::3]))
-    return found
-
-
-def _elements(queue: Joined, epoch: bytes, numbers: bytes, body: bytes) -> list[Element]:
-    """The elements of a message."""
-    words = list(map(int, numbers.split(b" ")))
-    elements, at = [], 0
-    for place in range(0, len(words), 3):
-        number, deliveries, length = words[place : place + 3]
-        elements.append(Element(queue.name, number, body[at : at + length], 0, deliveries, epoch))
-        at += length
-    return elements
+    return {
+        number
+        for message in queue.heldback
+        if message.kind == b"R" and message.epoch == queue.epoch
+        for number in message.numbers
+    }

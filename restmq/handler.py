@@ -1,8 +1,8 @@
-"""The lean handler and the application: routes in, values out, one place that writes.
+"""The lean handler: a request's options in, values out, one place that writes.
 
-Owns routing, options, access checks and the rendering of answers and errors;
-knows no queue. Handlers return what they have to say; cyclone's ordinary
-handlers work beside them. Read acl.py, then rest.py next.
+Owns what all handlers share: access checks, options and fields, the rendering of
+answers and errors; knows no queue and no route. Handlers return what they have to
+say. Read application.py next, then acl.py and rest.py.
 """
 
 from __future__ import annotations
@@ -10,32 +10,27 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
-from http.client import responses
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from cyclone import web
-from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
-from twisted.logger import Logger, LogLevel, globalLogPublisher
+from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 
-from restmq.clock import Wheel
-from restmq.cyclone3 import Chunked, repaired
+from restmq.accesslog import NO_ADDRESS
 from restmq.element import queue_name
-from restmq.errors import BadOption, BadRequest, Error, Forbidden, Misdirected, NotAllowed, NotFound, Unauthorized
-from restmq.http import Connection, Proxies, Request, Stream, pairs
-from restmq.slot import deferred, drive
+from restmq.errors import BadOption, BadRequest, Error, NotAllowed
+from restmq.request import Request
+from restmq.slot import drive
+from restmq.stream import Stream
+
+if TYPE_CHECKING:
+    from restmq.application import Application
 
 log = Logger()
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
-REFUSALS = (Unauthorized, Forbidden, Misdirected)
-NO_ADDRESS = "a unix socket"
 CLIENT_LEFT = 499  # what the access log says, as Nginx's does, of a request that nobody waits for any more
 #: Header lines that requests of ours know, which a page of another origin may send if that is allowed.
 _MAY_SEND = re.compile(
@@ -51,15 +46,6 @@ class Answer(NamedTuple):
     status: int = 200
     type: bytes = b"text/plain; charset=utf-8"
     headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-class Limits(NamedTuple):
-    """Seconds for head, body and idling; bytes of a body."""
-
-    head: int
-    body: int
-    idle: int
-    size: int
 
 
 _names: dict[bytes, bytes] = {}
@@ -261,8 +247,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                 path=self.request.raw_path.decode("ascii", "backslashreplace"),
             )
             error = Error("something went wrong inside RestMQ; its log says what")
-        elif isinstance(error, REFUSALS):
-            self.app.refusals.note(self.request, error)
+        self.app.refusals.note(self.request, error)
         if self._streaming:
             self.request.connection.transport.abortConnection()
         elif not self.gone:
@@ -336,276 +321,3 @@ def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
     if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
         raise ValueError("a header's value has a line break in it")
     return lines
-
-
-class Access:
-    """The access log: a line a request, made and written at the wheel's tick, so that no request waits for it.
-
-    127.0.0.1 POST /q/test?ttl=5m 200 8 0.42
-    is client, method, target, status, bytes of the body and milliseconds; `write` is
-    given a list of (time in seconds since 1970, line). Nothing of a target can break
-    a line: it has neither spaces nor control characters. What parameters hold that
-    look like a secret, or are what is stored, is not shown.
-    """
-
-    HIDDEN = (
-        b"password", b"passwd", b"auth", b"authorization", b"token", b"access_token", b"secret", b"api_key",
-        b"value", b"msg", b"body",
-    )  # fmt: skip
-
-    def __init__(self, wheel: Wheel, write: Callable[[list[tuple[float, str]]], object]) -> None:
-        self._waiting: list[tuple[float, str, str, bytes, int, int, float]] = []
-        self._write = write
-        wheel.each(self.flush)
-
-    def __call__(self, request: Request, status: int, size: int) -> None:
-        """Note a request that was answered."""
-        spent = request.request_time()
-        self._waiting.append((time.time(), request.remote_ip, request.method, request.target, status, size, spent))
-        if len(self._waiting) >= 10_000:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what was noted."""
-        if not self._waiting:
-            return
-        waiting, self._waiting = self._waiting, []
-        lines = []
-        for when, client, method, target, status, size, spent in waiting:
-            shown = self._masked(target).decode("ascii", "backslashreplace")
-            lines.append((when, f"{client or '-'} {method} {shown} {status} {size} {spent * 1000:.2f}"))
-        self._write(lines)
-
-    def _masked(self, target: bytes) -> bytes:
-        path, mark, query = target.partition(b"?")
-        parts = query.split(b"&") if mark else []
-        for place, part in enumerate(parts):
-            word, given, _ = part.partition(b"=")
-            if given and any(known.strip().lower() in self.HIDDEN for known, _ in pairs(word)):
-                parts[place] = word + b"=***"
-        return path + mark + b"&".join(parts)
-
-
-def to_log(lines: list[tuple[float, str]]) -> None:
-    """Write the access log's lines into the log, each with its own time."""
-    for when, text in lines:
-        event = {"log_time": when, "log_level": LogLevel.info, "log_namespace": __name__}
-        globalLogPublisher({**event, "log_format": "{text}", "text": text})
-
-
-class ToFile:
-    """Writes the access log's lines into a file of its own; at `size` bytes it is put aside, and `kept` are kept."""
-
-    def __init__(self, path: Path, size: int, kept: int) -> None:
-        """Raises OSError when the file cannot be opened."""
-        self._path = path
-        self._file = LogFile.fromFullPath(str(path), rotateLength=size, maxRotatedFiles=kept, defaultMode=0o640)
-
-    def __call__(self, lines: list[tuple[float, str]]) -> None:
-        """Write them, the time before each. A disk that is full costs these lines, not the requests."""
-        text = []
-        for when, line in lines:
-            text.append(f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(when))}.{int(when % 1 * 1000):03d}Z {line}\n")
-        try:
-            self._file.write("".join(text))
-        except OSError as error:
-            log.error("{count} lines of {path} are lost: {error}", count=len(lines), path=self._path, error=error)
-
-
-class Refusals:
-    """Who was refused (401, 403, 421), in the log: one line a second for each address, so that nobody can fill it.
-
-    The first refusal of an address in a second is told, and how many more there were;
-    of more than MOST addresses in a second only the sum.
-    """
-
-    MOST = 50
-
-    def __init__(self, wheel: Wheel) -> None:
-        self._waiting: dict[str, list[Any]] = {}  # address -> method, path, error, how many more
-        self._others = 0
-        wheel.each(self.flush)
-
-    def note(self, request: Request, error: Error) -> None:
-        """A request, or a command of a WebSocket's, was refused. The query is not kept: it may hold a secret."""
-        address = request.remote_ip
-        known = self._waiting.get(address)
-        if known is not None:
-            known[3] += 1
-        elif len(self._waiting) < self.MOST:
-            self._waiting[address] = [request.method, request.raw_path, error, 0]
-        else:
-            self._others += 1
-
-    def flush(self) -> None:
-        """Tell what was noted."""
-        waiting, self._waiting = self._waiting, {}
-        others, self._others = self._others, 0
-        for address, (method, path, error, more) in waiting.items():
-            log.warn(
-                "{who} was refused with {status}: {method} {path}: {why}{more}",
-                who=address or NO_ADDRESS,
-                status=error.status,
-                method=method,
-                path=path[:200].decode("ascii", "backslashreplace"),
-                why=error.text[:300],
-                more=f" (and {more} more)" if more else "",
-            )
-        if others:
-            log.warn("{others} requests of further addresses were refused", others=others)
-
-
-def specification(route: Any) -> Any:
-    """A route as cyclone's URLSpec, which it may be already: (pattern, handler[, keywords[, name]])."""
-    return route if isinstance(route, web.URLSpec) else web.URLSpec(*route)
-
-
-class Application(web.Application):  # type: ignore[misc]
-    """The routes and what handlers share: core, delivery, acl, settings, wheel.
-
-    `routes` is cyclone's ordinary list of (pattern, handler[, keywords]) or URLSpec.
-    Lean handlers are found first, those that are hot without a regular expression;
-    all others are served by cyclone itself, `given` are its settings. `access`, when
-    set, is called with (request, status, bytes) for every answer.
-    """
-
-    protocol = Connection
-    log = log
-
-    def __init__(
-        self,
-        routes: list[Any],
-        settings: Any,
-        core: Any,
-        delivery: Any,
-        acl: Any,
-        wheel: Wheel,
-        **given: Any,
-    ) -> None:
-        self._heads: dict[tuple[int, bytes], bytes] = {}
-        self._hot: dict[bytes, type[Handler]] = {}
-        self._cold: list[tuple[re.Pattern[bytes], type[Handler], dict[str, Any]]] = []
-        ordinary = [route for route in routes if not self._lean(route)]
-        super().__init__(ordinary, transforms=[Chunked], **given)
-        self.config, self.core, self.delivery, self.acl, self.wheel = settings, core, delivery, acl, wheel
-        self.limits = Limits(
-            int(settings.head_timeout), int(settings.body_timeout), int(settings.idle_timeout), settings.max_body
-        )
-        self.proxies = Proxies(settings.xheader, tuple(settings.trusted_proxies)) if settings.xheaders else None
-        self.connections: set[Connection] = set()
-        self.draining = False
-        self.access: Callable[[Request, int, int], None] | None = None
-        self.refusals = Refusals(wheel)
-        wheel.each(self._tick)
-
-    def _lean(self, route: Any) -> bool:
-        spec = specification(route)
-        cls = spec.handler_class
-        if not (isinstance(cls, type) and issubclass(cls, Handler)):
-            return False
-        pattern = spec.regex.pattern
-        simple = re.fullmatch(r"(/\w+)/\(\[\^/\]\+\)\$", pattern)
-        if simple and cls.hot and not spec.kwargs:
-            self._hot[simple[1].encode()] = cls
-        self._cold.append((re.compile(pattern.encode()), cls, spec.kwargs))
-        return True
-
-    def add_handlers(self, host_pattern: str, host_handlers: Any) -> None:
-        """Add ordinary handlers for a host, as cyclone does."""
-        super().add_handlers(host_pattern, host_handlers)
-        for _, specs in self.handlers:
-            for spec in specs:
-                spec.handler_class = repaired(spec.handler_class)
-
-    def log_request(self, handler: Any) -> None:
-        """Called by cyclone for its ordinary handlers."""
-        if self.access is not None:
-            status = CLIENT_LEFT if handler.request.connection.ended else handler.get_status()
-            self.access(handler.request, status, int(handler._headers.get("Content-Length", 0)))
-
-    def _tick(self) -> None:
-        self._heads.clear()
-        now = self.wheel.now
-        for connection in [one for one in self.connections if one.deadline < now]:
-            connection.late()
-
-    def head(self, status: int, type: bytes) -> bytes:
-        """An answer's first lines, remembered for a second."""
-        head = self._heads.get((status, type))
-        if head is None:
-            reason = responses.get(status, "Error").encode("ascii")
-            head = b"HTTP/1.1 %d %b\r\nServer: RestMQ\r\nDate: %b\r\nX-Content-Type-Options: nosniff\r\n%b" % (
-                status,
-                reason,
-                self.wheel.date,
-                b"Content-Type: %b\r\n" % type if type else b"",
-            )
-            self._heads[(status, type)] = head
-        return head
-
-    def __call__(self, request: Request) -> None:
-        """A request came: hot ones at once, cold ones when those before them are answered."""
-        prefix, _, last = request.raw_path.rpartition(b"/")
-        cls = self._hot.get(prefix)
-        if cls is not None and last:
-            cls(self, request).run((last,))
-            return
-        request.hold = True
-        if request.connection.line[0] is request:
-            self.cold(request)
-
-    def cold(self, request: Request) -> None:
-        """Find the handler in the list, as cyclone does. It holds the line: those before it are answered."""
-        for pattern, cls, given in self._cold:
-            found = pattern.fullmatch(request.raw_path)
-            if found:
-                if cls.streams and request.connection.half:
-                    request.connection.readConnectionLost()
-                    return
-                cls(self, request, **given).run(found.groups())
-                return
-        specs = [spec for spec in self._get_host_handlers(request) or () if spec.regex.match(request.path)]
-        if not specs:
-            Missing(self, request).run(())
-            return
-        guard = Handler(self, request)
-        try:
-            guard.allow(getattr(specs[0].handler_class, "sections", {}).get(request.method))
-            request.handler = None  # cyclone tells its own handlers that the client left
-            super().__call__(request)
-        except Exception as error:
-            guard.failed(error)
-
-    def drain(self, seconds: float, grace: float) -> Deferred[None]:
-        """Finish what is in flight, then close; fires when all connections are gone.
-
-        A request that is under way or arriving is answered with `Connection: close`.
-        Idle connections are closed after `grace` seconds: a request may be on its way
-        to one. Streams are their owners' to close. What is left after `seconds` is aborted.
-        """
-        self.draining = True
-        for connection in list(self.connections):
-            connection.drain(grace)
-        return deferred(self._drained(seconds))
-
-    async def _drained(self, seconds: float) -> None:
-        end = self.wheel.clock.seconds() + seconds
-        while self.connections and self.wheel.clock.seconds() < end:
-            await deferLater(self.wheel.clock, 0.02)
-        for connection in list(self.connections):
-            connection.transport.abortConnection()
-        while self.connections:
-            await deferLater(self.wheel.clock, 0.02)
-
-
-class Missing(Handler):
-    """No route fits."""
-
-    def run(self, arguments: tuple[bytes, ...]) -> None:
-        path = self.request.raw_path.decode("ascii", "backslashreplace")
-        try:
-            self.allow(None)
-        except Exception as error:
-            self.failed(error)
-            return
-        self.failed(NotFound(f"there is nothing at {path[:200]}; /q/NAME is a queue, / tells the rest"))

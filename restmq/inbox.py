@@ -36,12 +36,16 @@ class Inbox:
         return b"restmq:{%b}:%b%b%b" % (queue, kind, self.core.db, suffix)
 
     async def open(self, queue: bytes, owner: object, kinds: bytes) -> None:
-        """Hear channels of these kinds; they are subscribed when this returns. Raises Unavailable."""
+        """Hear channels of these kinds; they are subscribed when this returns. Raises Unavailable.
+
+        Who closes meanwhile hears none of them.
+        """
         channels = tuple(self.channel(queue, kinds[at : at + 1]) for at in range(len(kinds)))
         self._owners.setdefault(queue, {})[owner] = channels
         await self.core.note(self.presence.instance, queue)
         for channel in channels:
-            await self.messages.call(b"SUBSCRIBE", channel)
+            if owner in self._owners.get(queue, ()):
+                await self.messages.call(b"SUBSCRIBE", channel)
 
     def close(self, queue: bytes, owner: object) -> None:
         """Hear no more for this owner."""

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from twisted.logger import Logger, LogLevel
 
 from restmq import options, resume
+from restmq.accesslog import NO_ADDRESS
 from restmq.errors import BadName, BadOption, BadRequest, Error, Forbidden, Misdirected, Unauthorized
-from restmq.handler import NO_ADDRESS, Answer, Handler, name
+from restmq.handler import Answer, Handler, name
 from restmq.slot import drive, fault, nothing
 
 if TYPE_CHECKING:
     from restmq.consumers import Batch
-    from restmq.http import Stream
+    from restmq.stream import Stream
 
 MOST_QUEUES = 100
 MOST_SHOWN = 10  # queues of one consumer in a line of the log
@@ -162,7 +163,7 @@ class Live:
         delivery, since = self.app.delivery, self.wish.since
         try:
             if self.wish.tap:
-                await delivery.tap(self, self.queues)
+                await delivery.taps.join(self, self.queues)
             else:
                 positions = await delivery.join(self, self.queues, later=since is not None)
                 for queue, word in since.items() if since else ():

@@ -19,8 +19,9 @@ from prometheus_client.process_collector import ProcessCollector
 from twisted.internet.task import deferLater
 
 import restmq
+from restmq.application import specification
 from restmq.errors import Unavailable
-from restmq.handler import Answer, Handler, specification
+from restmq.handler import Answer, Handler
 from restmq.looking import LOOK, NAMED, most, together
 
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())

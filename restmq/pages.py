@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from restmq import commands
 from restmq.errors import BadRequest, Error, NotFound, TooLarge
-from restmq.handler import REFUSALS, Answer, Handler, name
+from restmq.handler import Answer, Handler, name
 from restmq.looking import LOOK, NAMED
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -114,8 +114,7 @@ class Form(Handler):
             command = self._command()
             return self._page(command, await self._run(command))
         except Error as error:
-            if isinstance(error, REFUSALS):
-                self.app.refusals.note(self.request, error)
+            self.app.refusals.note(self.request, error)
             return self._page(command, error.render(), error.status, error.headers)
 
     async def _run(self, command: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 Owns who this instance is and whether it may still act on what it hears;
 knows no queue's content. An instance that was stopped longer than its beat
-lasts must not hand out what others have been given since. Read consumers.py next.
+lasts must not hand out what others have been given since. Read inbox.py next.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from restmq.core import Nack
 from restmq.element import Element, Lease, queue_name
 from restmq.errors import BadRequest, BadValue, Error, NotAllowed, NotFound, TooLarge
 from restmq.handler import JSON, Answer, Handler, name
-from restmq.http import Request
+from restmq.request import Request
 from restmq.slot import drive
 from restmq.waiting import Wait
 
@@ -254,9 +254,9 @@ class Queue(Handler):
         """The lengths, as headers."""
         queue = name(raw)
         self.options({})
-        waiting, delayed, leased = await self.app.core.lengths(queue)
-        lengths = ((b"Waiting", waiting), (b"Delayed", delayed), (b"Leased", leased))
-        return Answer(b"", 200, JSON, tuple((b"RestMQ-" + word, b"%d" % count) for word, count in lengths))
+        books = await self.app.core.ledger(queue)
+        lengths = ((b"Waiting", "waiting"), (b"Delayed", "delayed"), (b"Leased", "leased"))
+        return Answer(b"", 200, JSON, tuple((b"RestMQ-" + word, b"%d" % books[state]) for word, state in lengths))
 
     async def delete(self, raw: bytes) -> Answer:
         """Purge the queue; with forget=1 its counter and settings go too."""

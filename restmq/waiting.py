@@ -3,7 +3,7 @@
 Owns the line of each queue in this instance; knows neither HTTP nor sockets.
 Who finds nothing stands in the queue's list in Redis, which the same script
 did; an element that comes wakes the oldest, whose instance then takes for it.
-Read delivery.py next.
+Read message.py next.
 """
 
 from __future__ import annotations

@@ -18,12 +18,13 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
 from restmq import admin, config, dead, health, leases, live, looking, metrics, pages, rest, websocket
+from restmq.accesslog import Access, ToFile, to_log
+from restmq.application import Application
 from restmq.clock import Wheel
 from restmq.config import Settings
 from restmq.core import Core
 from restmq.delivery import Delivery
 from restmq.door import Door
-from restmq.handler import Access, Application, ToFile, to_log
 from restmq.inbox import Inbox
 from restmq.ini import ConfigError
 from restmq.log import FILE_SIZE, FILES

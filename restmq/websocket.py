@@ -31,7 +31,7 @@ from restmq.slot import drive
 
 if TYPE_CHECKING:
     from restmq.consumers import Batch
-    from restmq.http import Stream
+    from restmq.stream import Stream
     from restmq.waiting import Wait
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3

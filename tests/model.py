@@ -433,6 +433,7 @@ class Model(Live):
                 del self.stops[scope]
                 if scope == "live":
                     self.stopped = False
+                self._unrule()
                 if scope == "pull":
                     self.offered = len(self.waiting)
             elif till:
@@ -490,6 +491,7 @@ class Model(Live):
             self.own[name] = text
             if not text:
                 del self.own[name]
+        self._unrule()
         self._rest()
         self.pump()
         self.end()
@@ -506,10 +508,16 @@ class Model(Live):
             if scope == "live":
                 self.stopped = stop
             self.ruled = self.ruled or (stop and (scope != "live" or ms > 0))
+        self._unrule()
         self.offered = len(self.waiting)
         self.pump()
         self.end()
         return self.soon()
+
+    def _unrule(self) -> None:
+        """Nothing but restmq.conf may rule it any more."""
+        if not (self.stops or self.taps or set(self.own) - {"policy"}):
+            self.ruled = self.born and self.bounded
 
     # -- the instances
 
@@ -562,7 +570,9 @@ class Model(Live):
         self.leave(inst)
         self.live = self.live and bool(self.ring)
         self.since.pop(inst, None)
-        self.taps.discard(inst)
+        if inst in self.taps:
+            self.taps.discard(inst)
+            self._unrule()
         self.line = [other for other in self.line if other != inst]
         self.woken.pop(inst, None)
         self.giveback([element for element in self.those(AWAY, inst) if not element.lost][:500])
@@ -575,8 +585,9 @@ class Model(Live):
         if on:
             self.taps.add(inst)
             self.ruled = True
-        else:
+        elif inst in self.taps:
             self.taps.discard(inst)
+            self._unrule()
 
     def seen(self, known: Any, epoch: str) -> str | None:
         """An instance comes back to the queue, and tells what it knew; the epoch there is."""

@@ -9,11 +9,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
 LAYERS = [
-    {"errors", "element", "slot", "clock", "cork", "ini", "options"},
+    {"errors", "element", "slot", "cork", "ini", "options"},
     {"scripts", "redis", "turn", "due", "books", "core"},
-    {"presence", "consumers", "inbox", "waiting", "delivery", "resume"},
-    {"cyclone3", "http", "acl", "handler", "rest", "leases", "commands", "live", "websocket"}
-    | {"rules", "admin", "dead", "looking", "pages", "health", "metrics"},
+    {"presence", "inbox", "waiting", "message", "consumers", "tapping", "delivery", "resume"},
+    {"clock", "cyclone3", "head", "form", "request", "http", "stream", "proxies", "accesslog", "handler", "application"}
+    | {"acl", "rest", "leases", "commands", "live", "websocket", "rules"}
+    | {"admin", "dead", "looking", "pages", "health", "metrics"},
     {"config", "log", "embedded", "door", "tap", "web"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

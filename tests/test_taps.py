@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import time
 from typing import Any
 
 import pytest
+import redis
 from conftest import RedisServer
 from wire import Listener, add, batch_add, stats, texts, until
 
@@ -136,6 +140,29 @@ def test_a_tap_is_closed_with_the_reason_when_redis_was_away(
     add(one, queue, "after")
     assert again.until(have(1)).values == ["after"]
     assert consumer.until(have(2)).values == ["seen", "after"]
+
+
+def test_a_tap_that_leaves_while_it_is_being_opened_leaves_nothing_behind(
+    own: RedisServer, start: Any, queue: str
+) -> None:
+    one = start("", own.address)
+    asked = f"GET /c/{queue}.a,{queue}.b?tap=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    with redis.Redis(unix_socket_path=str(own.socket)) as link:
+        own.process.send_signal(signal.SIGSTOP)
+        try:
+            with socket.create_connection(("127.0.0.1", one.port)) as tap:
+                tap.sendall(asked)
+                time.sleep(0.3)
+            time.sleep(0.3)  # its end has been read; Redis has heard of neither
+        finally:
+            own.process.send_signal(signal.SIGCONT)
+        assert stats(one, queue)["consumers"] == 0  # asked after all that went before
+        time.sleep(0.3)
+        assert [link.pubsub_channels(f"restmq:{{{queue}.{name}}}:*") for name in "ab"] == [[], []]
+        assert [link.exists(f"restmq:{{{queue}.{name}}}:taps") for name in "ab"] == [0, 0]
+        tap = Listener(one.port, f"/c/{queue}.a,{queue}.b?tap=1")
+        assert len(link.pubsub_channels(f"restmq:{{{queue}.?}}:*")) == 2  # these are what was looked for
+        tap.close()
 
 
 def test_a_tap_that_does_not_read_is_dropped_and_disturbs_nobody(start: Any, listen: Any, queue: str) -> None:

@@ -18,6 +18,7 @@ for i = 4, #ARGV do
   else call('HDEL', P..'a', 'stop_'..scope) end
   if scope == 'live' then stopped = ARGV[2] == '1' end
 end
+unrule()
 offered = waiting()
 pump()
 save()

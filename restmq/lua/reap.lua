@@ -20,7 +20,7 @@ local inst = ARGV[2]
 call('LREM', P..'ring', 0, inst)
 call('HDEL', P..'live', inst)
 call('HDEL', P..'from', inst)
-call('HDEL', P..'taps', inst)
+if call('HDEL', P..'taps', inst) == 1 then unrule() end
 call('LREM', P..'wt', 0, inst)
 if call('EXISTS', P..'ring') == 0 then live = false end
 local held = call('SRANDMEMBER', P..'way:'..inst, 500)

@@ -17,6 +17,7 @@ for i = 3, #ARGV, 2 do
     publish('c'..db, 'P '..call('HGET', P..'a', 'ep')..' 0\n'..(roundrobin and 'roundrobin' or 'broadcast')..'\n')
   else ruled = true end
 end
+unrule()
 rest()
 pump()
 save()

@@ -4,9 +4,10 @@
 --@include keys
 --@include state
 --@include save
+--@include rules
 if ARGV[3] == '1' then
   call('HSET', P..'taps', ARGV[2], 1)
   ruled = true
-else call('HDEL', P..'taps', ARGV[2]) end
+elseif call('HDEL', P..'taps', ARGV[2]) == 1 then unrule() end
 save()
 return 1

@@ -62,9 +62,8 @@ local function broadcast()   -- one message a chunk, P by P
 end
 local function room(inst)   -- how many more this instance may hold
   local ready, may = string.match(call('HGET', P..'live', inst) or '0 0 0', '^(%d+) (%d+) ')
-  ready = tonumber(ready)
-  if ready == 0 then return 0, 0 end
-  return ready, math.max(0, tonumber(may) - call('SCARD', P..'way:'..inst))
+  if ready == '0' then return 0, 0 end
+  return tonumber(ready), math.max(0, tonumber(may) - call('SCARD', P..'way:'..inst))
 end
 local function deal()   -- the ring's head gets one for each of its ready consumers, then it turns
   local ring = call('LRANGE', P..'ring', 0, -1)

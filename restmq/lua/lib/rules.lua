@@ -26,6 +26,11 @@ local function birth()
   born, ruled = true, ruled or @ruled@
   rest()
 end
+local function unrule()   -- the last of its own rules, stops and taps may be gone: then adds are plain again
+  local own = call('HMGET', P..'a', 'stop_live', 'stop_pull', 'stop_add', unpack(NAMES))
+  for _, told in ipairs(own) do if told then return end end
+  if call('EXISTS', P..'taps') == 0 then ruled = born and @ruled@ end
+end
 local function halted(scope)   -- the ms at which the stop ends, 0 for never; nil when it flows
   local till = ruled and call('HGET', P..'a', 'stop_'..scope)
   if not till then return end

@@ -45,10 +45,8 @@ local function settle()   -- true when there is more to do
   return true
 end
 local function confirm(inst, at)
-  local entry = call('HGET', P..'from', inst)
-  if not entry then return end
-  local joined, confirmed = string.match(entry, '^(%d+) (%d+)$')
-  if at > tonumber(confirmed) and at <= pos then
+  local joined, confirmed = string.match(call('HGET', P..'from', inst) or '', '^(%d+) (%d+)$')
+  if joined and at > tonumber(confirmed) and at <= pos then
     call('HSET', P..'from', inst, joined..' '..digits(at))
     best = math.max(best, at)
   end

@@ -42,6 +42,7 @@ local function sweep(held)   -- held: ms until which no lease ends, 0 for none
     if till > 0 and till <= time() then
       call('HDEL', P..'a', 'stop_'..scope)
       if scope == 'live' then stopped = false end
+      unrule()
       if scope == 'pull' then offered = waiting() end
     elseif till > 0 then late(till) end
   end

@@ -1,0 +1,91 @@
+"""A request's header lines, checked: what they say of its end, of its host, and of the connection.
+
+Owns the rules by which a head is one head to every reader (RFC 9110, RFC 9112);
+knows no connection. Read form.py next.
+"""
+
+from __future__ import annotations
+
+import re
+
+from restmq import errors
+
+MAX_HEADERS = 100
+
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+FIELD = TOKEN + rb"+:[\t -~\x80-\xff]*"
+LINE = re.compile(FIELD + rb"\Z")
+_HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*\Z")
+_LENGTH = re.compile(rb"[0-9]{1,18}\Z")
+_SPECIAL = (b"sec-purpose", b"if-match", b"idempotency-key")  # beside RestMQ-…: what makes a request mean more
+
+
+class Fields:
+    """One header block, checked; the same bytes give the same object, so it is never changed.
+
+    `values` maps lower-case names to values; what a name has twice is joined with
+    a comma (RFC 9110 section 5.2). Raises errors for what makes a request's end
+    or its host doubtful.
+    """
+
+    __slots__ = ("block", "chunked", "close", "expects", "form", "keep", "length", "special", "values")
+
+    def __init__(self, block: bytes, newer: bool) -> None:
+        self.block = block
+        values: dict[bytes, bytes] = {}
+        self.values = values
+        if block.count(b"\n") > MAX_HEADERS:
+            raise errors.HeadTooLarge(f"more than {MAX_HEADERS} header lines")
+        for line in block.split(b"\r\n"):
+            if not line:
+                continue
+            name, _, value = line.partition(b":")
+            name, value = name.lower(), value.strip(b" \t")
+            if name in values:
+                if name in (b"host", b"content-type"):
+                    raise errors.BadRequest(f"{name.decode()} must stand exactly once")
+                if name == b"content-length":
+                    if values[name] != value:
+                        raise errors.BadRequest("two Content-Length that differ")
+                    continue
+                value = values[name] + b", " + value
+            values[name] = value
+        if newer and b"host" not in values:
+            raise errors.BadRequest("Host must stand exactly once")
+        if not _HOST.match(values.get(b"host", b"")):
+            raise errors.BadRequest("Host is no host")
+        coding, length = values.get(b"transfer-encoding"), values.get(b"content-length")
+        self.chunked = coding is not None
+        self.length = 0
+        if coding is not None:
+            if length is not None or not newer:
+                raise errors.BadRequest("Transfer-Encoding with Content-Length, or in HTTP/1.0")
+            if coding.lower() != b"chunked":
+                raise errors.NotImplementedHere("the only Transfer-Encoding known here is chunked")
+        if length is not None:
+            if not _LENGTH.match(length):
+                raise errors.BadRequest("Content-Length is not a plain number")
+            self.length = int(length)
+        wishes = [wish.strip() for wish in values.get(b"connection", b"").lower().split(b",")]
+        self.close = b"close" in wishes or (not newer and b"keep-alive" not in wishes)
+        self.keep = not newer and not self.close
+        self.expects = newer and b"100-continue" in values.get(b"expect", b"").lower()
+        kind = values.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        self.form = {b"application/x-www-form-urlencoded": 1, b"multipart/form-data": 2}.get(kind, 0)
+        self.special = any(name.startswith(b"restmq-") or name in _SPECIAL for name in values)
+
+
+NOTHING = Fields(b"", False)
+_memo: dict[tuple[bytes, bool], Fields] = {}
+
+
+def fields(block: bytes, newer: bool) -> Fields:
+    """The block's Fields: remembered while it is small, for clients send the same block again and again."""
+    known = _memo.get((block, newer))
+    if known is None:
+        known = Fields(block, newer)
+        if len(block) <= 1024 and not known.special:  # an Idempotency-Key or a lease comes once
+            if len(_memo) >= 512:
+                _memo.clear()
+            _memo[(block, newer)] = known
+    return known

@@ -1,0 +1,147 @@
+"""A connection taken over for one long answer, whose end nobody knows yet.
+
+Owns its framing and what is told of its socket; knows nothing of what is written.
+live.py is who writes. Read proxies.py next.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from restmq.clock import NEVER
+from restmq.cork import cork, send, unsent
+
+if TYPE_CHECKING:
+    from restmq.request import Request
+
+MAX_AHEAD = 65536  # bytes read ahead of a request that is not answered yet, or past a stream that listens to none
+_USER_TIMEOUT = 18  # TCP_USER_TIMEOUT of Linux, which PyPy's socket module does not name
+
+
+def nothing(*_: object) -> None:
+    """What a stream's owner has not asked to know."""
+
+
+@implementer(IPushProducer)
+class Stream:
+    """A connection taken over for one long answer: chunked, to its close, or raw after an upgrade.
+
+    `written` counts the bytes given to the transport, framing and all, and `unsent`
+    those of them that the kernel has not taken. `full` is true while Twisted's
+    buffer holds more than 64 KiB: on_full() was called, on_drained() will be.
+    on_lost() is called once, however it ends. on_data() gets what the client
+    sends after an upgrade; before one nobody asked for it, and it is thrown away.
+    """
+
+    def __init__(self, request: Request, head: bytes, chunked: bool, raw: bool) -> None:
+        self.connection, self.transport = request.connection, request.connection.transport
+        self._chunked, self._raw = chunked, raw
+        self.written = 0
+        self.full = self.closed = False
+        self.on_data: Callable[[bytes], None] = nothing
+        self.on_full: Callable[[], None] = nothing
+        self.on_drained: Callable[[], None] = nothing
+        self.on_lost: Callable[[], None] = nothing
+        self._ignored = 0
+        connection = self.connection
+        connection.line.clear()
+        connection.stream = self
+        connection.deadline = NEVER
+        send(self.transport, head)
+        self.transport.unregisterProducer()
+        self.transport.registerProducer(self, True)
+        self._watch()
+
+    def _watch(self) -> None:
+        """A peer that vanished without a word is noticed when nothing was acknowledged for `stall` (tcp(7))."""
+        if self.connection.peer_ip:
+            milliseconds = int(self.connection.app.config.stall * 1000)
+            self.transport.getHandle().setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, milliseconds)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes written that the kernel has not yet taken."""
+        return unsent(self.transport)
+
+    def write(self, data: bytes) -> None:
+        """Write bytes; all of a turn's reading of Redis leaves together."""
+        if self.closed or not data:
+            return
+        if self._chunked:
+            data = _chunk(data)
+        self.written += len(data)
+        send(self.transport, data)
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the client: an upgraded stream's owner gets them, others ignore them."""
+        if self._raw:
+            self.on_data(data)
+            return
+        self._ignored += len(data)
+        if self._ignored > MAX_AHEAD:
+            self.transport.pauseProducing()
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on, or begin to: what came before the stream was there is given to on_data first."""
+        connection = self.connection
+        early, connection._buffer, connection._paused = connection._buffer, b"", False
+        self.transport.resumeProducing()
+        if early:
+            self.received(early)
+
+    def close(self, last: bytes = b"") -> None:
+        """End it after what waits."""
+        if self.closed:
+            return
+        self.write(last)
+        self.closed = True
+        if self._chunked:
+            send(self.transport, b"0\r\n\r\n")
+        self.connection.lose()
+
+    def abort(self) -> None:
+        """End it now; what waits is thrown away."""
+        self.closed = True
+        cork.drop(self.transport)
+        self.transport.abortConnection()
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self.closed = True
+        on_lost, self.on_lost = self.on_lost, nothing
+        on_lost()
+
+    # Twisted asks these when its buffer is full, and when it is empty again.
+
+    def pauseProducing(self) -> None:
+        if not self.full:
+            self.full = True
+            self.on_full()
+
+    def resumeProducing(self) -> None:
+        if self.full:
+            self.full = False
+            self.on_drained()
+
+    def stopProducing(self) -> None:
+        """The connection is closing; connectionLost follows."""
+
+
+_chunked: tuple[bytes, bytes] = (b"", b"")
+
+
+def _chunk(data: bytes) -> bytes:
+    """The data as one chunk; a thousand streams that write the same object share its frame."""
+    global _chunked
+    if _chunked[0] is not data:
+        _chunked = (data, b"%x\r\n%b\r\n" % (len(data), data))
+    return _chunked[1]
