@@ -710,3 +710,40 @@ def test_a_start_of_what_was_not_stopped_leaves_the_short_way_open(link: Any, sc
     queue.all_is_well()
     assert not Stored(link).flags["ruled"]
     queue.teardown()
+
+
+@pytest.mark.parametrize("ruling", ["tap", "dead tap", "setting", "stop", "stop that ends"])
+def test_what_ruled_a_queue_and_is_gone_leaves_the_short_way_open(link: Any, ruling: str) -> None:
+    queue = fresh(link)
+    queue.adding([b"a"], None, None, {})
+    if "tap" in ruling:
+        queue.tap("A", True)
+    elif ruling == "setting":
+        queue.setting("history", "5")
+    else:
+        queue.flow(True, 100 if "ends" in ruling else 0, ["add"])
+    queue.all_is_well()
+    assert Stored(link).flags["ruled"]
+    if ruling == "tap":
+        queue.tap("A", False)
+    elif ruling == "dead tap":
+        assert queue.run("reap", DB, "A", "1") == 0
+        queue.model.reap("A")
+    elif ruling == "setting":
+        queue.setting("history", "")
+    elif ruling == "stop":
+        queue.flow(False, 0, ["add"])
+    else:
+        queue.tick(200, True)
+    queue.all_is_well()
+    assert not Stored(link).flags["ruled"]
+    queue.teardown()
+
+
+def test_a_tap_of_a_queue_that_never_was_leaves_no_key(link: Any) -> None:
+    queue = fresh(link)
+    queue.tap("A", True)
+    queue.tap("A", False)
+    queue.all_is_well()
+    assert link.keys(KEY + "*") == []
+    queue.teardown()
