@@ -362,7 +362,7 @@ def test_a_queue_forgotten_by_one_and_born_again_by_another_is_listed(own: Any) 
                 await adding
 
             reactor.wait(both)
-            waiting = reactor.wait(one.lengths, b"q")[0]
+            waiting = reactor.wait(one.ledger, b"q")["waiting"]
             reactor.wait(other.redis.call, b"PING")  # what it hinted has arrived
             assert waiting == 0 or reactor.wait(one.queues) == [b"q"], turn
 
