@@ -185,8 +185,9 @@ class Settings(Handler):
         return [*((word, told.pop(word, text)) for word, text in given), *told.items()]
 
     async def _shown(self, queue: bytes) -> Answer:
-        told = await self.app.core.settings(queue)
-        settings = rules.shown(told, self.app.config.rules)
+        core = self.app.core
+        told, policy = await together([core.settings(queue), core.policy(queue)])
+        settings = rules.shown(told, {**self.app.config.rules, "policy": policy})
         own = [word for word in settings if word in told]
         return self.json({"queue": queue.decode("utf-8"), "settings": settings, "own": own})
 

@@ -307,6 +307,7 @@ async def run(
             said = {"error": wrong.text}
     except Error as problem:
         if not whole:
+            problem.echo = echo
             raise
         said = problem.problem()
     return (json.dumps(said)[:-1] + echo + "}").encode("ascii")

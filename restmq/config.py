@@ -78,6 +78,7 @@ class Settings:
     heartbeat: float = 15.0
 
     # [queues]: what holds for queues that were not told otherwise, as the scripts read it (times in ms)
+    policy: str = "broadcast"
     history: int = 1000
     history_bytes: int = _MIB
     idempotency: float = 600.0

@@ -175,15 +175,23 @@ class Core:
         if error is not None:
             self.turn.touched.discard(queue)
             return
-        epoch, due = reply
+        epoch, due, *settings = reply
         self.due.told(queue, due)  # whoever made that timer may have died before it was noted
         if known is not None:
-            known.birthword = self.birthword
+            known.birthword, known.settings = self.birthword, settings_in(settings)
             if epoch != known.epoch:
                 if known.epoch:
                     log.warn("queue {queue} has another epoch now", queue=queue.decode("utf-8"))
                     known.number = 0
                 known.epoch = epoch or b""
+
+    def _saw(self, queue: bytes, number: int) -> None:
+        """A number was given, or taken. Where the queue was born since it was used first, its epoch is asked for."""
+        known = self.known.get(queue)
+        if known is not None and number > known.number:
+            known.number = number
+            if not known.epoch:
+                self._first_use(queue)
 
     def _register(self, queue: bytes) -> None:
         """The registry is a hint: entered before the script that needs it, in the same write."""
@@ -231,9 +239,7 @@ class Core:
             else:
                 waiter.resolve(number)
                 number += 1
-        known = self.known.get(queue)
-        if known is not None and number - 1 > known.number:
-            known.number = number - 1
+        self._saw(queue, number - 1)
 
     async def add_all(
         self,
@@ -263,9 +269,7 @@ class Core:
         first, newborn, replayed, many = await self.script("add", queue, *head, *values)
         if newborn:
             self._born(queue)
-        known = self.known.get(queue)
-        if known is not None:
-            known.number = max(known.number, first + many - 1)
+        self._saw(queue, first + many - 1)
         return Added(first, many, bool(replayed))
 
     # -- consuming
@@ -289,6 +293,8 @@ class Core:
         for at, waiter in enumerate(waiters[:given]):
             number, count, value = reply[3 * at : 3 * at + 3]
             waiter.resolve(Element(queue, int(number), value, int(count)))
+        if given:
+            self._saw(queue, int(reply[3 * given - 3]))
         rest = waiters[given:]
         if rest and more:  # it met a thousand that had ended: the rest ask again
             call.waiters, call.head = rest, (self.db, b"%d" % len(rest), b"")
@@ -313,6 +319,7 @@ class Core:
                 for at in range(0, len(words) - 3, 4)
             ]
             if taken or len(words) % 4 == 0:
+                self._saw(queue, taken[-1][0].number if taken else 0)
                 return taken
 
     async def untake(self, taken: Iterable[tuple[Element, bytes]]) -> None:
@@ -386,6 +393,7 @@ class Core:
                 for at in range(0, len(words) - 3, 4)
             ]
             if leased or len(words) % 4 == 0:
+                self._saw(queue, leased[-1].number if leased else 0)
                 return leased
 
     async def mine(self, queue: bytes, instance: bytes, leases: Sequence[Lease]) -> list[bool]:
@@ -497,18 +505,17 @@ class Core:
         words = [text.encode() for pair in settings.items() for text in pair]
         if settings.get("idle_ttl"):
             self.due.soon(queue, LOOK)  # as in _nack()
-        due = await self.script("set", queue, self.db, word(), *words)
+        due, *told = await self.script("set", queue, self.db, word(), *words)
         if due >= 0:
             self.due.soon(queue, due)
-        known = self.known.get(queue)
-        if known is not None:
-            known.settings = {name: text for name, text in {**known.settings, **settings}.items() if text}
+        if queue in self.known:
+            self.known[queue].settings = settings_in(told)
 
     async def settings(self, queue: bytes) -> dict[str, str]:
         """What this queue was told to do otherwise than restmq.conf says: name -> text."""
-        names = ["policy", *scripts.RULES]
-        told = await self.redis.call(b"HMGET", b"restmq:{%b}:a" % queue, *(name.encode() for name in names))
-        return {name: text.decode() for name, text in zip(names, told) if text is not None}
+        names = [name.encode() for name in scripts.RULES]
+        told = await self.redis.call(b"HMGET", b"restmq:{%b}:a" % queue, *names)
+        return {name.decode(): text.decode() for name, text in zip(names, told) if text is not None}
 
     async def status(self, queue: bytes) -> int:
         """1 while elements flow to live consumers, 0 while they are stopped."""
@@ -643,6 +650,12 @@ class Core:
         self.due.stop()
         answer: Deferred[Any] = self.redis.disconnect()
         return answer
+
+
+def settings_in(words: Sequence[bytes]) -> dict[str, str]:
+    """Settings as the scripts tell them: name, text…"""
+    texts = [word.decode() for word in words]
+    return dict(zip(texts[::2], texts[1::2]))
 
 
 def _lost(queue: bytes, number: int) -> LeaseLost:

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.consumers import Batch, Consumer, Consumers
-from restmq.core import Core, Nack
+from restmq.core import Core, Nack, settings_in
 from restmq.element import Element, Lease
 from restmq.errors import BadOption, Error, Unavailable
 from restmq.inbox import Inbox
@@ -82,7 +82,7 @@ class Delivery(Service):
         self._closing = False
         self._silent = 0
         messages.heard = self.heard
-        messages.up = self._link_up
+        messages.up, messages.down = self._link_up, self._link_down
         core.joined = self._link_up
         presence.alive, presence.doomed = self._release, self._doomed
 
@@ -285,8 +285,7 @@ class Delivery(Service):
                 self._broadcast(queue, Batch(queue.name, [element], int(history[at]), epoch))
 
     def _learn(self, queue: Joined, settings: list[bytes]) -> None:
-        words = [text.decode() for text in settings]
-        queue.settings = dict(zip(words[::2], words[1::2]))
+        queue.settings = settings_in(settings)
         queue.birthword = self.core.birthword
 
     def renewed(self, queue: Joined, epoch: bytes, position: int) -> None:
@@ -344,7 +343,7 @@ class Delivery(Service):
             await self._confirm_written(queue)
         reply = await self._live(queue, *numbers)
         self.renewed(queue, reply[0], reply[1])
-        queue.policy = reply[3]
+        self._policy(queue, reply[3])
         self.core.due.told(queue.name, reply[4])
         self._learn(queue, reply[5])
         if numbers[2] == 0:
@@ -377,6 +376,14 @@ class Delivery(Service):
             queue.heldback = []
         self._rejoining = True  # once a beat says that this instance still is one
         self.presence.beat()
+
+    def _link_down(self) -> None:
+        if not self._closing:
+            self.clock.callLater(0.05, self._deaf, self.messages.why)
+
+    def _deaf(self, why: str) -> None:
+        if self.core.redis.link is not None:  # else that is told already, in the same words
+            log.warn("Redis' messages are not heard: {why}; live consumers get what they miss a little later", why=why)
 
     def _rejoin(self) -> None:
         self._rejoining = False

@@ -20,6 +20,7 @@ class Error(Exception):
     type = "internal"
     title = "Internal error"
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    echo = ""  # more JSON behind the last field: the id of the command that it answers
 
     def __init__(self, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(text)
@@ -38,7 +39,7 @@ class Error(Exception):
 
     def render(self) -> bytes:
         """The problem as one line of JSON, CRLF at its end."""
-        return json.dumps(self.problem()).encode("ascii") + b"\r\n"
+        return (json.dumps(self.problem())[:-1] + self.echo + "}\r\n").encode("ascii")
 
 
 class BadRequest(Error):

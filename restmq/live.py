@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from restmq.stream import Stream
 
 MOST_QUEUES = 100
+CLOSED = b"RestMQ-Closed"
 MOST_SHOWN = 10  # queues of one consumer in a line of the log
 RETRY = 2000  # ms: an EventSource that lost its stream comes again after this
 RETRY_ENDING = 1000  # ms: the same, when this instance ends and another may serve at once
@@ -312,8 +313,8 @@ class Live:
         raise NotImplementedError
 
     def farewell(self, stream: Stream, why: str) -> None:
-        """End the stream cleanly; nothing waits to be sent."""
-        stream.close()
+        """End the stream cleanly, with the reason; nothing waits to be sent."""
+        raise NotImplementedError
 
     def refuse(self, why: str) -> None:
         """The access rules forbid it now."""
@@ -393,7 +394,8 @@ class Live:
         self._timer = self._clock.callLater(self._period, self._beat)
         if self.app.acl.generation != self._access:
             try:
-                self.app.acl.check(self.section, self.request)
+                for section in (self.section, "rest:consumer")[: 1 + self.wish.tap]:  # as when it came
+                    self.app.acl.check(section, self.request)
             except Error as refused:
                 self.refuse(refused.text)
                 return
@@ -425,6 +427,10 @@ class Comet(Live):
     def beat(self) -> None:
         """A blank line, which clients skip."""
         self.write(b"\r\n")
+
+    def farewell(self, stream: Stream, why: str) -> None:
+        """Tell why behind the last chunk, where no client takes it for an element."""
+        stream.close(trailer=b"%b: %b\r\n" % (CLOSED, " ".join(why.split()).encode("ascii", "backslashreplace")))
 
 
 class Sse(Live):
@@ -481,7 +487,8 @@ class CometHandler(Handler):
         consumer = Comet(self, queues, wish=wish(self, queues))
         positions = await consumer.join(self)
         if positions is not None:
-            consumer.open(self.stream(b"application/x-ndjson", HEADERS), positions)
+            headers = (*HEADERS, (b"Trailer", CLOSED)) if self.request.newer else HEADERS
+            consumer.open(self.stream(b"application/x-ndjson", headers), positions)
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 

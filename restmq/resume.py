@@ -20,7 +20,7 @@ from restmq.slot import pause
 _ID = re.compile(rb"(0|[1-9][0-9]{0,15})@([0-9a-zA-Z.]{1,64})\Z")
 _LAST = re.compile(rb"-([1-9][0-9]{0,6})\Z")
 _AGO = re.compile(rb"[0-9.]+(ms|s|m|h|d)\Z")
-_WORDS = (b"all", b"latest", b"now")
+_WORDS = (b"all", b"now")
 PAUSE = 0.01  # seconds between looks whether a socket takes more of the past
 
 
@@ -39,7 +39,7 @@ def parse(text: bytes, queues: list[bytes]) -> dict[bytes, Since]:
         word = words[0]
         if _ID.match(word):
             raise BadOption("since has one id for several queues: an id holds for its queue, so there is one for each")
-        if b":" in word and word not in _WORDS:
+        if b":" in word:
             named = word.rpartition(b":")[0]
             if named not in queues:
                 raise BadOption(f"since: the key {word.decode('utf-8', 'replace')!a} is of none of these queues")
@@ -54,6 +54,8 @@ def _one(word: bytes, queue: bytes) -> Since:
     found = _ID.match(word)
     if found:
         return Since("after", int(found[1]), found[2])
+    if word == b"latest":
+        return Since("last", 1)
     if word in _WORDS:
         return Since(word.decode())
     found = _LAST.match(word)

@@ -140,7 +140,7 @@ class _Pairs(list[Any]):
 
 def shown(told: Mapping[str, str], defaults: Mapping[str, object]) -> dict[str, int | str]:
     """Every setting with the value that holds, as people write it: what the queue was told, else the default."""
-    values: dict[str, Any] = {"policy": POLICIES[0], **RULES, **defaults, **told}
+    values: dict[str, Any] = {**RULES, **defaults, **told}
     return {name: written(name, str(values[name])) for name in NAMES}
 
 

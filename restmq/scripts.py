@@ -30,8 +30,9 @@ class Script:
         self.sha = hashlib.sha1(self.text).hexdigest().encode("ascii")
 
 
-#: A queue's rules and what they are when nobody says otherwise (restmq.conf, then its own settings). Times in ms.
+#: A queue's policy and rules, and what they are when nobody says otherwise (restmq.conf, then its own). Times in ms.
 RULES: dict[str, object] = {
+    "policy": "broadcast",
     "history": 1000,
     "history_bytes": 1 << 20,
     "max_deliveries": 0,
@@ -48,9 +49,10 @@ def load(rules: Mapping[str, object] | None = None, time: str = "call('TIME')") 
     """Every script by its name, with the rules of restmq.conf, and where they read the time (TIME)."""
     parts = {path.stem: path.read_text("utf-8") for path in (FOLDER / "lib").glob("*.lua")}
     told = {**RULES, **(rules or {})}
-    plain = ("history", "history_bytes")  # these bind no add: a queue may have them and take the hot path
+    plain = ("policy", "history", "history_bytes")  # these bind no add: a queue may have them and take the hot path
     ruled = any(value != RULES[name] for name, value in told.items() if name not in plain)
-    words = {**told, "time": time, "ruled": "true" if ruled else "false"}
+    fresh = 16 if told["policy"] == "roundrobin" else 0  # the flags of a queue that was never used: see state.lua
+    words = {**told, "time": time, "ruled": "true" if ruled else "false", "fresh": fresh}
 
     def expand(text: str) -> str:
         text = _INCLUDE.sub(lambda found: expand(parts[found[1]]), text)

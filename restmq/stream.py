@@ -98,14 +98,14 @@ class Stream:
         if early:
             self.received(early)
 
-    def close(self, last: bytes = b"") -> None:
-        """End it after what waits."""
+    def close(self, last: bytes = b"", trailer: bytes = b"") -> None:
+        """End it after what waits; chunked, with header lines at its end (RFC 9112 section 7.1.2)."""
         if self.closed:
             return
         self.write(last)
         self.closed = True
         if self._chunked:
-            send(self.transport, b"0\r\n\r\n")
+            send(self.transport, b"0\r\n" + trailer + b"\r\n")
         self.connection.lose()
 
     def abort(self) -> None:

@@ -28,6 +28,10 @@ class Model(Live):
         self.own: dict[str, str] = {}
         self.used = 0
         self.emptied = 0  # the highest number when it was purged
+        self.passed = 0  # numbers that were passed over
+        self.version = 0  # how often the settings were changed
+        self.former = ""  # the epoch that Redis lost
+        self.roundrobin = conf["policy"] == "roundrobin"
         self.keys: dict[str, tuple[int, str, int, int]] = {}
 
     def rule(self, name: str) -> Any:
@@ -38,7 +42,8 @@ class Model(Live):
     def books(self) -> dict[str, int]:
         """The columns that Core.ledger tells."""
         columns = {state: len(self.those(state)) for state in (WAITING, DELAYED, DEAD)}
-        columns.update(self.flows, added=self.added, leased=len(self.those(LEASED)) + len(self.those(AWAY)))
+        columns.update(self.flows, added=self.added - self.passed)
+        columns["leased"] = len(self.those(LEASED)) + len(self.those(AWAY))
         columns["bytes"] = sum(len(element.value) for element in self.elements.values())
         return columns
 
@@ -477,20 +482,21 @@ class Model(Live):
         self.__dict__.update(keeping)
         self.ruled = bool(self.taps)
         self.epoch = epoch if heard else ""
+        self._deal_by()
         return had
 
     def set(self, told: dict[str, str], epoch: str) -> int:
         self.begin()
         self.epoch = self.epoch or epoch
         for name, text in told.items():
-            if name == "policy":
-                self.roundrobin = text == "roundrobin"
-                self.to_all("P", text)
-            else:
-                self.ruled = True
             self.own[name] = text
             if not text:
                 del self.own[name]
+            if name == "policy":
+                self._deal_by()
+            else:
+                self.ruled = True
+        self.version, self.former = self.version + 1, ""
         self._unrule()
         self._rest()
         self.pump()
@@ -597,9 +603,27 @@ class Model(Live):
             self.end()
         return self.epoch or None
 
+    def settings_told(self) -> dict[str, str]:
+        """Its settings as an instance knows them."""
+        return {**self.own, "sv": str(self.version)} if self.version else {}
+
+    def _adopt(self, told: dict[str, str]) -> None:
+        self.own = {name: text for name, text in told.items() if name != "sv"}
+        self.version = int(told["sv"])
+        self.ruled = self.ruled or any(name != "policy" for name in self.own)
+        self._deal_by()
+
+    def _deal_by(self) -> None:
+        self.roundrobin = self.rule("policy") == "roundrobin"
+        if self.live:
+            self.to_all("P", self.rule("policy"))
+
     def renew(self, known: Any, epoch: str) -> bool:
         """Known: epoch, highest number, position, settings, whether Redis' birth word is another."""
         was, highest, position, told, reborn = known
+        later = int(told.get("sv", 0)) > self.version
+        if later and was and self.epoch and self.former == was:
+            self._adopt(told)
         if not was or (self.epoch and self.epoch != was) or (not self.epoch and not reborn):
             return False
         if self.epoch and highest <= self.added and position <= self.position:
@@ -613,14 +637,12 @@ class Model(Live):
                 if element.owner == inst:
                     element.lost = self.lost[-1]
         self.history.clear()
-        self.flows["dropped"] = 0
+        self.passed += max(0, highest - self.added)
         self.added, self.position = max(self.added, highest), max(self.position, position)
         self.sure = self.best = self.floor = self.position
         self.since = dict.fromkeys(self.since, (self.position, self.position))
-        self.flows["dropped"] = self.added - len(self.elements) - sum(self.flows.values())
-        self.own.update(told)
-        self.ruled = self.ruled or any(name != "policy" for name in told)
-        self.roundrobin = self.own.get("policy") == "roundrobin"
-        self.epoch = epoch
+        self.epoch, self.former = epoch, was
+        if later:
+            self._adopt(told)
         self._birth()
         return True

@@ -78,7 +78,7 @@ class Stored:
         self.lost = {name.decode(): {int(N) for N in link.smembers(KEY + name.decode())} for name in lost}
         self.ways = {"A": {int(N) for N in one}, "B": {int(N) for N in two}}
         self.state = dict(zip(STATE, map(int, struct.unpack(">14dB", packed) if packed else [0] * 15)))
-        self.flags = {name: bool(self.state["flags"] >> bit & 1) for bit, name in enumerate(FLAGS)}
+        self.flags = {name: bool(self.state["flags"] >> bit & 1) for bit, name in enumerate(FLAGS) if packed}
         self.stops = {scope: int(self.notes[f"stop_{scope}"]) for scope in SCOPES if f"stop_{scope}" in self.notes}
 
     @staticmethod

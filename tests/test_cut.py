@@ -100,6 +100,12 @@ class Pair:
         (found,) = (client["id"] for client in self.own() if (client["sub"] != "0") == (kind == "messages"))
         return found
 
+    def told(self, kind: str) -> None:
+        """The log of `here` says that this one of its links was lost, and not the other."""
+        lost = {"commands": "cannot be used: ", "messages": "Redis' messages are not heard: "}
+        text = self.here.log.read_text()
+        assert {name for name, words in lost.items() if words in text} == {kind}, text
+
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """`here` does nothing meanwhile, and then finds its links cut."""
@@ -244,6 +250,7 @@ def test_a_link_that_goes_deaf_is_given_up_and_what_was_added_meanwhile_comes_on
     until(lambda: before not in {client["id"] for client in pair.link.client_list()})
     heard.add()
     heard.everything()
+    pair.told(kind)
     print(f"{kind}: {time.monotonic() - began:.1f} s")
 
 
@@ -265,6 +272,7 @@ def test_what_is_added_while_one_of_the_two_links_is_cut_comes_once(
         finally:
             pair.here.process.send_signal(signal.SIGCONT)
         heard.everything()
+    pair.told(kind)
 
 
 def test_what_is_dealt_to_an_instance_while_it_joins_again_is_given_once(pair: Pair, listen: Any, queue: str) -> None:

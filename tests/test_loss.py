@@ -74,7 +74,7 @@ def test_numbers_and_rules_survive_a_redis_that_lost_them(
     assert b'"roundrobin"' in one.http("GET", "/p/jobs")[2]
     assert json.loads(one.http("GET", "/settings/jobs")[2])["settings"]["max_deliveries"] == 7
     books = json.loads(one.http("GET", "/ledger/jobs")[2])
-    assert (books["added"], books["imbalance"]) == (6, 0)
+    assert (books["added"], books["imbalance"]) == (1 if empty else 2, 0), "not the numbers passed over"
     # An acknowledgement from before the loss is not taken for the element that has the number now.
     said = json.loads(one.http("POST", "/q/jobs/ack", json.dumps({"ack": [lease]}))[2])
     assert said["lost"] == [lease]

@@ -301,16 +301,37 @@ def test_elements_that_expired_or_were_taken_are_no_gap(instance: Any, listen: A
         again.close()
 
 
+@pytest.mark.parametrize("none", ["history", "history_bytes"])
+@pytest.mark.parametrize("many", [1, 5, 10])
 def test_without_history_nothing_is_replayed_which_is_announced(
-    start: Any, listen: Any, queue: str, past: Any
+    start: Any, listen: Any, queue: str, past: Any, none: str, many: int
 ) -> None:
-    one = start("[queues]\nhistory = 0\n")
-    ids = past(one, singly=True)
-    again = listen(one, f"/c/{queue}?since={ids[4]}").until(lambda c: c.told)
-    (low, high), kept = again.told[0]["gap"], again.until(lambda c: "v9" in c.values).elements
-    assert low == 5
-    assert high + len(kept) == 10
-    assert len(kept) <= 3  # what was not yet confirmed when the last one was broadcast
+    one = start(f"[queues]\n{none} = 0\n")
+    ids = past(one, count=many, singly=True)
+    until(lambda: stats(one, queue)["leased"] == 0)
+    nothing = f"0@{ids[0].partition('@')[2]}"
+    for since, low in ((nothing, 1), ("-1", many), ("latest", many), (f"-{many + 5}", 1), ("5m", 1), (f"{queue}:1", 1)):
+        again = listen(one, f"/c/{queue}?since={since}").until(lambda c: c.told)
+        assert again.told[0] == {"queue": queue, "gap": [low, many], "missed": many - low + 1}, since
+        assert again.elements == []
+        again.close()
+    assert listen(one, f"/c/{queue}?since=all").quiet().told == []
+
+
+def test_what_since_asks_for_and_is_not_kept_is_announced(start: Any, listen: Any, queue: str, past: Any) -> None:
+    one = start("[queues]\nhistory = 10\n")
+    past(one, count=60, singly=True)
+    for since in ("-50", "5m", f"{queue}:3"):
+        again = listen(one, f"/c/{queue}?since={since}").until(lambda c: "v59" in c.values)
+        gap = again.told[0]["gap"]
+        assert gap[0] == (11 if since == "-50" else 1)  # else it is not known from where
+        assert again.values == texts(60)[gap[1] :]
+        assert 10 <= len(again.values) < 25
+        again.close()
+    for since in ("-10", f"{queue}:55", "all"):  # what is asked for is there
+        again = listen(one, f"/c/{queue}?since={since}").until(lambda c: "v59" in c.values)
+        assert again.told == []
+        again.close()
 
 
 def test_a_roundrobin_queue_replays_only_what_was_broadcast(instance: Any, listen: Any, queue: str, past: Any) -> None:

@@ -118,7 +118,7 @@ def test_json_that_is_none_or_holds_what_no_setting_is_is_refused(text: bytes, e
 
 
 def test_every_rule_of_the_scripts_is_a_setting() -> None:
-    assert ("policy", *scripts.RULES) == rules.NAMES
+    assert tuple(scripts.RULES) == rules.NAMES
     assert rules.shown({}, {}) == DEFAULTS
 
 

@@ -175,7 +175,7 @@ def test_what_was_on_its_way_when_redis_came_back_with_less_is_given_back_in_sma
         one.messages.unsubscribe(*one.channels)  # so that what comes back is not dealt at once
         one.heard()
     queue.most = 0
-    assert queue("seen", "epoch", away + 5, "{}", "another", 0) == [b"another", 0], "the rest is due at once"
+    assert queue("seen", "epoch", away + 5, "{}", "another", 0)[:2] == [b"another", 0], "the rest is due at once"
     assert queue.most <= 50
     assert queue.run.books()["leased"] == away
     queue("seen", "another", away + 9, "{}", "a third", 0)
@@ -183,7 +183,7 @@ def test_what_was_on_its_way_when_redis_came_back_with_less_is_given_back_in_sma
     assert calls <= away / 250 + 3
     assert queue.most <= STEPS * EACH
     books = queue.run.books()
-    assert (books["leased"], books["waiting"], books["dropped"]) == (0, away, 9)
+    assert (books["leased"], books["waiting"], books["dropped"]) == (0, away, 0)
     assert not link.keys(KEY + "lost*") + link.keys(KEY + "way:*")
     for one in ears:
         one.messages.close()

@@ -127,7 +127,9 @@ class Watched(RuleBasedStateMachine):
     def the_state_is_the_model_s(self, stored: Stored) -> None:
         model = self.model
         books, state = model.books(), stored.state
-        assert state["n"] == books["added"] == sum(books[name] for name in LEDGER[1:-1])
+        assert (state["n"], books["added"]) == (model.added, sum(books[name] for name in LEDGER[1:-1]))
+        assert int(stored.notes.get("passed", 0)) == model.passed
+        assert (int(stored.notes.get("sv", 0)), stored.notes.get("ex", "")) == (model.version, model.former)
         for name in ("bytes", "taken", "delivered", "acked"):
             assert state[name] == books[name], name
         for name in ("deleted", "expired", "purged", "dropped"):
@@ -136,7 +138,7 @@ class Watched(RuleBasedStateMachine):
         told = (model.cursor, model.position, model.sure, model.best, model.left, model.due)
         assert tuple(state[name] for name in ("c", "pos", "sure", "best", "left", "due")) == told
         for name in ("born", "waits", "live", "roundrobin", "stopped", "ruled"):
-            assert stored.flags[name] == getattr(model, name), name
+            assert stored.flags.get(name, model.conf["policy"] == name) == getattr(model, name), name
         assert {name: text for name, text in stored.notes.items() if name in SETTINGS} == model.own
         assert stored.notes.get("ep", "") == model.epoch
         assert (stored.stops, stored.ring, stored.line) == (model.stops, model.ring, model.line)
@@ -146,7 +148,7 @@ class Watched(RuleBasedStateMachine):
             assert way == {e.number for e in model.those(AWAY, inst) if not e.lost}
         assert stored.lost == {name: {e.number for e in model.those(AWAY) if e.lost == name} for name in model.lost}
         assert stored.holders >= {inst for inst, way in stored.ways.items() if way}
-        assert stored.flags["slow"] or not (
+        assert stored.flags.get("slow") or not (
             stored.back or stored.kept or stored.tries or stored.way or stored.ttl or stored.leased or stored.dead
         ), "the hot path must know"
 
@@ -157,7 +159,7 @@ class Watched(RuleBasedStateMachine):
         for at in sorted(model.history, reverse=True):
             entry = model.history[at]
             held += len(entry[1])
-            if at > floor or at > model.sure or (at > model.position - most and held <= size):
+            if at > floor or at > model.sure or (at > model.position - most and held <= size > 0):
                 kept[at] = entry
         assert {at: stored.history.get(at) for at in kept} == kept
         assert all(model.history[at] == entry for at, entry in stored.history.items() if at > floor)
@@ -248,9 +250,14 @@ class Watched(RuleBasedStateMachine):
 
     def setting(self, name: str, text: str) -> None:
         epoch = next(self.epochs)
-        assert self.run("set", DB, epoch, name, text) == self.model.set({name: text}, epoch)
+        due, *own = self.run("set", DB, epoch, name, text)
+        assert due == self.model.set({name: text}, epoch)
+        self.are_its_settings(own)
         told = (self.model.rule("history"), self.model.rule("history_bytes"))
         self.least = (min(self.least[0], told[0]), min(self.least[1], told[1]))
+
+    def are_its_settings(self, words: list[bytes]) -> None:
+        assert {name.decode(): text.decode() for name, text in groups(words, 2)} == self.model.settings_told()
 
     def subscribe(self, inst: str) -> None:
         if inst not in self.model.subscribed:
@@ -266,11 +273,12 @@ class Watched(RuleBasedStateMachine):
         *reply, due, own = self.run("live", DB, inst, *numbers, confirmed, *words)
         told = model.join(inst, numbers, confirmed, known, epoch)
         assert [reply[0].decode(), reply[1], reply[2], reply[3].decode()] == told
-        assert {name.decode(): text.decode() for name, text in groups(own, 2)} == model.own
+        self.are_its_settings(own)
         assert due == model.soon()
 
     def seen(self, known: Any) -> None:
         epoch = next(self.epochs)
-        told, left = self.run("seen", DB, known[0], known[1], json.dumps(known[3]), epoch, int(known[4]))
+        told, left, *own = self.run("seen", DB, known[0], known[1], json.dumps(known[3]), epoch, int(known[4]))
         assert (told.decode() or None) == self.model.seen(known, epoch)
         assert left == self.model.soon()
+        self.are_its_settings(own)

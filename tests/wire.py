@@ -358,6 +358,7 @@ class Listener:
         self.socket.connect(("127.0.0.1", port))
         self.body = b""
         self.chunks = 0
+        self.trailer = ""
         self.ended = False
         self.socket.sendall(f"{method} {target} HTTP/{version}\r\nHost: 127.0.0.1:{port}\r\n{headers}\r\n".encode())
         raw = b""
@@ -376,12 +377,16 @@ class Listener:
     def _unframe(self) -> None:
         while self._chunked:
             size, end, rest = self._raw.partition(b"\r\n")
+            if end and not int(size, 16):  # the trailer, and a blank line behind it
+                trailer, gone, _ = (b"\r\n" + rest).partition(b"\r\n\r\n")
+                if gone:
+                    self.trailer, self._raw, self.ended = trailer.strip().decode("ascii"), b"", True
+                return
             if not end or len(rest) < int(size, 16) + 2:
                 return
             length = int(size, 16)
             assert rest[length : length + 2] == b"\r\n"
             self.body, self._raw = self.body + rest[:length], rest[length + 2 :]
-            self.ended = self.ended or not length
             self.chunks += 1
         self.body, self._raw = self.body + self._raw, b""
         self.ended = self.ended or len(self.body) == self._length

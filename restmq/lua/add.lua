@@ -7,7 +7,7 @@
 --@include keys
 --@include state
 local adding = #ARGV - 4
-if flags == 1 and ARGV[3] == '' then   -- nobody listens, nothing special: this is the hot path
+if (flags == 1 or flags == 17) and ARGV[3] == '' then   -- nobody listens, nothing special: this is the hot path
   local T = '-'..ARGV[2]
   for i = 5, #ARGV do
     n, bytes = n + 1, bytes + #ARGV[i]

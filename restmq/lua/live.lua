@@ -40,8 +40,4 @@ local at = pos
 settle()
 pump()
 save()
-local settings = {}
-for i, told in ipairs(call('HMGET', P..'a', 'policy', unpack(NAMES))) do
-  if told then settings[#settings + 1], settings[#settings + 2] = i == 1 and 'policy' or NAMES[i - 1], told end
-end
-return {call('HGET', P..'a', 'ep'), at, n, roundrobin and 'roundrobin' or 'broadcast', soon(), settings}
+return {call('HGET', P..'a', 'ep'), at, n, roundrobin and 'roundrobin' or 'broadcast', soon(), own()}

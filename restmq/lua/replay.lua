@@ -1,5 +1,5 @@
 -- History for a consumer that comes back, or asks for some of the past.
--- KEYS m · ARGV db, what ('after', 'key', 'last', 'ago', 'all', 'latest', 'now'), P, N, how many or ms, how many at the most
+-- KEYS m · ARGV db, what ('after', 'key', 'last', 'ago', 'all', 'now'), P, N, how many or ms, how many at the most
 -- Returns {epoch, P now, P before the first kept, P it starts after, P up to which this went, then P, N,
 -- value…}; what has ended is left out.
 --@include keys
@@ -9,11 +9,10 @@ local what, which, most = ARGV[2], tonumber(ARGV[3]) or 0, tonumber(ARGV[4])
 call('HSETNX', P..'a', 'ep', ARGV[5])
 local start = pos
 if what == 'after' then start = which
-elseif what == 'last' then start = math.max(floor, pos - which)
-elseif what == 'latest' then start = math.max(floor, pos - 1)
+elseif what == 'last' then start = math.max(0, pos - which)
 elseif what == 'all' then start = floor
-elseif what == 'key' then   -- behind its place among the newest thousand
-  start = floor
+elseif what == 'key' then   -- behind its place among the newest thousand; 0: it is not known how much is missing
+  start = 0
   for _, e in ipairs(call('XREVRANGE', P..'h', '+', '-', 'COUNT', 1000)) do
     local at, N = string.match(e[1], '^(%d+)%-(%d+)$')
     if N == ARGV[3] then start = tonumber(at) break end
@@ -26,6 +25,10 @@ elseif what == 'ago' then   -- the first not older, by halves
     if e and tonumber(e[2][4]) < since then low = mid + 1 else high = mid end
   end
   start = low
+  if low == floor then   -- what is not kept may have been of that time
+    local e = call('XRANGE', P..'h', '-', '+', 'COUNT', 1)[1]
+    if not e or tonumber(e[2][4]) >= since then start = 0 end
+  end
 end
 local out, to, size = {}, start, 0
 for _, e in ipairs(start < pos and most > 0 and call('XRANGE', P..'h', digits(start + 1), '+', 'COUNT', most) or {}) do

@@ -1,6 +1,7 @@
 -- Changes the policy or settings.
 -- KEYS m · ARGV db, a new epoch, then name and value of each; '' takes it back to what restmq.conf says
--- Returns the ms until the queue is due, -1 for never. It holds for every element added after.
+-- Returns {ms until the queue is due, -1 for never, all its settings: name, value…}. It holds for every element
+-- added after.
 --@include keys
 --@include state
 --@include save
@@ -12,13 +13,12 @@ call('HSETNX', P..'a', 'ep', ARGV[2])
 for i = 3, #ARGV, 2 do
   local name, value = ARGV[i], ARGV[i + 1]
   if value == '' then call('HDEL', P..'a', name) else call('HSET', P..'a', name, value) end
-  if name == 'policy' then
-    roundrobin = value == 'roundrobin'
-    publish('c'..db, 'P '..call('HGET', P..'a', 'ep')..' 0\n'..(roundrobin and 'roundrobin' or 'broadcast')..'\n')
-  else ruled = true end
+  if name == 'policy' then deal_by() else ruled = true end
 end
+call('HINCRBY', P..'a', 'sv', 1)
+call('HDEL', P..'a', 'ex')
 unrule()
 rest()
 pump()
 save()
-return soon()
+return {soon(), unpack(own())}

@@ -20,9 +20,10 @@ local function forget(epoch)   -- true when there was something
     return had
   end
   due, slow = 0, false
-  n, c, taken, acked, delivered, born, roundrobin, stopped = 0, 0, 0, 0, 0, false, false, false
+  n, c, taken, acked, delivered, born, stopped = 0, 0, 0, 0, 0, false, false
   ruled = call('EXISTS', P..'taps') == 1
   call('HSET', P..'a', 'ep', epoch)   -- who listens hears the new life as one
+  deal_by()
   save()
   return had
 end

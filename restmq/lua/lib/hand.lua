@@ -21,9 +21,10 @@ local function setout(list, owner)   -- notes that these are on their way
 end
 local function trim()   -- history keeps its bounds; what is not confirmed is never cut
   local most, size = rule.history, rule.history_bytes
-  if pos - floor <= most * 1.125 + 8 and sum - cut <= size * 1.125 then return end
+  local none = most == 0 or size == 0
+  if not none and pos - floor <= most * 1.125 + 8 and sum - cut <= size * 1.125 then return end
   local to = math.min(math.max(floor, pos - most), sure)
-  if most == 0 or size == 0 then to = sure end
+  if none then to = sure end
   call('XTRIM', P..'h', 'MINID', digits(to + 1))
   for _ = 1, 100 do
     local first = call('XRANGE', P..'h', '-', '+', 'COUNT', 1)[1]

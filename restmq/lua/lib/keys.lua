@@ -26,10 +26,11 @@
 --   taps   hash    INST -> 1: instances that want to see every add
 --   k0 k1  hashes  idempotency key -> "MS DIGEST FIRST COUNT": two generations
 --   back:WORD  string  a bringing back that was done, for two minutes: untake.lua
---   a      hash    ep epoch, policy, the settings (rules.lua), stop_live stop_pull stop_add ms at which a
+--   a      hash    ep epoch, ex the one that Redis lost, policy, the settings (rules.lua), sv how often they
+--                  were changed, stop_live stop_pull stop_add ms at which a
 --                  stop ends (0 never), used ms of the last use, gb bytes of the dead, owed GETs still to be
 --                  woken, emptied the last number when it was purged, and the rare counters deleted expired
---                  purged dropped
+--                  purged dropped, passed numbers that were passed over
 -- Outside the queues, in slots of their own, and only hints:
 --   restmq:names zset of names; restmq:{due}:at, restmq:{due}:claimed zsets of what is due next
 --   restmq:{inst}:alive :doomed zsets, :last, :q:INST sets of queues; restmq:layout the version

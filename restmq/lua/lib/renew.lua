@@ -2,8 +2,19 @@
 -- lost. The first that notices does it; the new epoch keeps the next from doing it once more.
 -- What was on its way waits again, for whoever has it heard it in the life before. It may be much: what was
 -- broadcast comes back by settle(), for nobody who listens joined before; what instances held as sweeps come to it.
+-- The next may know later settings (sv), which then hold, unless the queue was told others since (ex is gone).
+local function adopt(settings)
+  call('HDEL', P..'a', 'policy', unpack(NAMES))
+  for name, value in pairs(settings) do
+    call('HSET', P..'a', name, value)
+    if name ~= 'policy' and name ~= 'sv' then ruled = true end
+  end
+  deal_by()
+end
 local function renew(known, highest, position, settings, epoch, reborn)   -- true when it was done
-  local here = call('HGET', P..'a', 'ep')
+  local here, told = call('HGET', P..'a', 'ep'), cjson.decode(settings)
+  local later = tonumber(told.sv or 0) > tonumber(call('HGET', P..'a', 'sv') or 0)
+  if later and here and known ~= '' and call('HGET', P..'a', 'ex') == known then adopt(told) end
   if known == '' or (here and here ~= known) or (not here and not reborn) then return end
   if here and highest <= n and position <= pos then return end
   local held = call('SMEMBERS', P..'ways')
@@ -17,18 +28,12 @@ local function renew(known, highest, position, settings, epoch, reborn)   -- tru
     end
   end
   call('UNLINK', P..'h', P..'void')
+  if highest > n then count('passed', highest - n) end
   n, pos = math.max(n, highest), math.max(pos, position)
   best, floor, cut = pos, pos, sum
   for _, inst in ipairs(call('HKEYS', P..'from')) do call('HSET', P..'from', inst, digits(pos)..' '..digits(pos)) end
-  for name, value in pairs(cjson.decode(settings)) do
-    call('HSET', P..'a', name, value)
-    if name ~= 'policy' then ruled = true end
-  end
-  roundrobin = call('HGET', P..'a', 'policy') == 'roundrobin'
-  call('HSET', P..'a', 'ep', epoch)
+  call('HSET', P..'a', 'ep', epoch, 'ex', known)
+  if later then adopt(told) end
   birth()
-  local gone = n - call('XLEN', P..'q') - call('HLEN', P..'e') - taken - delivered - acked
-  for _, by in ipairs(call('HMGET', P..'a', 'deleted', 'expired', 'purged')) do gone = gone - tonumber(by or 0) end
-  call('HSET', P..'a', 'dropped', digits(gone))   -- what went beyond: the books must balance
   return true
 end

@@ -26,6 +26,19 @@ local function birth()
   born, ruled = true, ruled or @ruled@
   rest()
 end
+local function own()   -- what it was told itself: name, value…; sv counts its changes
+  local names, found = {'policy', 'sv', unpack(NAMES)}, {}
+  for i, told in ipairs(call('HMGET', P..'a', unpack(names))) do
+    if told then found[#found + 1], found[#found + 2] = names[i], told end
+  end
+  return found
+end
+local function deal_by()   -- its policy; who listens hears it
+  roundrobin = (call('HGET', P..'a', 'policy') or '@policy@') == 'roundrobin'
+  if live then
+    publish('c'..db, 'P '..call('HGET', P..'a', 'ep')..' 0\n'..(roundrobin and 'roundrobin' or 'broadcast')..'\n')
+  end
+end
 local function unrule()   -- the last of its own rules, stops and taps may be gone: then adds are plain again
   local own = call('HMGET', P..'a', 'stop_live', 'stop_pull', 'stop_add', unpack(NAMES))
   for _, told in ipairs(own) do if told then return end end

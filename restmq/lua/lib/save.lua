@@ -15,7 +15,7 @@ local function save()
   local now = struct.pack(FORM, n, bytes, c, due, taken, acked, delivered, pos, sure, best, sum, cut,
     floor, left, flags)
   if now == packed then return end
-  if string.find(now, '[^%z]') or call('EXISTS', P..'a') == 1 then call('SET', M, now)
+  if now ~= string.rep('\0', 112)..string.char(@fresh@) or call('EXISTS', P..'a') == 1 then call('SET', M, now)
   elseif packed then call('DEL', M) end   -- it only was looked at
 end
 local function count(column, by) if by ~= 0 then call('HINCRBY', P..'a', column, digits(by)) end end

@@ -8,7 +8,7 @@
 --   listens, 16 round-robin, 32 live stopped, 64 has rules, other stops or taps
 local FORM = '>ddddddddddddddB'
 local n, bytes, c, due, taken, acked, delivered, pos, sure, best, sum, cut, floor, left, flags =
-  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, @fresh@
 local packed = call('GET', M)
 if packed then
   n, bytes, c, due, taken, acked, delivered, pos, sure, best, sum, cut, floor, left, flags =
