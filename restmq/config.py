@@ -215,7 +215,7 @@ def _number(low: int, high: int) -> Callable[[str, Path], int]:
 
 
 #: The kinds of Twisted's endpoint descriptions that `listen` may be.
-_ENDPOINT = re.compile(r"(unix|tcp|tcp6|ssl|tls|systemd|haproxy):.")
+_ENDPOINT = re.compile(r"(unix|tcp|tcp6|ssl|tls|systemd):.")
 
 
 def _listen(text: str, _base: Path) -> str:

@@ -75,13 +75,20 @@ def _write(transport: Any, data: bytes) -> None:
     transport.write(data)
 
 
+def bottom(transport: Any) -> Any:
+    """The transport that has the socket: twisted.protocols.tls stands on one."""
+    while hasattr(transport, "_appSendBuffer"):
+        transport = transport.transport
+    return transport
+
+
 def unsent(transport: Any) -> int:
     """Bytes given to the transport that are not yet with the kernel; over TLS, those not yet encrypted too."""
     waiting = cork.waiting(transport)
     if hasattr(transport, "_appSendBuffer"):  # twisted.protocols.tls, which gathers small writes of a turn
         parts = [*transport._appSendBuffer, *getattr(getattr(transport, "_aggregator", None), "_buffer", ())]
         waiting += sum(map(len, parts))
-        transport = transport.transport
+        transport = bottom(transport)
     if isinstance(transport, FileDescriptor):
         waiting += len(transport.dataBuffer) - transport.offset + transport._tempDataLen
     return waiting

@@ -84,7 +84,7 @@ class Delivery(Service):
         messages.heard = self.heard
         messages.up, messages.down = self._link_up, self._link_down
         core.joined = self._link_up
-        presence.alive, presence.doomed = self._release, self._doomed
+        presence.alive, presence.missed, presence.doomed = self._release, self._unbeaten, self._doomed
 
     # -- who listens
 
@@ -201,13 +201,23 @@ class Delivery(Service):
         queue.joining = False
         if fault(f"joining {queue.name.decode()}", error):
             error = Unavailable("the queue could not be joined")
+        self._refuse(queue, error)
+        if queue.consumers.all or queue.counted:
+            self.clock.callLater(0.2, self._again, queue)
+
+    def _refuse(self, queue: Joined, error: BaseException) -> None:
+        """Who waits to hear it is told why that cannot be now."""
         waiting, queue.waiting = queue.waiting, []
         for slot in waiting:
             slot.fail(Unavailable(str(error)))
-        if queue.consumers.all or queue.counted:
-            self.clock.callLater(0.2, self._again, queue)
-        else:
-            self.queues.pop(queue.name, None)
+        if not (queue.consumers.all or queue.counted) and self.queues.pop(queue.name, None) is not None:
+            self.inbox.close(queue.name, self)
+
+    def _unbeaten(self, error: BaseException) -> None:
+        """After the links were away nobody joins before a beat is answered."""
+        if self._rejoining:
+            for queue in [queue for queue in self.queues.values() if queue.waiting]:
+                self._refuse(queue, error)
 
     def _again(self, queue: Joined) -> None:
         if not queue.joined and (queue.consumers.all or queue.counted) and not self._closing:
@@ -565,6 +575,8 @@ class Delivery(Service):
 
     def _release(self) -> None:
         """The beat was answered: this instance still owns what it held."""
+        if self._former:
+            return  # it is being born again, and what it held before that is others'
         if self._rejoining and self.inbox.connected:
             self._rejoin()
         if self._holding:
@@ -577,26 +589,33 @@ class Delivery(Service):
 
     def _doomed(self) -> None:
         """Others have taken over: round-robin elements held here are theirs, broadcasts still go out."""
-        self._holding = True
+        anew, self._holding = bool(self._former), True
         self._former.add(self.presence.instance)
         self.presence.renew()
         for queue in self.queues.values():
             queue.consumers.drop()
             queue.written, queue.leased = [], []
+        if not anew:
+            self._bear()
+
+    def _bear(self) -> None:
         drive(self._reborn(), nothing, self._unborn)
 
     def _unborn(self, error: BaseException) -> None:
-        log.warn("joining again failed, trying once more: {error}", error=error)
-        self.clock.callLater(0.3, self._doomed)
+        fault("joining again", error)
+        if not self._closing:
+            self.clock.callLater(0.3, self._bear)
 
     async def _reborn(self) -> None:
-        for former in list(self._former):  # what it asked of Redis after it was given up may have put it back
-            await self.core.reap(former, self.queues)
-            self._former.discard(former)
         void: dict[bytes, list[tuple[int, int]]] = {}
-        for name in list(self.queues):
-            ranges = await self.core.redis.call(b"LRANGE", b"restmq:{%b}:void" % name, b"0", b"-1")
-            void[name] = [(int(a), int(b)) for a, b in (entry.split(b" ") for entry in ranges)]
+        while self._former:
+            formers = list(self._former)
+            for former in formers:  # what it asked of Redis after it was given up may have put it back
+                await self.core.reap(former, {*self.queues, *self.inbox.queues})
+            for name in list(self.queues):
+                ranges = await self.core.redis.call(b"LRANGE", b"restmq:{%b}:void" % name, b"0", b"-1")
+                void[name] = [(int(a), int(b)) for a, b in (entry.split(b" ") for entry in ranges)]
+            self._former.difference_update(formers)
         fenced, self._fenced = self._fenced, []
         self._holding = False
         for channel, data in fenced:

@@ -12,7 +12,7 @@ from functools import partial
 from restmq.core import Core
 from restmq.presence import Presence
 from restmq.redis import Redis
-from restmq.slot import drive, fault, nothing
+from restmq.slot import drive, fault, ignored, nothing
 
 _failed = partial(fault, "letting go of a channel")  # with the link its subscriptions are gone, too
 
@@ -30,6 +30,11 @@ class Inbox:
         """Whether both links can be used."""
         return self.messages.link is not None and self.core.redis.link is not None and bool(self.core.birthword)
 
+    @property
+    def queues(self) -> list[bytes]:
+        """Those whose channels anybody hears."""
+        return list(self._owners)
+
     def channel(self, queue: bytes, kind: bytes) -> bytes:
         """A queue's channel: c broadcasts, t adds, i what is for this instance alone."""
         suffix = b":" + self.presence.instance if kind == b"i" else b""
@@ -41,7 +46,10 @@ class Inbox:
         Who closes meanwhile hears none of them.
         """
         channels = tuple(self.channel(queue, kinds[at : at + 1]) for at in range(len(kinds)))
-        self._owners.setdefault(queue, {})[owner] = channels
+        owners = self._owners.setdefault(queue, {})
+        before, owners[owner] = owners.get(owner, ()), channels
+        for channel in set(before).difference(channels):  # who this instance was before it was given up
+            self.messages.call(b"UNSUBSCRIBE", channel).then(ignored)
         await self.core.note(self.presence.instance, queue)
         for channel in channels:
             if owner in self._owners.get(queue, ()):

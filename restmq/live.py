@@ -9,7 +9,7 @@ who calls deliver() is delivery.py. Read that next.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from json.encoder import encode_basestring_ascii as quote
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -17,7 +17,7 @@ from twisted.logger import Logger, LogLevel
 
 from restmq import options, resume
 from restmq.accesslog import NO_ADDRESS
-from restmq.errors import BadName, BadOption, BadRequest, Error, Forbidden, Misdirected, Unauthorized
+from restmq.errors import BadName, BadOption, BadRequest, Error, Forbidden, Misdirected, Unauthorized, Unavailable
 from restmq.handler import Answer, Handler, name
 from restmq.slot import drive, fault, nothing
 
@@ -153,6 +153,18 @@ class Live:
         self._still = 0
         self._sent = -1
         self._left = 0
+        self._why = ""
+
+    async def begin(self, handler: Handler, head: Callable[[], Stream]) -> None:
+        """Join, and take the connection over: head() writes the answer's head. Raises Unavailable."""
+        positions = await self.join(handler)
+        if positions is None:
+            return
+        try:
+            self.open(head(), positions)
+        except Exception:
+            self.leave("it could not be begun")
+            raise
 
     async def join(self, handler: Handler) -> dict[bytes, tuple[int, bytes]] | None:
         """Elements may come from here on. Answers each queue's (position, epoch), None when the client left.
@@ -168,7 +180,7 @@ class Live:
             else:
                 positions = await delivery.join(self, self.queues, later=since is not None)
                 for queue, word in since.items() if since else ():
-                    if not handler.gone:
+                    if not handler.gone and not self.ended:
                         positions[queue] = await resume.begin(delivery, queue, word, positions[queue][0])
         except Exception:
             self.leave()
@@ -176,6 +188,8 @@ class Live:
         if handler.gone:
             self.leave()
             return None
+        if self.ended:
+            raise Unavailable(f"it was closed while it joined: {self._why}")
         handler.on_gone = None
         return positions
 
@@ -367,7 +381,7 @@ class Live:
         if self.ended:
             return
         self._left = self.unsent
-        self.ended = True
+        self.ended, self._why = True, why
         if self._stream is not None:
             log.emit(
                 level,
@@ -485,10 +499,8 @@ class CometHandler(Handler):
         """Join, and stream one JSON object a line for as long as the connection lives."""
         queues = queue_names(raw)
         consumer = Comet(self, queues, wish=wish(self, queues))
-        positions = await consumer.join(self)
-        if positions is not None:
-            headers = (*HEADERS, (b"Trailer", CLOSED)) if self.request.newer else HEADERS
-            consumer.open(self.stream(b"application/x-ndjson", headers), positions)
+        headers = (*HEADERS, (b"Trailer", CLOSED)) if self.request.newer else HEADERS
+        await consumer.begin(self, lambda: self.stream(b"application/x-ndjson", headers))
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 
@@ -508,13 +520,11 @@ class SseHandler(Handler):
         queues = queue_names(raw)
         consumer = Sse(self, queues, wish=wish(self, queues, self.request.fields.values.get(b"last-event-id", b"")))
         try:
-            positions = await consumer.join(self)
+            await consumer.begin(self, lambda: self.stream(b"text/event-stream", HEADERS))
         except (BadRequest, Unauthorized, Forbidden, Misdirected):
             raise
         except Error as problem:
             return Answer(comment(problem.text, RETRY), 200, b"text/event-stream", HEADERS)
-        if positions is not None:
-            consumer.open(self.stream(b"text/event-stream", HEADERS), positions)
         return None
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}

@@ -34,12 +34,13 @@ def boot_clock() -> float:
 
 
 class Presence:
-    """Beats once a second. `doomed` is called when the others gave this instance up."""
+    """Beats once a second. `doomed` is called when the others gave this instance up, `missed` for a beat in vain."""
 
     def __init__(self, core: Core, clock: IReactorTime, now: Callable[[], float] = boot_clock) -> None:
         self.core, self.now = core, now
         self.alive: Callable[[], None] = lambda: None
         self.doomed: Callable[[], None] = lambda: None
+        self.missed: Callable[[BaseException], None] = lambda error: None
         self.renew()
         self._answered = 0.0
         self._asking = False
@@ -78,6 +79,7 @@ class Presence:
     def _missed(self, error: BaseException) -> None:
         self._asking = False
         fault("the beat of this instance", error)
+        self.missed(error)
 
     async def _beat(self) -> None:
         sent = self.now()

@@ -33,15 +33,17 @@ class Slot(Generic[T]):
 
     def resolve(self, value: T) -> None:
         """The answer is here."""
-        if self._done is not None:
-            self._done(value, None)
+        done, self._done = self._done, None
+        if done is not None:
+            done(value, None)
         else:
             self._ready, self._value, self._error = True, value, None
 
     def fail(self, error: BaseException) -> None:
         """No answer will come. An exception for each slot: a shared one gathers every traceback."""
-        if self._done is not None:
-            self._done(None, error)
+        done, self._done = self._done, None
+        if done is not None:
+            done(None, error)
         else:
             self._ready, self._value, self._error = True, None, error
 

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from restmq.clock import NEVER
-from restmq.cork import cork, send, unsent
+from restmq.cork import bottom, cork, send, unsent
 
 if TYPE_CHECKING:
     from restmq.request import Request
@@ -61,7 +61,7 @@ class Stream:
         """A peer that vanished without a word is noticed when nothing was acknowledged for `stall` (tcp(7))."""
         if self.connection.peer_ip:
             milliseconds = int(self.connection.app.config.stall * 1000)
-            self.transport.getHandle().setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, milliseconds)
+            bottom(self.transport).getHandle().setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, milliseconds)
 
     @property
     def unsent(self) -> int:

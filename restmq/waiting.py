@@ -273,11 +273,13 @@ class Waiting:
             if waits:
                 await self._open(line)
         except Error:
-            line.waits.extend(waits)  # cut again, or refused for now
+            line.waits.extend([wait for wait in waits if not wait.gone])  # cut again, or refused for now
             for wait in waits:
                 self._asks(wait, False)
-                if wait.over or wait.gone:
+                if wait.over:
                     self.end(wait)
+                elif wait.gone and wait.timer.active():
+                    wait.timer.cancel()
             if self.inbox.connected:
                 self.clock.callLater(0.3, self._again, line)
             return

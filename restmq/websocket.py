@@ -362,13 +362,11 @@ class WebSocketHandler(Handler):
         key = check_handshake(self.request.version, self.request.fields.values)
         queues = queue_names(raw)
         consumer = WebSocket(self, queues, wish=wish(self, queues))
-        positions = await consumer.join(self)
-        if positions is not None:
-            headers = (
-                (b"Upgrade", b"websocket"),
-                (b"Connection", b"Upgrade"),
-                (b"Sec-WebSocket-Accept", accept(key)),
-            )
-            consumer.open(self.upgrade(headers), positions)
+        headers = (
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Accept", accept(key)),
+        )
+        await consumer.begin(self, lambda: self.upgrade(headers))
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
