@@ -245,9 +245,10 @@ def test_a_command_needs_the_section_of_its_command_and_keeps_that_status(start:
     one = start("[rest:producer]\nusername = u\npassword = p\n[rest:consumer]\nhosts_deny = all\n")
     for command, wanted in (("add", 401), ("get", 403), ("take", 403), ("del", 403), ("touch", 403), ("nothing", 200)):
         text = f'{{"cmd": "{command}", "queue": "{queue}", "id": 7}}'
-        status, headers, _ = ask(one, text)
+        status, headers, body = ask(one, text)
         assert status == wanted
         assert ("www-authenticate" in headers) == (wanted == 401)
+        assert list(json.loads(body).items())[-1] == ("id", 7)
         with Talker(one.port, f"/ws/{queue}") as ws:
             ws.send(text)
             answer = json.loads(ws.recv())

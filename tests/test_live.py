@@ -460,6 +460,11 @@ def test_access_rules_hold_for_streams_and_after_a_reload_for_open_ones_too(
     assert listen(one, f"/c/{queue}").status == 403
     sse = listen(one, f"/sse/{queue}")
     assert sse.status == 200
+    tap = listen(one, f"/sse/{queue}?tap=1")
+    one.conf.write_text(often + "[rest:consumer]\nhosts_deny = all\n")
+    tap.until_end()
+    assert b": 127.0.0.1 is not let in" in tap.body
+    assert sse.quiet().ended is False
     one.conf.write_text(often + none)  # without a section of its own, sse follows comet
     sse.until_end()
     assert b"\nretry: " in sse.body

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from wire import FORM, add, until
 
 from restmq import rules, scripts
+from restmq.config import ConfigError, load
 from restmq.errors import BadOption, BadRequest
 
 DEFAULTS = {
@@ -218,3 +219,39 @@ def test_a_queue_is_forgotten_for_idleness_when_only_restmq_conf_says_so(start: 
     add(instance, queue, "a")
     assert instance.http("GET", f"/q/{queue}")[0] == 200
     until(lambda: queue not in json.loads(instance.http("GET", "/stats/")[2])["queues"])
+
+
+@pytest.mark.wire
+def test_restmq_conf_says_the_policy_of_new_queues(start: Any, listen: Any, queue: str) -> None:
+    def policies(where: Any, name: str) -> list[str]:
+        told = [json.loads(where.http("GET", f"/{page}/{name}")[2]) for page in ("p", "stats")]
+        return [told[0]["value"], told[1]["policy"], get(where, name)["settings"]["policy"]]
+
+    one = start("[redis]\ndbid = 6\n[queues]\npolicy = roundrobin\n")
+    assert policies(one, queue) == ["roundrobin"] * 3
+    assert get(one, queue)["own"] == []
+    assert one.http("GET", "/q/")[2].count(queue.encode()) == 0  # it was looked at, no more
+    add(one, queue, "0")
+    add(one, queue, "1")
+    some = [listen(one, f"/c/{queue}") for _ in range(2)]
+    for value in "2345":
+        add(one, queue, value)
+    until(lambda: sum(len(each.quiet(0.05).elements) for each in some) == 6)
+    assert sorted(value for each in some for value in each.values) == list("012345")
+    assert {len(each.values) for each in some} <= {2, 3, 4}
+    assert one.form(f"/p/{queue}", "policy=broadcast")[0] == 200
+    assert policies(one, queue) == ["broadcast"] * 3
+    assert post(one, queue, "policy=")["settings"]["policy"] == "roundrobin"  # taken back
+    assert one.http("DELETE", f"/q/{queue}?forget=1")[0] == 200
+    assert policies(one, queue) == ["roundrobin"] * 3
+    again = start("[redis]\ndbid = 6\n")
+    add(again, f"{queue}-new")
+    assert policies(again, f"{queue}-new") == ["broadcast"] * 3
+    assert policies(again, queue) == ["roundrobin"] * 3  # it is older
+
+
+def test_a_policy_of_restmq_conf_is_one_of_two(tmp_path: Any) -> None:
+    path = tmp_path / "restmq.conf"
+    path.write_text("[queues]\npolicy = random\n")
+    with pytest.raises(ConfigError, match="broadcast or roundrobin"):
+        load(path)
