@@ -57,7 +57,10 @@ class Model(Live):
             self.used = self.now
 
     def end(self) -> None:
-        """Consumers whose leases are over may have as many more."""
+        """Consumers whose leases are over may have as many more. What was only looked at, or heard, is forgotten."""
+        flags = (self.born, self.live, self.waits, self.ruled, self.stopped)
+        if not any((*flags, self.added, self.position, self.version, self.stops, self.used, self.due)):
+            self.epoch = ""
         for inst, numbers in self.freed.items():
             self.to_one(inst, "A", numbers)
         self.freed = {}

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+import redis
 from conftest import RedisServer
 from fanout import Plan, run
 from twisted.internet.task import Clock
@@ -531,3 +532,18 @@ def test_one_that_does_not_read_and_is_not_full_yet_holds_up_nobody(instance: An
         batch_add(instance, queue, *["x" * 1000] * 100)
         reader.read(0.02)
     reader.until(lambda c: c.body.count(b'"value"') >= 6000, 30)
+
+
+def test_a_queue_that_was_heard_and_never_added_to_leaves_no_key(
+    own: RedisServer, start: Any, listen: Any, queue: str
+) -> None:
+    one = start("", own.address)
+    with redis.Redis(unix_socket_path=str(own.socket)) as link:
+        for target in (f"/c/{queue}", f"/sse/{queue}", f"/ws/{queue}", f"/c/{queue}?since=all", f"/c/{queue}?tap=1"):
+            listener = listen(one, target)
+            listener.close()
+            until(lambda: link.keys(f"restmq:{{{queue}}}:*") == [], lambda: link.keys(f"restmq:{{{queue}}}:*"))
+        add(one, queue, "a")
+        listen(one, f"/c/{queue}").until(lambda c: c.values == ["a"]).close()
+        until(lambda: stats(one, queue)["consumers"] == 0)
+        assert link.exists(f"restmq:{{{queue}}}:a")  # its numbers go on

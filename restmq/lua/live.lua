@@ -36,8 +36,8 @@ if listening == 0 then
   call('HDEL', P..'from', inst)
   if call('EXISTS', P..'ring') == 0 then live, offered = false, waiting() end
 end
-local at = pos
+local at, epoch = pos, call('HGET', P..'a', 'ep')
 settle()
 pump()
 save()
-return {call('HGET', P..'a', 'ep'), at, n, roundrobin and 'roundrobin' or 'broadcast', soon(), own()}
+return {epoch, at, n, roundrobin and 'roundrobin' or 'broadcast', soon(), own()}

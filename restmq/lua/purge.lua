@@ -10,6 +10,6 @@ if not packed then return 0 end
 if ARGV[2] == '1' then return forget(ARGV[3]) and 1 or 0 end
 local held = empty()
 count('purged', held)
-call('HSET', P..'a', 'emptied', digits(n))   -- what is brought back from before: see untake.lua
+if n > 0 then call('HSET', P..'a', 'emptied', digits(n)) end   -- what is brought back from before: see untake.lua
 save()
 return held > 0 and 1 or 0

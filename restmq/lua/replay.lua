@@ -42,4 +42,4 @@ for _, e in ipairs(start < pos and most > 0 and call('XRANGE', P..'h', digits(st
 end
 if #out == 0 and to == start then to = math.max(start, pos) end
 save()
-return {call('HGET', P..'a', 'ep'), pos, floor, start, to, unpack(out)}
+return {call('HGET', P..'a', 'ep') or ARGV[5], pos, floor, start, to, unpack(out)}

@@ -15,8 +15,9 @@ local function save()
   local now = struct.pack(FORM, n, bytes, c, due, taken, acked, delivered, pos, sure, best, sum, cut,
     floor, left, flags)
   if now == packed then return end
-  if now ~= string.rep('\0', 112)..string.char(@fresh@) or call('EXISTS', P..'a') == 1 then call('SET', M, now)
-  elseif packed then call('DEL', M) end   -- it only was looked at
+  local told = now == string.rep('\0', 112)..string.char(@fresh@) and call('HKEYS', P..'a')
+  if told and #told < 2 and (told[1] or 'ep') == 'ep' then call('DEL', M, P..'a')   -- it only was looked at, or heard
+  else call('SET', M, now) end
 end
 local function count(column, by) if by ~= 0 then call('HINCRBY', P..'a', column, digits(by)) end end
 local clock
