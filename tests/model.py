@@ -568,7 +568,7 @@ class Model(Live):
 
     def back(self, inst: str, numbers: list[int]) -> int:
         self.begin()
-        mine = [element for element in self.those(AWAY, inst) if element.number in numbers]
+        mine = [e for e in self.those(AWAY, inst) if e.number in numbers and not e.lost]
         self.giveback(mine)
         self.pump()
         self.end()
