@@ -13,7 +13,7 @@ import binascii
 import hmac
 import ipaddress
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
@@ -208,8 +208,9 @@ _SHARED = (
 class Acl:
     """The access rules as they stand now, and the answers they gave.
 
-    `path` is the file the access sections stand in (None: there are none); `own_file`
-    is False when it is restmq.conf, whose other sections are not read here.
+    `path` is the file the access sections stand in (None: there are none); `others`
+    are the other sections that may stand there, when it is restmq.conf; what is neither is refused, for
+    a misspelt section would let everybody in.
     `hosts`, `allowed_origins` and `trusted_proxies` are as in restmq.conf.
     `generation` rises with each reload: a stream asks again when it did.
     Raises ConfigError when the file cannot be read or understood.
@@ -218,15 +219,16 @@ class Acl:
     def __init__(
         self,
         path: Path | None = None,
-        own_file: bool = True,
+        others: Container[str] | None = None,
         hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
         trusted_proxies: Iterable[str] = (),
     ) -> None:
         self.generation = 0
         self._path = path
-        self._own_file = own_file
+        self._others = others
         self._seen = self._moving = self._signature()
+        self._rules: dict[str, tuple[Rule, ...]] = {}
         self._rules = self._read()
         self._verdicts: dict[tuple[str, str], _Verdict] = {}
         self._hosts = frozenset(host.lower().encode() for host in hosts)
@@ -315,7 +317,9 @@ class Acl:
         if self._path is None:
             return {}
         sections = ini.read(self._path)
-        return rules(sections if self._own_file else (s for s in sections if is_section(s.name)))
+        if not sections and self._rules:  # a full disk, and nobody's wish: there would be no rules at all
+            raise ConfigError(f"{self._path} is empty")
+        return rules(s for s in sections if is_section(s.name) or s.name not in (self._others or ()))
 
     # ---- hosts and browser pages
 

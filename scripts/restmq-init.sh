@@ -11,6 +11,7 @@
 #   FIRST_PORT   the port of the first instance, the others follow: 9901
 #   INSTANCES    how many restmq-multi.init runs: one for each core it may use
 #   SOCKETS      a folder: instance PORT listens on SOCKETS/PORT.sock instead of the port. USER must be able to write there
+#   HOST         the address they listen at, where restmq.conf says another: 127.0.0.1. A rolling restart asks there
 #   PIN          yes: the first instance stays on the first core, and so on: yes for several, no for one
 #   LOGS RUN     folders for PORT.log and PORT.pid: /var/log/restmq and /run/restmq
 #   DATA         a folder whose PORT is the instance's data directory: /var/lib/restmq. With a named Redis it stays empty
@@ -27,7 +28,7 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 
 PLACE=$(dirname "$here")
-USER=restmq GROUP='' REDIS='' CONF='' FIRST_PORT=9901 INSTANCES='' SOCKETS='' PIN=$MANY PYTHON=python3 RESTMQ_ENV=''
+USER=restmq GROUP='' REDIS='' CONF='' FIRST_PORT=9901 INSTANCES='' SOCKETS='' HOST=127.0.0.1 PIN=$MANY PYTHON=python3 RESTMQ_ENV=''
 LOGS=/var/log/restmq RUN=/run/restmq DATA=/var/lib/restmq ENDING=20 READY=60
 # shellcheck source=/dev/null
 [ ! -r "$defaults" ] || . "$defaults"
@@ -93,7 +94,8 @@ launch() {  # launch PORT TWISTD'S OPTIONS: become that instance
     [ -z "$CONF" ] || set -- "$@" --config "$CONF"
     [ -z "$SOCKETS" ] || set -- "$@" --listen "unix:$SOCKETS/$port.sock"
     if [ "$PIN" = yes ] && command -v taskset >/dev/null; then
-        place=$(((port - FIRST_PORT) % $(cores | wc -l) + 1))
+        many=$(cores | wc -l)  # a unit's port may be below FIRST_PORT
+        place=$((((port - FIRST_PORT) % many + many) % many + 1))
         set -- taskset -c "$(cores | sed -n "${place}p")" "$@"
     fi
     PYTHONPATH=$PLACE
@@ -123,6 +125,9 @@ prepared() {
     environment
     folder "$LOGS"
     folder "$RUN"
+    # One at a time: of two starts the later would take the other's pid file. The instances do not inherit it.
+    exec 9>"$RUN/lock"
+    flock 9
 }
 
 start_one() {
@@ -136,7 +141,7 @@ start_one() {
     [ ! -L "$log" ] || stop 6 "$log is a link, which root must not follow"
     { : >>"$log" && chown "$USER:$GROUP" "$log"; } || stop 4 "cannot write $log"
     # shellcheck disable=SC2086  # two words, or none
-    (launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save $drop) || { say "$1 did not start" >&2; return 1; }
+    (launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save $drop 9>&-) || { say "$1 did not start" >&2; return 1; }
     tries=100  # twistd writes the file a moment after it said that all is well
     until state "$1"; do
         tries=$((tries - 1))
@@ -175,15 +180,16 @@ ready() {  # ready PORT: whether it and its Redis answer
     "$env/bin/python" -c '
 import socket, sys
 where = sys.argv[1]
-link = socket.socket(socket.AF_INET if where.isdigit() else socket.AF_UNIX)
+family = socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET
+link = socket.socket(family if where.isdigit() else socket.AF_UNIX)
 link.settimeout(5)
 try:
-    link.connect(("127.0.0.1", int(where)) if where.isdigit() else where)
+    link.connect((sys.argv[2], int(where)) if where.isdigit() else where)
     link.sendall(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
     sys.exit(not link.recv(100).startswith(b"HTTP/1.1 200"))
 except OSError:
     sys.exit(1)
-' "${SOCKETS:+$SOCKETS/}$1${SOCKETS:+.sock}"
+' "${SOCKETS:+$SOCKETS/}$1${SOCKETS:+.sock}" "$HOST"
 }
 
 start_all() {
@@ -207,7 +213,8 @@ roll_all() {  # the others serve while one is away; it must be back before the n
         since=$(date +%s)
         until ready "$one"; do
             [ $(($(date +%s) - since)) -lt "$READY" ] ||
-                stop 1 "$one is not ready after $READY s: see $LOGS/$one.log. The others were left alone"
+                stop 1 "$one is not ready after $READY s, asked at ${SOCKETS:-$HOST}: see $LOGS/$one.log; HOST in" \
+                    "$defaults says where it listens. The others were left alone"
             sleep 0.2
         done
         say "$one is ready"

@@ -312,7 +312,7 @@ def test_a_file_that_is_no_longer_understood_keeps_the_old_rules_and_logs_one_li
 def test_rules_in_restmq_conf_are_read_again_without_its_other_sections(tmp_path):
     path = tmp_path / "acl.conf"
     path.write_text("[server]\nport = 1\n[rest:producer x]\nhosts_deny = all\n")
-    acl = Acl(path, own_file=False)
+    acl = Acl(path, {"server"})
     assert not admitted(acl, "rest:producer", "10.0.0.7")
     edit(tmp_path, "[server]\nport = x\n[rest:producer x]\nhosts_deny = all\n")
     seconds(acl)
@@ -320,6 +320,16 @@ def test_rules_in_restmq_conf_are_read_again_without_its_other_sections(tmp_path
     edit(tmp_path, "[server]\nport = x\n")
     seconds(acl)
     assert admitted(acl, "rest:producer", "10.0.0.7") and acl.generation == 1
+
+
+@pytest.mark.parametrize("slip", ["[rest:producers]", "[Rest:producer]", "[rest:producer:x]", "[server x]", ""])
+def test_a_slip_in_restmq_conf_does_not_let_everybody_in(tmp_path, slip):
+    path = tmp_path / "acl.conf"
+    path.write_text("[server]\nport = 1\n[rest:producer]\nhosts_allow = 10.0.0.8\n")
+    acl = Acl(path, {"server"})
+    edit(tmp_path, f"[server]\nport = 1\n{slip}\nhosts_allow = 10.0.0.8\n" if slip else "")
+    seconds(acl)
+    assert not admitted(acl, "rest:producer", "10.0.0.7") and acl.generation == 0
 
 
 def test_what_is_remembered_is_bounded(rules):

