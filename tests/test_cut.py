@@ -30,7 +30,9 @@ class Between:
         self._redis = str(server.socket)
         self._kinds: dict[socket.socket, str] = {}
         self._deaf: set[socket.socket] = set()
-        self.holds = False  # commands, from the next subscription on
+        self._held: set[socket.socket] = set()
+        self.swallows = b""  # from a command with these words on, all that Redis says on its link
+        self.holds = False  # commands, from the next subscription on, over the links that there are then
         self.flows = threading.Event()
         self.flows.set()
         self._listening = socket.socket(socket.AF_UNIX)
@@ -56,8 +58,11 @@ class Between:
                 if far is None and b"SUBSCRIBE" in data:
                     self._kinds[target] = "messages"
                     if self.holds:
+                        self._held = {one for one, its in list(self._kinds.items()) if its == "commands"}
                         self.flows.clear()
-                if self._kinds.get(target) == "commands":
+                if far is None and self.swallows and self.swallows in data:
+                    self._deaf.add(target)
+                if target in self._held:
                     self.flows.wait(10)
                 if far not in self._deaf:
                     target.sendall(data)
