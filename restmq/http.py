@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from restmq import errors
 from restmq.clock import NEVER
-from restmq.cork import can_half_close, cork, send, unsent
+from restmq.cork import bottom, can_half_close, cork, send, unsent
 from restmq.head import FIELD, LINE, NOTHING, TOKEN, Fields, fields
 from restmq.proxies import address
 from restmq.request import Request
@@ -165,8 +165,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             if waiting and waiting != self._stuck:  # slow, but it moves
                 self._stuck = waiting
                 self.deadline = self.app.wheel.now + self.app.limits.idle
-            elif self._lingering and not waiting:
-                self.transport.loseConnection()
+            elif not waiting:
+                bottom(self.transport).loseConnection()
             else:
                 self.transport.abortConnection()
         elif self._partial or self._body is not None:
@@ -206,9 +206,12 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         return bool(self.no_keep_alive)
 
     def lose(self) -> None:
-        """Close when all is sent, and if it cannot be sent, some time later."""
+        """Close when all is sent, and if it cannot be sent, some time later.
+
+        TLS waits for the client's goodbye then, which one that keeps its connections for later does not say.
+        """
         self.closing = self._losing = True
-        self.deadline = self.app.wheel.now + self.app.limits.idle
+        self.deadline = self.app.wheel.now + (self.app.limits.idle if can_half_close(self.transport) else LINGER)
         cork.flush(self.transport)
         self.transport.unregisterProducer()
         self.transport.loseConnection()

@@ -205,6 +205,19 @@ def test_it_listens_on_an_address_or_on_any_endpoint(listen, endpoint):
     assert load(None, listen=listen).endpoint == endpoint
 
 
+def test_haproxys_protocol_is_no_endpoint_for_the_access_rules_would_see_the_proxys_address(conf):
+    assert "restmq.conf:2: [server] listen: it takes an address" in refused(
+        conf, "[server]\nlisten = haproxy:tcp:8888\n"
+    )
+    with pytest.raises(ConfigError, match="command line: --listen: it takes an address"):
+        load(None, listen="haproxy:tcp:8888")
+
+
+def test_tls_is_an_endpoint_whose_port_stands_in_it(conf):
+    settings = conf("[server]\nlisten = ssl:9443:privateKey=key.pem:certKey=cert.pem\n", port="9901")
+    assert settings.endpoint == "ssl:9443:privateKey=key.pem:certKey=cert.pem"
+
+
 def test_the_command_line_weighs_more_than_the_file_and_is_checked_alike(conf):
     settings = conf("[server]\nport = 1\n[redis]\nhost = other\n", port="9901", redis="embedded", data=None)
     assert (settings.port, settings.redis) == (9901, "embedded")

@@ -273,6 +273,31 @@ def test_after_the_end_nothing_is_written_and_no_timer_is_left() -> None:
     assert comet.app.delivery.told == ["left"]
 
 
+def test_a_stream_whose_head_cannot_be_written_leaves_nothing_behind_and_the_error_goes_on() -> None:
+    clock, asked = Clock(), handler()
+    comet = Comet(asked, [b"q"], clock)
+
+    def head() -> Any:
+        assert asked.app.delivery.told == ["joined"]
+        raise OSError("it has no such option")
+
+    with pytest.raises(OSError, match="it has no such option"):
+        asyncio.run(comet.begin(asked, head))
+    assert asked.app.delivery.told == ["joined", "left"]
+    assert comet.ended
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_stream_whose_first_words_cannot_be_written_leaves_nothing_behind_either() -> None:
+    clock, asked, wire = Clock(), handler(), Wire()
+    wire.closed = True
+    sse = Sse(asked, [b"q"], clock)
+    with pytest.raises(AssertionError):
+        asyncio.run(sse.begin(asked, lambda: wire))  # type: ignore[arg-type, return-value]
+    assert asked.app.delivery.told == ["joined", "left"]
+    assert clock.getDelayedCalls() == []
+
+
 # The wire of a real instance
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -98,6 +99,11 @@ class Desk:
     def __init__(self) -> None:
         self.told: list[str] = []
 
+    async def join(self, consumer: object, queues: list[bytes], later: bool = False) -> dict[bytes, tuple[int, bytes]]:
+        """A consumer came."""
+        self.told.append("joined")
+        return dict.fromkeys(queues, (0, b"e"))
+
     def leave(self, consumer: object) -> None:
         """A consumer went."""
         self.told.append("left")
@@ -136,7 +142,7 @@ def handler(heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 100
     )
     app = SimpleNamespace(config=settings, acl=Door(), delivery=Desk())
     request = SimpleNamespace(remote_ip="127.0.0.1", method="GET")
-    return SimpleNamespace(app=app, request=request)
+    return SimpleNamespace(app=app, request=request, gone=False, on_gone=None)
 
 
 def batch(*values: str, queue: str = "q", first: int = 1, number: int = 1, epoch: bytes = b"e") -> Batch:
@@ -350,16 +356,22 @@ class Listener:
         version: str = "1.1",
         method: str = "GET",
         buffer: int | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.socket = socket.socket(socket.AF_INET)
         if buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.socket.settimeout(10)
         self.socket.connect(("127.0.0.1", port))
+        if context is not None:  # an end without TLS's own goodbye must not look like a clean one
+            self.socket = context.wrap_socket(
+                self.socket, server_hostname="127.0.0.1", suppress_ragged_eofs=False
+            )
         self.body = b""
         self.chunks = 0
         self.trailer = ""
         self.ended = False
+        self.cut = False  # it was reset, or ended without TLS's goodbye
         self.socket.sendall(f"{method} {target} HTTP/{version}\r\nHost: 127.0.0.1:{port}\r\n{headers}\r\n".encode())
         raw = b""
         while b"\r\n\r\n" not in raw:
@@ -398,8 +410,8 @@ class Listener:
             data = self.socket.recv(1 << 18)
         except socket.timeout:
             return False
-        except ConnectionResetError:
-            data = b""
+        except (ConnectionResetError, ssl.SSLEOFError):
+            data, self.cut = b"", True
         if data:
             self._raw += data
             self._unframe()

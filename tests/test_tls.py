@@ -1,0 +1,310 @@
+"""HTTPS: an instance with a certificate of its own, and every kind of client of it."""
+
+from __future__ import annotations
+
+import datetime
+import http.client
+import ipaddress
+import json
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Instance, RedisServer, troubles
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from wire import TEXT, Listener, add, stats, texts, until
+
+pytestmark = pytest.mark.wire
+TRANSPORTS = ("c", "sse", "ws")
+
+
+class Secure(Instance):
+    """One that speaks TLS, with key.pem and certificate.pem of the folder `pems`; its conf begins in [server]."""
+
+    def __init__(self, folder: Path, redis: str, pems: Path, conf: str = "") -> None:
+        self.pems = pems
+        self.context = ssl.create_default_context(cafile=str(pems / "certificate.pem"))
+        super().__init__(folder, redis, conf)
+
+    def launch(self) -> None:
+        """Start it; `listen` has the port that counts, not --port."""
+        files = f"privateKey={self.pems}/key.pem:certKey={self.pems}/certificate.pem"
+        listen = f"[server]\nlisten = ssl:{self.port}:interface=127.0.0.1:{files}\n"
+        self.conf.write_text(listen + self.conf.read_text())
+        super().launch()
+
+    def http(self, method: str, path: str, body: Any = None, headers: Any = None) -> tuple[int, dict[str, str], bytes]:
+        """One request over TLS."""
+        link = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=20, context=self.context)
+        try:
+            link.request(method, path, body, headers or {})
+            reply = link.getresponse()
+            return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
+        finally:
+            link.close()
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a key and its self-signed certificate for 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("pems")
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.timezone.utc)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "RestMQ's tests")])
+    address = x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "key.pem").write_bytes(secret)
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return folder
+
+
+@pytest.fixture
+def begin(redis_server: RedisServer, pems: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Starts instances that speak TLS, as `start` does plain ones: begin(conf)."""
+    started: list[Secure] = []
+
+    def one(conf: str = "") -> Secure:
+        folder = tmp_path / f"secure{len(started)}"
+        folder.mkdir()
+        made = Secure(folder, redis_server.address, pems, conf)
+        started.append(made)
+        return made
+
+    request.node.started = started
+    yield one
+    logs = [made.stop() for made in started]
+    assert not [text for text in logs if troubles(text)], logs
+
+
+@pytest.fixture(scope="module")
+def shared_one(redis_server: RedisServer, pems: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
+    """What `secure` is."""
+    made = Secure(tmp_path_factory.mktemp("secure"), redis_server.address, pems)
+    yield made
+    text = made.stop()
+    assert not troubles(text), text
+
+
+@pytest.fixture
+def secure(shared_one: Secure, request: pytest.FixtureRequest) -> Secure:
+    """One for all tests that need nothing special."""
+    request.node.started = [shared_one]
+    return shared_one
+
+
+@pytest.fixture
+def hear(listen: Any) -> Any:
+    """Opens live consumers over TLS: hear(instance, target)."""
+    return lambda one, target, **options: listen(one, target, context=one.context, **options)
+
+
+def ended_in_order(listener: Listener) -> bool:
+    """Whether TLS said goodbye before the connection closed, behind the last chunk too."""
+    listener.ended = False
+    return not listener.until_end().cut
+
+
+def everything(listener: Listener) -> Listener:
+    """Read until nothing more comes."""
+    while listener.read(0.5):
+        pass
+    return listener
+
+
+def settled(count: Callable[[], int]) -> int:
+    """A number, when it has not changed for half a second."""
+    seen = [count()]
+
+    def same() -> bool:
+        seen.append(count())
+        return len(set(seen[-6:])) == 1 and len(seen) > 6
+
+    until(same, step=0.1)
+    return seen[-1]
+
+
+def test_what_is_posted_over_tls_is_got_over_tls(secure: Secure, queue: str) -> None:
+    assert secure.form(f"/q/{queue}", "value=form")[0] == 200
+    add(secure, queue, "text", "x" * 300_000)
+    for value in ("form", "text", "x" * 300_000):
+        status, _, body = secure.http("GET", f"/q/{queue}")
+        assert status == 200
+        assert json.loads(body)["value"] == value
+    assert secure.http("GET", f"/q/{queue}")[0] == 204
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_consumer_gets_broadcast_elements_over_tls_and_is_not_counted_when_it_left(
+    secure: Secure, hear: Any, queue: str, transport: str
+) -> None:
+    one, two = hear(secure, f"/{transport}/{queue}"), hear(secure, f"/{transport}/{queue}")
+    assert one.status == (101 if transport == "ws" else 200)
+    assert stats(secure, queue)["consumers"] == 2
+    add(secure, queue, *texts(3), "x" * 300_000)
+    for consumer in (one, two):
+        consumer.until(lambda c: len(c.elements) == 4)
+        assert consumer.values == [*texts(3), "x" * 300_000]
+    one.close()  # without TLS's goodbye
+    until(lambda: stats(secure, queue)["consumers"] == 1)
+    add(secure, queue, "after")
+    two.until(lambda c: len(c.elements) == 5)
+    two.socket.unwrap()
+    two.close()
+    until(lambda: stats(secure, queue)["consumers"] == 0)
+    assert stats(secure, queue)["len"] == 0
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_tap_sees_elements_over_tls(secure: Secure, hear: Any, queue: str, transport: str) -> None:
+    tap = hear(secure, f"/{transport}/{queue}?tap=1")
+    add(secure, queue, *texts(3))
+    assert tap.until(lambda c: len(c.elements) == 3).values == texts(3)
+    assert stats(secure, queue)["len"] == 3
+
+
+def test_roundrobin_over_tls_is_a_turn_over_all_transports_and_confirmed(
+    secure: Secure, hear: Any, queue: str
+) -> None:
+    assert secure.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+    consumers = [hear(secure, f"/{transport}/{queue}") for transport in TRANSPORTS]
+    add(secure, queue, *texts(12))
+    for consumer in consumers:
+        consumer.until(lambda c: len(c.elements) == 4)
+    assert sorted(value for consumer in consumers for value in consumer.values) == sorted(texts(12))
+    until(lambda: stats(secure, queue)["leased"] == 0)
+    for consumer in consumers:
+        consumer.close()
+    until(lambda: stats(secure, queue)["consumers"] == 0)
+    assert (stats(secure, queue)["len"], stats(secure, queue)["leased"]) == (0, 0)
+
+
+def test_heartbeats_come_over_tls_while_nothing_else_does(begin: Any, hear: Any, queue: str) -> None:
+    one = begin("[live]\nheartbeat = 200ms\n")
+    comet, sse = hear(one, f"/c/{queue}"), hear(one, f"/sse/{queue}")
+    comet.until(lambda c: len(c.body) >= 6, 5)
+    sse.until(lambda c: c.body.count(b":\n\n") >= 3, 5)
+    assert comet.body == b"\r\n" * comet.chunks
+
+
+def test_the_end_of_an_instance_ends_its_streams_over_tls_cleanly(begin: Any, hear: Any, queue: str) -> None:
+    one = begin()
+    comet, sse, ws = (hear(one, f"/{transport}/{queue}") for transport in TRANSPORTS)
+    add(one, queue, "last")
+    for consumer in (comet, sse, ws):
+        consumer.until(lambda c: c.elements)
+    one.process.send_signal(signal.SIGTERM)
+    assert comet.until_end().trailer == "RestMQ-Closed: the server is ending"
+    assert sse.until_end().body.endswith(b": the server is ending\nretry: 1000\n\n")
+    ws.until_end()
+    assert (ws.code, ws.reason) == (1001, "the server is ending")
+    for consumer in (comet, sse, ws):
+        assert ended_in_order(consumer)
+        assert consumer.values == ["last"]
+        consumer.close()
+    one.process.wait(20)
+    assert "connections cut" not in one.log.read_text()
+
+
+def test_who_does_not_say_goodbye_over_tls_does_not_hold_up_the_end_of_an_instance(
+    begin: Any, hear: Any, queue: str
+) -> None:
+    one = begin("drain = 60s\ngrace = 0s\n")
+    comet = hear(one, f"/c/{queue}")
+    with socket.create_connection(("127.0.0.1", one.port)) as plain:
+        idle = one.context.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert idle.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        one.process.send_signal(signal.SIGTERM)
+        one.process.wait(20)  # neither reads meanwhile
+        assert idle.recv(1 << 16) == b""
+        idle.close()
+    assert comet.until_end().trailer == "RestMQ-Closed: the server is ending"
+    assert ended_in_order(comet)
+
+
+def test_a_large_answer_goes_out_whole_before_tls_ends(begin: Any, queue: str) -> None:
+    one = begin()
+    add(one, queue, "x" * 1_000_000)
+    asked = f"GET /q/{queue} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.connect(("127.0.0.1", one.port))
+        slow = one.context.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
+        slow.sendall(asked)
+        time.sleep(5)  # longer than TLS is given for its goodbye
+        answer = b""
+        while data := slow.recv(1 << 16):
+            answer += data
+        assert answer.count(b"x") >= 1_000_000
+        slow.close()
+
+
+def test_a_consumer_that_does_not_read_over_tls_is_dropped_and_disturbs_nobody(
+    begin: Any, hear: Any, queue: str
+) -> None:
+    one = begin("[live]\nmax_waiting = 64KiB\n")
+    slow, fast = hear(one, f"/c/{queue}", buffer=4096), hear(one, f"/c/{queue}")
+    count = 0
+    while "does not read: dropped" not in one.log.read_text():
+        count += 1
+        assert count <= 1000
+        add(one, queue, "x" * 40_000)
+        fast.until(lambda c, count=count: c.body.count(b"\r\n") == count)
+    until(lambda: stats(one, queue)["consumers"] == 1)
+    add(one, queue, "after")
+    fast.until(lambda c: c.body.count(b"\r\n") == count + 1)
+    assert fast.values == ["x" * 40_000] * count + ["after"]
+    assert slow.hurry().until_end().cut
+    assert len(slow.elements) < count
+    assert one.log.read_text().count("does not read: dropped") == 1
+
+
+def test_what_a_socket_did_not_take_over_tls_is_not_confirmed_and_goes_to_the_next(
+    secure: Secure, hear: Any, queue: str
+) -> None:
+    assert secure.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+    lazy, busy = hear(secure, f"/c/{queue}", buffer=4096), hear(secure, f"/c/{queue}")
+    count = 300
+    for _ in range(count):
+        add(secure, queue, "x" * 50_000)
+        busy.read(0.001)
+    lazy.until(lambda c: c.elements)  # something of what its kernel holds
+    everything(busy)
+    held = len(busy.elements)
+    leased = settled(lambda: stats(secure, queue)["leased"])
+    assert 0 < leased < count - held
+    lazy.close()
+    busy.until(lambda c: len(c.elements) == held + leased)
+    until(lambda: stats(secure, queue)["leased"] == 0)
+    got, theirs = {one["key"] for one in lazy.elements}, [one["key"] for one in everything(busy).elements]
+    assert len(theirs) == len(set(theirs)) == held + leased
+    assert not got & set(theirs)
+    assert stats(secure, queue)["len"] == 0
+
+
+def test_plain_http_on_a_tls_port_gets_no_answer_and_harms_nobody(secure: Secure, queue: str) -> None:
+    with pytest.raises((OSError, http.client.HTTPException)):
+        Instance.http(secure, "GET", "/readyz")
+    assert secure.http("POST", f"/q/{queue}", "v", TEXT)[0] == 200
