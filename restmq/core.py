@@ -508,8 +508,11 @@ class Core:
         due, *told = await self.script("set", queue, self.db, word(), *words)
         if due >= 0:
             self.due.soon(queue, due)
-        if queue in self.known:
-            self.known[queue].settings = settings_in(told)
+        known = self.known.get(queue)
+        if known is not None:
+            known.settings = settings_in(told)
+            if not known.epoch:  # this was its first use
+                self._first_use(queue)
 
     async def settings(self, queue: bytes) -> dict[str, str]:
         """What this queue was told to do otherwise than restmq.conf says: name -> text."""

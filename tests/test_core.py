@@ -416,7 +416,8 @@ def ended(redis: str, folder: Path) -> tuple[int, str]:
 def test_a_redis_too_old_is_refused_with_a_reason(silent: Any, tmp_path: Path) -> None:
     text = b"# Server\r\nredis_version:6.2.14\r\nredis_mode:standalone\r\n"
     server = silent(select=b"+OK\r\n", info=b"$%d\r\n%b\r\n" % (len(text), text))
-    _, log = ended(server.address, tmp_path)
+    code, log = ended(server.address, tmp_path)
+    assert code == 1
     assert "this is Redis 6.2.14: RestMQ needs Redis 7.0 or later, or Valkey 8 or later; nothing was touched" in log
     assert not troubles(log), log
 
@@ -424,7 +425,8 @@ def test_a_redis_too_old_is_refused_with_a_reason(silent: Any, tmp_path: Path) -
 def test_a_redis_of_another_layout_is_refused_and_not_touched(own: Any, tmp_path: Path) -> None:
     other = client(own)
     other.set("restmq:layout", "2 abc")
-    _, log = ended(own.address, tmp_path)
+    code, log = ended(own.address, tmp_path)
+    assert code == 1
     assert re.search(r"holds layout 2 of restmq: keys, this RestMQ knows 1: nothing was touched", log), log
     assert other.keys("*") == [b"restmq:layout"]
     assert not troubles(log), log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import threading
@@ -23,18 +24,21 @@ def have(count: int) -> Callable[[Listener], bool]:
 
 
 class Between:
-    """Carries bytes between one instance and Redis, and can swallow what Redis says on a link that there is now."""
+    """Carries bytes between one instance and Redis: can swallow, hold, slow, cut and refuse."""
 
     def __init__(self, folder: Path, server: RedisServer) -> None:
         self.path = folder / "between.sock"
         self._redis = str(server.socket)
         self._kinds: dict[socket.socket, str] = {}
         self._deaf: set[socket.socket] = set()
-        self._held: set[socket.socket] = set()
+        self._held: set[socket.socket] | None = None  # links that wait for `flows`; None is all
         self.swallows = b""  # from a command with these words on, all that Redis says on its link
         self.holds = False  # commands, from the next subscription on, over the links that there are then
         self.flows = threading.Event()
         self.flows.set()
+        self.asked: Callable[[bytes], object] = lambda data: None  # is told of commands before they are held or go on
+        self.slow = 0.0  # seconds that a reply to a command takes longer
+        self.refuses = False
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(self.path))
         self._listening.listen()
@@ -46,6 +50,9 @@ class Between:
                 near = self._listening.accept()[0]
             except OSError:
                 return  # this is the end
+            if self.refuses:
+                near.close()
+                continue
             far = socket.socket(socket.AF_UNIX)
             far.connect(self._redis)
             self._kinds[far] = "commands"
@@ -62,8 +69,12 @@ class Between:
                         self.flows.clear()
                 if far is None and self.swallows and self.swallows in data:
                     self._deaf.add(target)
-                if target in self._held:
-                    self.flows.wait(10)
+                if self._kinds.get(target) == "commands":
+                    self.asked(data)
+                    if self._held is None or target in self._held:
+                        self.flows.wait(10)
+                elif far is not None and self._kinds.get(far) == "commands":
+                    time.sleep(self.slow)
                 if far not in self._deaf:
                     target.sendall(data)
         except OSError:
@@ -78,6 +89,13 @@ class Between:
         deaf = {far for far, its in self._kinds.items() if its == kind}
         assert len(deaf) == 1
         self._deaf |= deaf
+
+    def cut(self) -> None:
+        """The links that there are now end; what was held does not arrive."""
+        for far in list(self._kinds):
+            with suppress(OSError):
+                far.shutdown(socket.SHUT_RDWR)
+        self.flows.set()
 
     def stop(self) -> None:
         """Nobody connects any more."""
@@ -296,3 +314,56 @@ def test_what_is_dealt_to_an_instance_while_it_joins_again_is_given_once(pair: P
     add(pair.there, queue, "end")
     consumer.until(lambda c: "end" in c.values)
     assert sorted(consumer.quiet().values) == ["a", "b", "c", "end"]
+
+
+@pytest.mark.parametrize("step", ["who waits", "what is heard"])
+def test_who_leaves_while_all_that_wait_ask_anew_takes_nothing_from_the_others_when_that_fails(
+    pair: Pair, queue: str, step: str
+) -> None:
+    """Both links are cut once more while they ask, and meanwhile some leave, in every way there is."""
+    links = []
+
+    def enter(seconds: int) -> socket.socket:
+        before = stats(pair.there, queue)["waiters"]
+        link = socket.create_connection(("127.0.0.1", pair.here.port), timeout=30)
+        link.sendall(b"GET /q/%b?wait=%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % (queue.encode(), seconds))
+        until(lambda: stats(pair.there, queue)["waiters"] > before)
+        links.append(link)
+        return link
+
+    key = f"restmq:{{{queue}}}:m" if step == "who waits" else "restmq:{inst}:q:"  # a script's first, or a note's
+
+    def asked(data: bytes) -> None:
+        if key.encode() in data and queue.encode() in data:
+            pair.between.flows.clear()
+
+    try:
+        others = [enter(50) for _ in range(2)]
+        half, left, late = enter(50), enter(50), enter(2)
+        others += [enter(50) for _ in range(2)]
+        pair.between.asked = asked
+        pair.between.cut()
+        until(lambda: not pair.between.flows.is_set())
+        pair.between.asked = lambda data: None
+        half.shutdown(socket.SHUT_WR)
+        left.close()
+        time.sleep(2)
+        assert b" 204 " in half.recv(65536)
+        assert half.recv(65536) == b""
+        pair.between.cut()
+        assert b" 204 " in late.recv(65536)
+        until(lambda: pair.here.http("GET", "/readyz")[0] == 200)
+        until(lambda: stats(pair.there, queue)["waiters"] == len(others), lambda: stats(pair.there, queue))
+        came = []
+        for one in others:
+            add(pair.there, queue, "x")
+            came.append(json.loads(one.recv(65536).partition(b"\r\n\r\n")[2])["key"])
+        assert came == [f"{queue}:{number}" for number in range(1, 5)]
+        add(pair.there, queue, "x")  # nobody is left whom it could be for
+        until(lambda: stats(pair.there, queue)["waiters"] == 0)
+        books = json.loads(pair.there.http("GET", f"/ledger/{queue}")[2])
+        assert [books[word] for word in ("added", "taken", "waiting", "imbalance")] == [5, 4, 1, 0]
+        assert "failed" not in pair.here.log.read_text()
+    finally:
+        for link in links:
+            link.close()
