@@ -266,7 +266,8 @@ class Live:
         ready, free = {}, {}
         for inst in self.ring:
             ready[inst], may, _ = self.consumers[inst]
-            free[inst] = max(0, may - len(self.those(AWAY, inst))) if ready[inst] else 0
+            there = [element for element in self.those(AWAY, inst) if not element.lost]
+            free[inst] = max(0, may - len(there)) if ready[inst] else 0
         elements, _ = self.heads(min(CHUNK, sum(free.values())))
         shares: dict[str, list[Element]] = {inst: [] for inst in self.ring}
         places, idle = list(self.ring), 0
