@@ -82,9 +82,14 @@ class ToFile:
     """Writes the access log's lines into a file of its own; at `size` bytes it is put aside, and `kept` are kept."""
 
     def __init__(self, path: Path, size: int, kept: int) -> None:
-        """Raises OSError when the file cannot be opened."""
-        self._path = path
-        self._file = LogFile.fromFullPath(str(path), rotateLength=size, maxRotatedFiles=kept, defaultMode=0o640)
+        self._path, self._size, self._kept = path, size, kept
+        self._file: Any = None
+
+    def open(self) -> None:
+        """Open it, as whoever writes it: root's file could not be put aside later. Raises OSError."""
+        self._file = LogFile.fromFullPath(
+            str(self._path), rotateLength=self._size, maxRotatedFiles=self._kept, defaultMode=0o640
+        )
 
     def __call__(self, lines: list[tuple[float, str]]) -> None:
         """Write them, the time before each. A disk that is full costs these lines, not the requests."""

@@ -11,6 +11,7 @@ import io
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -163,6 +164,9 @@ def makeService(options: Options) -> MultiService:
                 f"redis = {wanted.redis}: several instances, and one that init.d or systemd starts, need a Redis that "
                 "all of them name: redis = HOST:PORT or unix:/PATH in [redis] of restmq.conf, or --redis"
             )
+        if options["shared"] and isinstance(wanted.access_log, Path):  # or they would overwrite each other
+            path = wanted.access_log
+            wanted = replace(wanted, access_log=path.with_name(f"{path.stem}-{wanted.port}{path.suffix}"))
         _check_endpoint(wanted.endpoint)
         settings, before = embedded.prepare(wanted)
         main = RestMQ(_observer(twistd), not twistd.get("nodaemon", True))

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from restmq.core import Core
 from restmq.delivery import Delivery
 from restmq.door import Door
 from restmq.inbox import Inbox
-from restmq.ini import ConfigError
 from restmq.log import FILE_SIZE, FILES
 from restmq.presence import Presence
 from restmq.redis import Redis
@@ -74,16 +72,6 @@ def frontend_path() -> Path:
     return inside if inside.is_dir() else package.parent / "frontend"
 
 
-def _access_log(where: bool | Path) -> Callable[[list[tuple[float, str]]], object]:
-    """What writes the access log: into the log, or into a file of its own. Raises ConfigError."""
-    if not isinstance(where, Path):
-        return to_log
-    try:
-        return ToFile(where, FILE_SIZE, FILES)
-    except OSError as error:
-        raise ConfigError(f"[server] access_log: {where} cannot be opened: {error.strerror}") from None
-
-
 def _fail() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -115,7 +103,9 @@ class Broker(Service):
         self.app.waiting = self.waiting
         self.app.pages = pages.Pages(frontend_path(), settings.static_path, settings.template_path)
         self.app.rates, self.app.health = looking.Rates(), health.Watch(self.core)
-        self.access_log = Access(self.wheel, _access_log(settings.access_log)) if settings.access_log else None
+        where = settings.access_log
+        self.access_file = ToFile(where, FILE_SIZE, FILES) if isinstance(where, Path) else None
+        self.access_log = Access(self.wheel, self.access_file or to_log) if where else None
         self.app.access = self.app.requests = metrics.Requests(ROUTES, self.access_log)
         watches = (self.redis.watch, self.messages.watch, self.delivery.watch, self.app.health.tick)
         for each in (*watches, self.acl.reload_if_changed):
@@ -162,6 +152,12 @@ class Broker(Service):
     def startService(self) -> None:
         """The wheel turns, the links are made, the beat begins."""
         Service.startService(self)
+        if self.access_file is not None:
+            try:
+                self.access_file.open()
+            except OSError as error:
+                why = f"[server] access_log: {self.settings.access_log} cannot be opened: {error.strerror}"
+                self._reactor.callWhenRunning(self._refuse, why)
         self._reactor.callWhenRunning(self._listen)
         self.wheel.start()
         self.redis.start()

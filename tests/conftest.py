@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,7 @@ class Instance:
     """A RestMQ under twistd, as users run it."""
 
     program = TWISTD
+    options: Sequence[str] = ()
 
     def __init__(self, folder: Path, redis: str, conf: str = "") -> None:
         self.port, self.folder, self.redis = free_port(), folder, redis
@@ -156,6 +157,7 @@ class Instance:
         """Start it."""
         command = [sys.executable, "-c", self.program, "-n", "--pidfile=", "restmq", "--port", str(self.port)]
         command += ["--redis", self.redis, "--data", str(self.folder / "data"), "--config", str(self.conf)]
+        command += self.options
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Instance, RedisServer
 from websockets.exceptions import ConnectionClosed
 from wire import FORM, HANDSHAKE, Listener, Talker, until
 
@@ -230,6 +231,29 @@ def test_access_log_with_a_path_writes_into_that_file(start: Any, queue: str) ->
     assert written == wanted
     assert path.stat().st_mode & 0o777 == 0o640
     assert f"/q/{queue}" not in one.stop()
+
+
+class Several(Instance):
+    """One of several."""
+
+    options = ("--shared",)
+
+
+def test_several_instances_write_an_access_log_each(redis_server: RedisServer, queue: str, tmp_path: Path) -> None:
+    started = []
+    try:
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            started.append(
+                Several(tmp_path / name, redis_server.address, f"[server]\naccess_log = {tmp_path}/access.log\n")
+            )
+        for one in started:
+            assert one.form(f"/q/{queue}", "value=a")[0] == 200
+            lines(tmp_path / f"access-{one.port}.log", f"POST /q/{queue} 200", 1)
+        assert not (tmp_path / "access.log").exists()
+    finally:
+        for one in started:
+            one.stop()
 
 
 def test_without_access_log_no_request_is_written(instance: Any, queue: str) -> None:
