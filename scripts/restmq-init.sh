@@ -126,7 +126,7 @@ prepared() {
     folder "$LOGS"
     folder "$RUN"
     # One at a time: of two starts the later would take the other's pid file. The instances do not inherit it.
-    exec 9>"$RUN/lock"
+    exec 9<"$RUN"
     flock 9
 }
 

