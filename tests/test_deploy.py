@@ -85,6 +85,27 @@ def test_init_d_starts_tells_restarts_and_stops_all_instances(site: Site) -> Non
     assert site.script("stop")[0] == 0
 
 
+def test_of_two_starts_at_once_the_second_finds_what_the_first_has_started(site: Site) -> None:
+    site.script("status")  # writes the defaults
+    command = [str(site.place / "scripts" / "restmq-multi.init"), "start"]
+    surroundings = {"RESTMQ_DEFAULTS": str(site.folder / "default"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    with (site.folder / "one").open("wb") as one, (site.folder / "other").open("wb") as other:
+        both = [subprocess.Popen(command, env=surroundings, stdout=out, stderr=out) for out in (one, other)]
+        assert [process.wait(60) for process in both] == [0, 0]
+    said = (site.folder / "one").read_text() + (site.folder / "other").read_text()
+    assert (said.count("started, as process"), said.count("runs already")) == (3, 3)
+    assert set(site.processes()) == set(site.ports)
+    code, said = site.script("stop")
+    assert code == 0 and said.count("ended") == 3
+
+
+def test_a_rolling_restart_asks_at_the_address_that_it_is_told(site: Site) -> None:
+    site.start()
+    code, said = site.script("rolling", HOST="127.0.0.2", READY="1")
+    assert code == 1 and "is not ready after 1 s, asked at 127.0.0.2" in said and "HOST in" in said
+    assert site.script("rolling")[0] == 0
+
+
 def allowed_cores(process: int | str = "self") -> set[int]:
     """The cores that a process may run on; PyPy 3.9 has no os.sched_getaffinity."""
     status = Path(f"/proc/{process}/status").read_text()
@@ -354,8 +375,9 @@ def test_systemd_takes_the_units(tmp_path: Path, site: Site) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_what_systemd_runs_is_one_instance_in_the_foreground(site: Site) -> None:
-    site.script("status")  # writes the defaults
+@pytest.mark.parametrize("above", [0, 1, 7])
+def test_what_systemd_runs_is_one_instance_in_the_foreground(site: Site, above: int) -> None:
+    site.script("status", FIRST_PORT=str(site.ports[2] - 2 + above * 3))  # writes the defaults
     script = str(site.place / "scripts" / "restmq-multi.init")
     surroundings = {"RESTMQ_DEFAULTS": str(site.folder / "default"), "PATH": os.environ["PATH"]}
     subprocess.run([script, "prepare"], env=surroundings, check=True)
@@ -369,7 +391,7 @@ def test_what_systemd_runs_is_one_instance_in_the_foreground(site: Site) -> None
     try:
         until(lambda: site.answers(site.ports[2]), log.read_text)
         cores = sorted(allowed_cores())
-        assert allowed_cores(process.pid) == {cores[2 % len(cores)]}
+        assert allowed_cores(process.pid) == {cores[(2 - above * 3) % len(cores)]}
     finally:
         process.terminate()
         process.wait(20)
