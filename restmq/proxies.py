@@ -6,8 +6,11 @@ Owns whose word counts; knows no connection. Read accesslog.py next.
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from restmq.acl import Networks
+
+_PORT = re.compile(r"\[([^\]]*)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
 
 
 class Proxies:
@@ -39,13 +42,14 @@ class Proxies:
 
 
 def address(text: str) -> str:
-    """An IP address as Python writes it, without the brackets of IPv6; "" when it is none.
+    """An IP address as Python writes it, without the brackets of IPv6 and a port; "" when it is none.
 
     An IPv4 client of a socket that listens on both is ::ffff:10.0.0.7 there (RFC 4291
     section 2.5.5.2): it is 10.0.0.7 everywhere else, and so it is here.
     """
+    bare = _PORT.fullmatch(text)
     try:
-        found = ipaddress.ip_address(text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text)
+        found = ipaddress.ip_address(bare[1] or bare[2] if bare else text)
     except ValueError:
         return ""
     return str(getattr(found, "ipv4_mapped", None) or found)

@@ -458,6 +458,8 @@ def test_of_x_forwarded_for_the_right_most_that_is_no_proxy_counts(start: Any) -
     )
     assert proxied(one, X_Forwarded_For="10.0.0.7") == 200
     assert proxied(one, X_Forwarded_For="10.9.9.9, 10.0.0.7") == 200
+    assert proxied(one, X_Forwarded_For="10.0.0.7:5678") == 200  # some proxies write the port, too
+    assert proxied(one, X_Forwarded_For="10.0.0.7, 10.0.0.8:5678, [::1]:80") == 403
     assert proxied(one, X_Forwarded_For="10.9.9.9,10.0.0.7,10.1.2.3") == 200
     assert proxied(one, X_Forwarded_For="10.0.0.7, 10.9.9.9") == 403
     assert proxied(one, X_Forwarded_For="10.0.0.7, nonsense") == 403

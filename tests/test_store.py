@@ -506,7 +506,7 @@ def test_every_verb_does_what_the_model_does(link: Any, pytestconfig: pytest.Con
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            print_blob=True, phases=[hypothesis.Phase.generate],
+            print_blob=True,
         ),
     )
 
