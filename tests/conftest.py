@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import redis
 from stored import DB
 from wire import FORM, Listener, Socket, until
 
+pytest_plugins = ["between"]
 #: The browser is driven from CPython only: what it shows does not depend on the Python that serves it.
 collect_ignore = ["test_browser.py"] if sys.implementation.name == "pypy" else []
 ROOT = Path(__file__).resolve().parent.parent
@@ -282,10 +283,10 @@ def start(redis_server: RedisServer, tmp_path: Path, request: pytest.FixtureRequ
     """Starts instances with a restmq.conf of their own: start(conf). Their logs must hold no traceback."""
     started: list[Instance] = []
 
-    def one(conf: str = "", redis: str | None = None) -> Instance:
+    def one(conf: str = "", redis: str | None = None, kind: Callable[[Path, str, str], Instance] = Instance) -> Any:
         folder = tmp_path / f"instance{len(started)}"
         folder.mkdir()
-        made = Instance(folder, redis or redis_server.address, conf)
+        made = kind(folder, redis or redis_server.address, conf)
         started.append(made)
         return made
 

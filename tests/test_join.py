@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import reactor
 import redis
+from between import Between, Pair
 from conftest import Instance, RedisServer, free_port
-from test_cut import Between, Pair
 from twisted.internet.task import Clock
 from wire import HANDSHAKE, Listener, add, batch_add, handler, stats, texts, until
 
@@ -141,19 +140,6 @@ def joined(instance: Instance, listen: Any, target: str) -> Listener:
 
 
 # -- closed while it joins
-
-
-@pytest.fixture
-def pair(start: Any, tmp_path: Path) -> Iterator[Pair]:
-    """here and there."""
-    server = RedisServer(tmp_path)
-    try:
-        made = Pair(server, start)
-        yield made
-        made.between.stop()
-        made.link.close()
-    finally:
-        server.stop()
 
 
 @contextmanager

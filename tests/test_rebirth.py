@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import redis
+from between import Between
 from conftest import Instance, RedisServer
-from test_cut import Between, have
+from test_cut import have
 from test_instances import Life, joined, keys, roundrobin
 from wire import add, batch_add, stats, texts, until
 

@@ -81,21 +81,9 @@ def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def begin(redis_server: RedisServer, pems: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Starts instances that speak TLS, as `start` does plain ones: begin(conf)."""
-    started: list[Secure] = []
-
-    def one(conf: str = "") -> Secure:
-        folder = tmp_path / f"secure{len(started)}"
-        folder.mkdir()
-        made = Secure(folder, redis_server.address, pems, conf)
-        started.append(made)
-        return made
-
-    request.node.started = started
-    yield one
-    logs = [made.stop() for made in started]
-    assert not [text for text in logs if troubles(text)], logs
+def begin(start: Any, pems: Path) -> Any:
+    """Starts instances that speak TLS: begin(conf)."""
+    return lambda conf="": start(conf, kind=lambda folder, redis, conf: Secure(folder, redis, pems, conf))
 
 
 @pytest.fixture(scope="module")
@@ -198,14 +186,6 @@ def test_roundrobin_over_tls_is_a_turn_over_all_transports_and_confirmed(
         consumer.close()
     until(lambda: stats(secure, queue)["consumers"] == 0)
     assert (stats(secure, queue)["len"], stats(secure, queue)["leased"]) == (0, 0)
-
-
-def test_heartbeats_come_over_tls_while_nothing_else_does(begin: Any, hear: Any, queue: str) -> None:
-    one = begin("[live]\nheartbeat = 200ms\n")
-    comet, sse = hear(one, f"/c/{queue}"), hear(one, f"/sse/{queue}")
-    comet.until(lambda c: len(c.body) >= 6, 5)
-    sse.until(lambda c: c.body.count(b":\n\n") >= 3, 5)
-    assert comet.body == b"\r\n" * comet.chunks
 
 
 def test_the_end_of_an_instance_ends_its_streams_over_tls_cleanly(begin: Any, hear: Any, queue: str) -> None:

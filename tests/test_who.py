@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Instance, RedisServer
+from conftest import Instance
 from websockets.exceptions import ConnectionClosed
 from wire import FORM, HANDSHAKE, Listener, Talker, until
 
@@ -239,21 +239,12 @@ class Several(Instance):
     options = ("--shared",)
 
 
-def test_several_instances_write_an_access_log_each(redis_server: RedisServer, queue: str, tmp_path: Path) -> None:
-    started = []
-    try:
-        for name in ("one", "other"):
-            (tmp_path / name).mkdir()
-            started.append(
-                Several(tmp_path / name, redis_server.address, f"[server]\naccess_log = {tmp_path}/access.log\n")
-            )
-        for one in started:
-            assert one.form(f"/q/{queue}", "value=a")[0] == 200
-            lines(tmp_path / f"access-{one.port}.log", f"POST /q/{queue} 200", 1)
-        assert not (tmp_path / "access.log").exists()
-    finally:
-        for one in started:
-            one.stop()
+def test_several_instances_write_an_access_log_each(start: Any, queue: str, tmp_path: Path) -> None:
+    both = [start(f"[server]\naccess_log = {tmp_path}/access.log\n", kind=Several) for _ in range(2)]
+    for one in both:
+        assert one.form(f"/q/{queue}", "value=a")[0] == 200
+        lines(tmp_path / f"access-{one.port}.log", f"POST /q/{queue} 200", 1)
+    assert not (tmp_path / "access.log").exists()
 
 
 def test_without_access_log_no_request_is_written(instance: Any, queue: str) -> None:
