@@ -18,7 +18,6 @@ from test_cut import have
 from test_instances import Life, joined, keys, roundrobin
 from wire import add, batch_add, stats, texts, until
 
-pytestmark = pytest.mark.wire
 ALIVE, DOOMED = "restmq:{inst}:alive", "restmq:{inst}:doomed"
 
 
