@@ -178,10 +178,22 @@ class Nginx:
         return {int(word) for word in children.split()}
 
     def reload(self) -> None:
-        """Read the configuration again, and wait until the old workers are gone or have nobody new."""
+        """Read the configuration again, and wait until the old workers are gone or take nobody new.
+
+        One that ends closes each connection after the answer, without having said so.
+        """
         before = self.workers()
         self.process.send_signal(signal.SIGHUP)
         until(lambda: self.workers() - before, lambda: self.log.read_text())
+        until(lambda: all(map(self._takes_nobody, before)), lambda: self.log.read_text())
+
+    @staticmethod
+    def _takes_nobody(worker: int) -> bool:
+        try:
+            title = Path(f"/proc/{worker}/cmdline").read_bytes()
+        except OSError:
+            return True
+        return not title or b"shutting down" in title
 
     def troubles(self) -> list[str]:
         """What it logged as an error of an upstream that it could not put right itself."""

@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from wire import TEXT, Listener, add, stats, texts, until
 
-pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
 
 
@@ -131,8 +130,7 @@ def settled(count: Callable[[], int]) -> int:
 
     until(same, step=0.1)
     return seen[-1]
-
-
+@pytest.mark.wire
 def test_what_is_posted_over_tls_is_got_over_tls(secure: Secure, queue: str) -> None:
     assert secure.form(f"/q/{queue}", "value=form")[0] == 200
     add(secure, queue, "text", "x" * 300_000)
@@ -143,6 +141,7 @@ def test_what_is_posted_over_tls_is_got_over_tls(secure: Secure, queue: str) -> 
     assert secure.http("GET", f"/q/{queue}")[0] == 204
 
 
+@pytest.mark.wire
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_consumer_gets_broadcast_elements_over_tls_and_is_not_counted_when_it_left(
     secure: Secure, hear: Any, queue: str, transport: str
@@ -186,8 +185,7 @@ def test_roundrobin_over_tls_is_a_turn_over_all_transports_and_confirmed(
         consumer.close()
     until(lambda: stats(secure, queue)["consumers"] == 0)
     assert (stats(secure, queue)["len"], stats(secure, queue)["leased"]) == (0, 0)
-
-
+@pytest.mark.wire
 def test_the_end_of_an_instance_ends_its_streams_over_tls_cleanly(begin: Any, hear: Any, queue: str) -> None:
     one = begin()
     comet, sse, ws = (hear(one, f"/{transport}/{queue}") for transport in TRANSPORTS)
