@@ -123,7 +123,6 @@ class Heard:
         assert self.all[0].ids == self.all[1].ids
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize("kind", ["commands", "messages"])
 def test_a_link_that_goes_deaf_is_given_up_and_what_was_added_meanwhile_comes_once(
     pair: Pair, listen: Any, queue: str, kind: str
@@ -143,7 +142,6 @@ def test_a_link_that_goes_deaf_is_given_up_and_what_was_added_meanwhile_comes_on
     print(f"{kind}: {time.monotonic() - began:.1f} s")
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize("kind", ["commands", "messages"])
 @pytest.mark.parametrize("asleep", [False, True], ids=["awake", "asleep"])
 def test_what_is_added_while_one_of_the_two_links_is_cut_comes_once(

@@ -17,7 +17,6 @@ from wire import TEXT, add, until
 
 from restmq.slot import begun
 
-pytestmark = pytest.mark.wire
 SHORT = "[redis]\ndeadline = 1s\n"
 
 

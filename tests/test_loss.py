@@ -14,8 +14,6 @@ import pytest
 from conftest import Instance, RedisServer
 from wire import Listener, until
 
-pytestmark = pytest.mark.wire
-
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[RedisServer]:
