@@ -175,6 +175,7 @@ class Lane:
         self.random = random.Random(f"{world.plan.seed}{self.name}")
         self.acked: dict[int, bytes] = {}
         self.acked_at: dict[int, float] = {}
+        self.asked_at: dict[int, float] = {}  # when it was first sent; the answer may lie in a stopped instance for long
         self.sent: set[bytes] = set()  # values that were sent, acknowledged or not
         self.values: dict[int, bytes] = {}
         self.seen: list[Seen] = []
@@ -252,6 +253,7 @@ class Lane:
                     if retry is None:
                         count += 1
                         retry = (b"%s.%d.%d" % (self.name.encode(), name, count), b"%d-%d" % (name, count))
+                        asked = time.monotonic()
                     value, key = retry
                     head = f"POST /q/{self.queue}{self.options(name, count)} HTTP/1.1\r\nHost: localhost\r\n"
                     head += f"Content-Type: text/plain\r\nIdempotency-Key: {key.decode()}\r\n"
@@ -262,6 +264,7 @@ class Lane:
                         number = int(body.rpartition(b":")[2])
                         assert number not in self.acked, f"{number} was given to two adds"
                         self.acked[number], self.acked_at[number] = value, time.monotonic()
+                        self.asked_at[number] = asked
                         self.refusals["replayed"] += b"Idempotency-Replayed" in said
                         retry = None
                     elif status == 503 and body[:1] == b"{":
@@ -295,9 +298,11 @@ class Lane:
         key = f"burst-{len(self.sent)}"
         value = b"%s.burst.%d.%s" % (self.name.encode(), len(self.sent), b"x" * size)
         self.sent.add(value)
+        asked = time.monotonic()
         said = await self.world.ask("POST", f"/q/{self.queue}", value.decode(), key=key)
         if said is not None:
             number = int(said.rpartition(":")[2])
+            self.asked_at[number] = asked
             self.acked[number], self.acked_at[number] = value, time.monotonic()
 
     # -- looking
@@ -381,7 +386,7 @@ class Lane:
             (fault.kind, fault.instance) == ("stop", again.instance)
             and fault.began <= first.when
             and abs(again.when - fault.ended) <= WOKEN
-            and self.acked_at.get(first.number, fault.began) <= fault.began + WOKEN
+            and self.asked_at.get(first.number, fault.began) <= fault.began + WOKEN
         )
 
     def by_consumer(self) -> dict[str, list[Seen]]:

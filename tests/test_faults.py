@@ -307,15 +307,15 @@ def test_a_broadcast_comes_again_only_when_nobody_is_left_who_heard_it(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("of", "acked", "ended", "explained"), [(1, -3, 0, True), (0, -3, 0, False), (1, -1, 0, False), (1, -3, -1, False)]
+    ("of", "asked", "ended", "explained"), [(1, -3, 0, True), (0, -3, 0, False), (1, -1, 0, False), (1, -3, -1, False)]
 )
 def test_what_was_being_written_when_an_instance_was_stopped_goes_out_when_it_wakes(
-    tmp_path: Path, of: int, acked: float, ended: float, explained: bool
+    tmp_path: Path, of: int, asked: float, ended: float, explained: bool
 ) -> None:
     one = world(tmp_path)
     everything(one)
     found, now = lane(one, "roundrobin"), time.monotonic()
-    found.acked_at[12] = now + acked
+    found.asked_at[12] = now + asked  # and answered when the instance woke
     one.faults.append(Fault("stop", of, now - 3, now + ended))
     give(found, 12, found.seen[-1].who, 1)
     assert broken(one) == (set() if explained else {"roundrobin: doubled without a fault"})
