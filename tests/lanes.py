@@ -175,7 +175,7 @@ class Lane:
         self.random = random.Random(f"{world.plan.seed}{self.name}")
         self.acked: dict[int, bytes] = {}
         self.acked_at: dict[int, float] = {}
-        self.asked_at: dict[int, float] = {}  # when it was first sent; the answer may lie in a stopped instance for long
+        self.asked_at: dict[int, float] = {}  # when it was first sent: a stopped instance may keep the answer
         self.sent: set[bytes] = set()  # values that were sent, acknowledged or not
         self.values: dict[int, bytes] = {}
         self.seen: list[Seen] = []
