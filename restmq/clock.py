@@ -1,7 +1,7 @@
 """The wheel: one tick a second for everything that has a deadline.
 
 Owns the count of seconds and the Date of answers; knows nothing of who is
-called. One tick for all is cheaper than a timer each. Read cyclone3.py next.
+called. One tick for all is cheaper than a timer each. Read http.py for who asks.
 """
 
 from __future__ import annotations

@@ -408,8 +408,9 @@ class Live:
         self._timer = self._clock.callLater(self._period, self._beat)
         if self.app.acl.generation != self._access:
             try:
-                for section in (self.section, "rest:consumer")[: 1 + self.wish.tap]:  # as when it came
-                    self.app.acl.check(section, self.request)
+                self.app.acl.check(self.section, self.request)
+                if self.wish.tap:  # which is looking, too
+                    self.app.acl.check("rest:consumer", self.request)
             except Error as refused:
                 self.refuse(refused.text)
                 return

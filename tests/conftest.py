@@ -8,10 +8,12 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +97,16 @@ def free_port() -> int:
 
 
 def http_call(
-    port: int, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | str | None = None,
+    headers: dict[str, str] | None = None,
+    context: ssl.SSLContext | None = None,
 ) -> tuple[int, dict[str, str], bytes]:
-    """One request on a connection of its own: status, headers by lower-case name, body."""
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    """One request on a connection of its own, with a context over TLS: status, headers by lower-case name, body."""
+    plain, secure = http.client.HTTPConnection, partial(http.client.HTTPSConnection, context=context)
+    link = (secure if context else plain)("127.0.0.1", port, timeout=20)
     try:
         link.request(method, path, body, headers or {})
         reply = link.getresponse()
@@ -146,6 +154,7 @@ class Instance:
 
     program = TWISTD
     options: Sequence[str] = ()
+    context: ssl.SSLContext | None = None  # of one that speaks TLS
 
     def __init__(self, folder: Path, redis: str, conf: str = "") -> None:
         self.port, self.folder, self.redis = free_port(), folder, redis
@@ -181,7 +190,7 @@ class Instance:
 
     def http(self, method: str, path: str, body: Any = None, headers: Any = None) -> tuple[int, dict[str, str], bytes]:
         """One request to this instance."""
-        return http_call(self.port, method, path, body, headers)
+        return http_call(self.port, method, path, body, headers, self.context)
 
     def form(self, path: str, body: str) -> tuple[int, bytes]:
         """POST a form, as curl -d does."""

@@ -40,16 +40,6 @@ class Secure(Instance):
         self.conf.write_text(listen + self.conf.read_text())
         super().launch()
 
-    def http(self, method: str, path: str, body: Any = None, headers: Any = None) -> tuple[int, dict[str, str], bytes]:
-        """One request over TLS."""
-        link = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=20, context=self.context)
-        try:
-            link.request(method, path, body, headers or {})
-            reply = link.getresponse()
-            return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
-        finally:
-            link.close()
-
 
 @pytest.fixture(scope="module")
 def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:

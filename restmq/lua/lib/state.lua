@@ -5,7 +5,8 @@
 --   same before the first kept, floor P before the first kept, left elements of this turn still owed
 --   to the ring's head
 --   flags: 1 born, 2 something beyond plain waiting (r e x y t l d g), 4 somebody waits, 8 somebody
---   listens, 16 round-robin, 32 live stopped, 64 has rules, other stops or taps
+--   listens, 16 round-robin, 32 live stopped, 64 has rules, other stops or taps; of a queue that was never
+--   used, what restmq.conf's policy makes of them
 local FORM = '>ddddddddddddddB'
 local n, bytes, c, due, taken, acked, delivered, pos, sure, best, sum, cut, floor, left, flags =
   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, @fresh@
