@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Instance, RedisServer, troubles
+from conftest import Instance, RedisServer, http_call, troubles
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -274,5 +274,5 @@ def test_what_a_socket_did_not_take_over_tls_is_not_confirmed_and_goes_to_the_ne
 
 def test_plain_http_on_a_tls_port_gets_no_answer_and_harms_nobody(secure: Secure, queue: str) -> None:
     with pytest.raises((OSError, http.client.HTTPException)):
-        Instance.http(secure, "GET", "/readyz")
+        http_call(secure.port, "GET", "/readyz")
     assert secure.http("POST", f"/q/{queue}", "v", TEXT)[0] == 200
