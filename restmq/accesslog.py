@@ -15,7 +15,7 @@ from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.logfile import LogFile
 
 from restmq.clock import Wheel
-from restmq.errors import Error, Forbidden, Misdirected, Unauthorized
+from restmq.errors import Error, Forbidden, Misdirected, TooMany, Unauthorized
 from restmq.form import pairs
 from restmq.request import Request
 
@@ -103,7 +103,7 @@ class ToFile:
 
 
 class Refusals:
-    """Who was refused (401, 403, 421), in the log: one line a second for each address, so that nobody can fill it.
+    """Who was refused (401, 403, 421, 429 too-many), in the log: a line a second for each address, so that none fills it.
 
     The first refusal of an address in a second is told, and how many more there were;
     of more than MOST addresses in a second only the sum.
@@ -121,7 +121,7 @@ class Refusals:
 
         The query is not kept: it may hold a secret.
         """
-        if not isinstance(error, (Unauthorized, Forbidden, Misdirected)):
+        if not isinstance(error, (Unauthorized, Forbidden, Misdirected, TooMany)):
             return
         address = request.remote_ip
         known = self._waiting.get(address)

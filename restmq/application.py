@@ -7,6 +7,7 @@ work beside the lean ones. Read acl.py next, then rest.py.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from http.client import responses
 from typing import Any, NamedTuple
@@ -76,6 +77,7 @@ class Application(web.Application):  # type: ignore[misc]
         )
         self.proxies = Proxies(settings.xheader, tuple(settings.trusted_proxies)) if settings.xheaders else None
         self.connections: set[Connection] = set()
+        self.live: Counter[str] = Counter()  # live consumers of each client's address; of this machine's none
         self.draining = False
         self.access: Callable[[Request, int, int], None] | None = None
         self.refusals = Refusals(wheel)

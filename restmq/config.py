@@ -76,6 +76,7 @@ class Settings:
     max_waiting: int = _MIB
     stall: float = 60.0
     heartbeat: float = 15.0
+    per_client: int = 1000
 
     # [queues]: what holds for queues that were not told otherwise, as the scripts read it (times in ms)
     policy: str = "broadcast"
@@ -324,6 +325,7 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
         "max_waiting": ("max_waiting", _size(64 * _KIB, 1024 * _MIB)),
         "stall": ("stall", _seconds(1, 86400)),
         "heartbeat": ("heartbeat", _seconds(0.1, 3600)),
+        "per_client": ("per_client", _number(0, 10**9)),
     },
     "queues": {
         **{name: (name, _rule(name)) for name in RULES},

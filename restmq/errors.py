@@ -149,6 +149,13 @@ class UpgradeRequired(Error):
     headers = ((b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13"))
 
 
+class TooMany(Error):
+    """One client has as many live consumers as it may have."""
+
+    status, type, title = 429, "too-many", "Too many live consumers"
+    headers = ((b"Retry-After", b"5"),)
+
+
 class QueueFull(Error):
     """The queue is at the bound that its settings give it."""
 

@@ -17,7 +17,18 @@ from twisted.logger import Logger, LogLevel
 
 from restmq import options, resume
 from restmq.accesslog import NO_ADDRESS
-from restmq.errors import BadName, BadOption, BadRequest, Error, Forbidden, Misdirected, Unauthorized, Unavailable
+from restmq.acl import is_loopback
+from restmq.errors import (
+    BadName,
+    BadOption,
+    BadRequest,
+    Error,
+    Forbidden,
+    Misdirected,
+    TooMany,
+    Unauthorized,
+    Unavailable,
+)
 from restmq.handler import Answer, Handler, name
 from restmq.slot import drive, fault, nothing
 
@@ -154,6 +165,7 @@ class Live:
         self._sent = -1
         self._left = 0
         self._why = ""
+        self._counted = ""  # the client's address, while this is counted as one of its live consumers
 
     async def begin(self, handler: Handler, head: Callable[[], Stream]) -> None:
         """Join, and take the connection over: head() writes the answer's head. Raises Unavailable."""
@@ -169,8 +181,9 @@ class Live:
     async def join(self, handler: Handler) -> dict[bytes, tuple[int, bytes]] | None:
         """Elements may come from here on. Answers each queue's (position, epoch), None when the client left.
 
-        Raises Unavailable when Redis cannot be asked; then nothing is left behind.
+        Raises Unavailable when Redis cannot be asked, and TooMany; then nothing is left behind.
         """
+        self._count()
         handler.on_gone = [self.leave]
         positions: dict[bytes, tuple[int, bytes]] = {}
         delivery, since = self.app.delivery, self.wish.since
@@ -192,6 +205,17 @@ class Live:
             raise Unavailable(f"it was closed while it joined: {self._why}")
         handler.on_gone = None
         return positions
+
+    def _count(self) -> None:
+        client, most = self.request.remote_ip, self.app.config.per_client
+        if not most or not client or is_loopback(client):
+            return
+        if self.app.live[client] >= most:
+            raise TooMany(
+                f"{client} has {most} live consumers on this instance, which are the most (per_client, restmq.conf)"
+            )
+        self.app.live[client] += 1
+        self._counted = client
 
     def open(self, stream: Stream, positions: dict[bytes, tuple[int, bytes]]) -> None:
         """The answer's head is out: send what waits, and listen to the stream."""
@@ -382,6 +406,11 @@ class Live:
             return
         self._left = self.unsent
         self.ended, self._why = True, why
+        if self._counted:
+            live = self.app.live
+            live[self._counted] -= 1
+            if not live[self._counted]:
+                del live[self._counted]
         if self._stream is not None:
             log.emit(
                 level,
@@ -525,6 +554,7 @@ class SseHandler(Handler):
         except (BadRequest, Unauthorized, Forbidden, Misdirected):
             raise
         except Error as problem:
+            self.app.refusals.note(self.request, problem)
             return Answer(comment(problem.text, RETRY), 200, b"text/event-stream", HEADERS)
         return None
 

@@ -505,6 +505,57 @@ def test_a_password_is_asked_for_and_taken(start: Any, listen: Any) -> None:
     assert listen(one, "/c/a", headers="Authorization: Basic bWU6c2VjcmV0\r\n").status == 200
 
 
+CAP = "[server]\nxheaders = true\n[live]\nper_client = 2\n"
+
+
+def client(address: str) -> str:
+    """The header line by which a proxy names its client."""
+    return f"X-Real-IP: {address}\r\n"
+
+
+def test_a_client_has_so_many_live_consumers_of_all_kinds_and_no_more(start: Any, listen: Any, queue: str) -> None:
+    one, me = start(CAP), client("10.0.0.7")
+    first = listen(one, f"/c/{queue}", headers=me)
+    assert listen(one, f"/sse/{queue},{queue}.other?tap=1", headers=me).status == 200
+    for target in (f"/c/{queue}", f"/ws/{queue}.third"):
+        refused = listen(one, target, headers=me + (HANDSHAKE if "/ws" in target else ""))
+        told = json.loads(refused.body)
+        assert (refused.status, told["type"], refused.headers["retry-after"]) == (429, "urn:restmq:too-many", "5")
+        assert "10.0.0.7 has 2 live consumers" in told["error"] and "per_client" in told["error"]
+    patient = listen(one, f"/sse/{queue}", headers=me).until_end()
+    assert (patient.status, patient.headers["content-type"]) == (200, "text/event-stream")
+    assert patient.body.startswith(b": 10.0.0.7 has 2 live consumers") and patient.body.endswith(b"retry: 2000\n\n")
+    other = listen(one, f"/ws/{queue}", headers=client("10.0.0.8") + HANDSHAKE)
+    assert other.status == 101
+    add(one, queue, "x")  # who was refused is nobody's consumer, and who was there before hears on
+    assert first.until(lambda c: c.elements).values == ["x"]
+    first.close()
+    until(lambda: stats(one, queue)["consumers"] == 1)
+    assert listen(one, f"/ws/{queue}", headers=me + HANDSHAKE).status == 101
+    assert listen(one, f"/ws/{queue}", headers=me + HANDSHAKE).status == 429
+    log = one.stop()
+    assert f"10.0.0.7 was refused with 429: GET /c/{queue}: 10.0.0.7 has 2 live consumers" in log
+    assert "10.0.0.8 was refused" not in log
+
+
+def test_who_could_not_join_or_was_dropped_is_not_counted_and_this_machine_never(
+    own: RedisServer, start: Any, listen: Any, queue: str
+) -> None:
+    one, me = start(CAP + "max_waiting = 64KiB\n[redis]\ndeadline = 500ms\n", own.address), client("10.0.0.7")
+    own.stop()
+    for _ in range(3):
+        assert listen(one, f"/c/{queue}", headers=me).status == 503
+    own.start()
+    until(lambda: one.http("GET", "/readyz")[0] == 200, seconds=10)
+    assert listen(one, f"/c/{queue}?lease=1m", headers=me).status == 400  # it broadcasts
+    lazy = [listen(one, f"/c/{queue}", headers=me, buffer=4096) for _ in range(2)]
+    assert [one.status for one in lazy] == [200, 200]
+    until(lambda: not add(one, queue, "x" * 100_000) and stats(one, queue)["consumers"] == 0)
+    assert [listen(one, f"/c/{queue}", headers=me).status for _ in range(3)] == [200, 200, 429]
+    for address in ("", client("127.0.0.1"), client("::1")):
+        assert {listen(one, f"/c/{queue}", headers=address).status for _ in range(3)} == {200}
+
+
 def test_without_redis_sse_says_why_with_200_and_comet_with_503_and_who_is_there_stays(
     own: RedisServer, start: Any, listen: Any, queue: str
 ) -> None:

@@ -138,6 +138,7 @@ def handler(heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 100
         stall=stall,
         max_waiting=max_waiting,
         max_value=max_value,
+        per_client=0,
         max_form=3 * max_value + (64 << 10),
     )
     app = SimpleNamespace(config=settings, acl=Door(), delivery=Desk())
