@@ -103,9 +103,9 @@ class ToFile:
 
 
 class Refusals:
-    """Who was refused (401, 403, 421, 429 too-many), in the log: a line a second for each address, so that none fills it.
+    """Who was refused (401, 403, 421, 429 too-many), in the log: one line a second for each address.
 
-    The first refusal of an address in a second is told, and how many more there were;
+    So nobody can fill it. The first refusal of an address in a second is told, and how many more there were;
     of more than MOST addresses in a second only the sum.
     """
 
