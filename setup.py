@@ -27,7 +27,7 @@ setup(
     python_requires=">=3.9",
     packages=["restmq", "restmq.frontend", "twisted.plugins"],
     package_dir={"restmq.frontend": "frontend"},
-    package_data={"restmq": ["lua/**/*.lua"], "restmq.frontend": ["static/**/*", "template/**/*"]},
+    package_data={"restmq": ["lua/**/*.lua"], "restmq.frontend": ["openapi.json", "static/**/*", "template/**/*"]},
     install_requires=[
         "twisted[tls]>=25.5",
         "txredisapi==1.6.0",

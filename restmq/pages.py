@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from restmq import commands
 from restmq.errors import BadRequest, Error, NotFound, TooLarge
-from restmq.handler import Answer, Handler, name
+from restmq.handler import JSON, Answer, Handler, name
 from restmq.looking import LOOK, NAMED
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -38,6 +38,7 @@ class Pages:
 
     def __init__(self, frontend: Path, static: Path | None = None, template: Path | None = None) -> None:
         self.static = (static or frontend / "static").resolve()
+        self.description = (frontend / "openapi.json").read_bytes()
         loader = FileSystemLoader(str(template or frontend / "template"))
         self.templates = Environment(loader=loader, autoescape=True)
 
@@ -162,6 +163,16 @@ class Static(Handler):
         """A file of the pages."""
         file: Answer = self.app.pages.file(unquote_to_bytes(raw).decode("utf-8", "replace"))
         return file
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Description(Handler):
+    """/openapi.json: docs/protocol.txt for programs (OpenAPI 3.1)."""
+
+    def get(self) -> Answer:
+        """The description."""
+        return Answer(self.app.pages.description, 200, JSON, ((b"Cache-Control", b"no-cache"),))
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 

@@ -61,6 +61,7 @@ ROUTES: list[Any] = [
     (r"/healthz", health.Health),
     (r"/readyz", health.Ready),
     (r"/robots\.txt", pages.Robots),
+    (r"/openapi\.json", pages.Description),
     (r"/static/(.+)", pages.Static),
 ]
 

@@ -24,8 +24,8 @@ from stored import DB
 from wire import FORM, Listener, Socket, until
 
 pytest_plugins = ["between"]
-#: The browser is driven from CPython only: what it shows does not depend on the Python that serves it.
-collect_ignore = ["test_browser.py"] if sys.implementation.name == "pypy" else []
+#: These need what is installed on CPython only; what they look at does not depend on the Python that serves it.
+collect_ignore = ["test_browser.py", "test_openapi.py"] if sys.implementation.name == "pypy" else []
 ROOT = Path(__file__).resolve().parent.parent
 #: Seconds an instance may take to answer: PyPy, on a busy machine and with no compiled modules yet, needs many.
 START = 90

@@ -67,6 +67,7 @@ DECIDED: dict[tuple[str, str], tuple[str, str, str]] = {
     ("GET", r"/healthz"): (OPEN, "/healthz", ""),
     ("GET", r"/readyz"): (OPEN, "/readyz", ""),
     ("GET", r"/robots\.txt"): (OPEN, "/robots.txt", ""),
+    ("GET", r"/openapi\.json"): (OPEN, "/openapi.json", ""),
     ("GET", r"/static/(.+)"): (OPEN, "/static/restmq.css", ""),
 }
 #: HEAD is let in where GET is. What streams has none, and that of a queue is told above.
@@ -208,7 +209,7 @@ def test_the_access_section_of_the_protocol_says_what_is_decided() -> None:
         else:
             assert section == OPEN, (method, name)
             open_to_all.add(name)
-    assert open_to_all == {"/", "/queue", "/healthz", "/readyz", "/robots.txt", "/static/FILE"}
+    assert open_to_all == {"/", "/queue", "/healthz", "/readyz", "/robots.txt", "/openapi.json", "/static/FILE"}
     assert requests["GET", "/?queue=NAME"] == CONSUMER
     assert len(set(requests.values())) == len(acl.KINDS)
 
@@ -506,7 +507,7 @@ def test_a_trusted_proxy_may_pass_any_host_on_where_none_are_given(start: Any) -
 
 def is_page(path: str) -> bool:
     """Whether a link from elsewhere may lead there: it shows something to a person and hands nothing out."""
-    return path in ("/", "/queue", "/q/", "/q") or path.startswith(("/j/", "/static/", "/robots"))
+    return path in ("/", "/queue", "/q/", "/q") or path.startswith(("/j/", "/static/", "/robots", "/openapi"))
 
 
 @pytest.mark.parametrize(("section", "method", "path", "body"), REQUESTS)

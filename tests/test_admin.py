@@ -317,6 +317,7 @@ ACCESS = [
     (NOBODY, "GET", "/queue", ""),
     (NOBODY, "GET", "/static/restmq.css", ""),
     (NOBODY, "GET", "/robots.txt", ""),
+    (NOBODY, "GET", "/openapi.json", ""),
     (PRODUCER, "POST", "/q/{}", "value=x"),
     (PRODUCER, "POST", "/", "queue={}&value=x"),
     (PRODUCER, "POST", "/queue", '{"cmd": "add", "queue": "{}", "value": "x"}'),
@@ -370,6 +371,7 @@ def test_a_route_without_a_section_is_one_that_shows_no_queue() -> None:
         ("GET", r"/healthz"),
         ("GET", r"/readyz"),
         ("GET", r"/robots\.txt"),
+        ("GET", r"/openapi\.json"),
         ("GET", r"/static/(.+)"),
     }
 

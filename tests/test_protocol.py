@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from openapi import undeclared
 from transcripts import Play, fits, parse
 
 from restmq import errors, rest, web
@@ -16,7 +17,7 @@ TEXT = (ROOT / "docs/protocol.txt").read_text("utf-8")
 
 
 def test_every_transcript_of_the_protocol_is_true(start: Any) -> None:
-    instance = start("[redis]\ndbid = 9\n")
+    instance = start("[redis]\ndbid = 9\n[server]\naccess_log = ./access.log\n")
     blocks = parse(TEXT)
     steps = [step for block in blocks for step in block.steps]
     marked = re.findall(r"^    (?:\$ |[CS]\d?:(?: |$))", TEXT, re.M)
@@ -24,6 +25,10 @@ def test_every_transcript_of_the_protocol_is_true(start: Any) -> None:
     with Play("docs/protocol.txt", instance.port) as play:
         for block in blocks:
             play.block(block)
+    instance.stop()
+    asked = (instance.folder / "access.log").read_text("utf-8").splitlines()
+    assert len(asked) > 200
+    assert not undeclared(asked)  # nor does /openapi.json tell otherwise
 
 
 def test_every_error_s_word_stands_in_the_protocol_with_its_status() -> None:
