@@ -144,10 +144,11 @@ class Application(web.Application):  # type: ignore[misc]
         for pattern, cls, given in self._cold:
             found = pattern.fullmatch(request.raw_path)
             if found:
+                handler = cls(self, request, **given)
                 if cls.streams and request.connection.half:
-                    request.connection.readConnectionLost()
-                    return
-                cls(self, request, **given).run(found.groups())
+                    request.connection.readConnectionLost()  # there is nothing to answer to who asked for this
+                else:
+                    handler.run(found.groups())
                 return
         specs = [spec for spec in self._get_host_handlers(request) or () if spec.regex.match(request.path)]
         if not specs:

@@ -252,9 +252,12 @@ class Consumers:
         """From now on what comes is kept for this consumer: it gets the past first."""
         self._replaying[id(consumer)] = []
 
-    def begins(self, consumer: Consumer, position: int) -> None:
-        """The past that it gets begins after a position."""
-        self._since[id(consumer)] = position
+    def begins(self, consumer: Consumer, position: int) -> int:
+        """What it gets begins after a position; answers after which it did till now."""
+        before = self._since.get(id(consumer), position)
+        if consumer in self.all:  # else it has left, and nothing of it may stay
+            self._since[id(consumer)] = position
+        return before
 
     @property
     def current(self) -> list[Consumer]:

@@ -146,7 +146,7 @@ class UpgradeRequired(Error):
     """Not a WebSocket handshake of version 13 (RFC 6455 section 4.2.2)."""
 
     status, type, title = 426, "upgrade-required", "Upgrade required"
-    headers = ((b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13"))
+    headers = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13"))
 
 
 class TooMany(Error):

@@ -164,6 +164,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                 if word in found:
                     raise BadOption(f"the option {word!r} was given more than once in the form")
                 found[word] = _text(word, value)
+        if request.fields.twice:
+            raise BadOption(f"the header {request.fields.twice!r} was given more than once")
         for header, value in request.fields.values.items() if request.fields.special else ():
             if header.startswith(b"restmq-"):
                 word = header[7:].decode("ascii").replace("-", "_")

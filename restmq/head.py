@@ -24,16 +24,17 @@ class Fields:
     """One header block, checked; the same bytes give the same object, so it is never changed.
 
     `values` maps lower-case names to values; what a name has twice is joined with
-    a comma (RFC 9110 section 5.2). Raises errors for what makes a request's end
-    or its host doubtful.
+    a comma (RFC 9110 section 5.2); `twice` is an option of ours that it has twice.
+    Raises errors for what makes a request's end or its host doubtful.
     """
 
-    __slots__ = ("block", "chunked", "close", "expects", "form", "keep", "length", "special", "values")
+    __slots__ = ("block", "chunked", "close", "expects", "form", "keep", "length", "special", "twice", "values")
 
     def __init__(self, block: bytes, newer: bool) -> None:
         self.block = block
         values: dict[bytes, bytes] = {}
         self.values = values
+        self.twice = ""
         if block.count(b"\n") > MAX_HEADERS:
             raise errors.HeadTooLarge(f"more than {MAX_HEADERS} header lines")
         for line in block.split(b"\r\n"):
@@ -48,6 +49,8 @@ class Fields:
                     if values[name] != value:
                         raise errors.BadRequest("two Content-Length that differ")
                     continue
+                if name.startswith(b"restmq-"):
+                    self.twice = name.decode("ascii")
                 value = values[name] + b", " + value
             values[name] = value
         if newer and b"host" not in values:

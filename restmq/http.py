@@ -59,7 +59,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     A request whose handler is `hot` may be under way beside others; any other
     holds the line: what follows it is read once it is answered. What the client
-    does not take is bounded too: past 64 KiB of answers nothing more is read.
+    does not take is bounded too: past 64 KiB of answers nothing more is read, nor
+    past max_body of bodies that are under way and answers that wait for others.
     """
 
     _finish_callback: Any  # cyclone's: who wants to know that an ordinary handler's request has ended
@@ -76,6 +77,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             self.peer_ip = address(self.peer_ip)
         self.allowed: dict[str, int] = {}  # section -> generation of the ACL that let this address in
         self.line: deque[Request] = deque()  # requests not answered yet, and answers that wait for others
+        self._held = 0  # bytes of bodies and of answers in it
         self.stream: Stream | None = None
         self.ended = False  # the client is gone
         self.half = False  # it has closed its side: it asks no more, and still reads
@@ -256,7 +258,10 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if self._choked:
             return True
         line = self.line
-        return bool(line) and (line[-1].hold or len(line) >= DEPTH)
+        if not line:
+            return False
+        last = line[-1]
+        return last.hold or last.alone or len(line) >= DEPTH or self._held > self.app.limits.size
 
     def _read_on(self) -> None:
         if self._paused and not self.half:
@@ -417,6 +422,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if given.close or self.app.draining:
             self.closing = True
         self.line.append(request)
+        self._held += len(body)
         self.app(request)
 
     # -- answering
@@ -427,10 +433,16 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if self.ended or request.answer is not None:
             return
         request.answer, request.handler = data, None
+        self._held += len(data) - len(request.body)
         if line[0] is not request:
+            request.body = b""
+            request.__dict__.pop("form", None)
+            if self._buffer or self._paused:  # its body may be what there was too much of
+                self._resume()
             return
         while line and (ready := line[0].answer) is not None:
             line.popleft()
+            self._held -= len(ready)
             send(self.transport, ready)
         self._answered()
 
@@ -467,7 +479,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             callback.callback(None)
         if self.ended:
             return
-        self.line.popleft().answer = b""
+        request = self.line.popleft()
+        request.answer = b""
+        self._held -= len(request.body)
         self.closing = self.closing or self.no_keep_alive
         self._answered()
 

@@ -262,9 +262,7 @@ class Live:
             return
         if stream is None:
             self._early.append(data)
-        elif self.full and stream.unsent > self._most:
-            # Looked at before writing, so that one large value does not end a healthy consumer.
-            self._drop(f"{stream.unsent} bytes wait for it")
+        elif self.overdue():
             return
         else:
             self.write(data)
@@ -272,6 +270,17 @@ class Live:
             return
         self.written += len(data)
         self.elements += len(batch.elements)
+
+    def overdue(self) -> bool:
+        """Whether so much waits for it already that it was dropped.
+
+        Asked before writing, so that one large value does not end a healthy consumer.
+        """
+        waits = self.unsent
+        if self.full and waits > self._most:
+            self._drop(f"{waits} bytes wait for it")
+            return True
+        return False
 
     def frame(self, batch: Batch) -> bytes:
         """A batch as this transport writes it."""

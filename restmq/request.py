@@ -29,7 +29,8 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
 
     files: dict[str, Any] = {}
     _finish_time = None
-    hold = False  # whether the connection waits until this one is answered
+    hold = False  # whether it begins when those before it are answered, and what follows is read when it is
+    alone = False  # whether what follows is read when it is answered, though it has begun
     answer: bytes | None = None
     handler: Any = None
     shared: tuple[tuple[bytes, bytes], ...] = ()  # header lines that let a page of another origin read the answer

@@ -175,6 +175,8 @@ async def several(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> l
         return []
     no_prefetch(handler)
     core, most, ms, wait = handler.app.core, asked.get("max", 1), asked.get("lease", 0), asked.get("wait", 0)
+    # What is taken behind it could not be answered before it, and would be lost with a client that leaves.
+    handler.request.alone = wait > 0 or most > 1
     if wait:
         waits = handler.app.waiting.enter(queue, most, wait / 1000, ms)
         bound(handler, waits)
@@ -214,8 +216,9 @@ async def hand_out(handler: Handler, queue: bytes, known: Mapping[str, Any] = HA
 
 
 def plain(handler: Handler) -> bool:
-    """Whether the request carries nothing but itself: no query, no header of ours."""
-    return not handler.request.raw_query and not handler.request.fields.special
+    """Whether the request carries nothing but itself: no query, no header of ours, no form."""
+    request = handler.request
+    return not (request.raw_query or request.fields.special or (request.fields.form and request.body))
 
 
 class Queue(Handler):

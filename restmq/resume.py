@@ -88,11 +88,12 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
 
     What is not kept any more it is told, and that another epoch has begun. It may leave meanwhile. Raises Unavailable.
     """
-    queue = delivery.queues.get(name)
+    queue, joined = delivery.queues.get(name), start
     if queue is not None and epoch == queue.epoch:
-        queue.consumers.begins(consumer, start)
+        joined = queue.consumers.begins(consumer, start)
     while queue is not None and consumer in queue.consumers.all:
-        if epoch == queue.epoch and 0 < queue.consumers.kept(consumer) <= start + 1:  # all that follows is here
+        if epoch == queue.epoch and start <= queue.position and 0 < queue.consumers.kept(consumer) <= start + 1:
+            # All that follows is here.
             queue.consumers.replayed(consumer, start)
             return
         now, position, floor, _, to, *words = await delivery.core.replay(name, "after", start)
@@ -104,6 +105,10 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
             if epoch == queue.epoch:
                 queue.consumers.begins(consumer, start)
             consumer.renewed(name, epoch, start)
+            continue
+        if start > position:  # an id of what Redis has lost, or never had; what came since it joined is for it
+            start = min(joined, position)
+            queue.consumers.begins(consumer, start)
             continue
         if start < floor:
             consumer.missed(name, start + 1, floor)

@@ -40,7 +40,7 @@ NO_CODE = 1005  # a Close frame came without a code, section 7.4.1
 GOING_AWAY, UNSUPPORTED, POLICY, TOO_BIG, BROKEN = 1001, 1003, 1008, 1009, 1011
 MOST_WAITING = 1000  # takes of one connection
 MOST_REMEMBERED = 1000  # leases of one connection, those that are over included
-MOST_COMMANDS = 128  # not yet answered; then reading stops, and goes on below half
+MOST_COMMANDS = 128  # not yet answered, or as much as one may have; then reading stops, and goes on below half
 PATIENCE = 2.0  # seconds for the client to answer a Close frame
 
 log = Logger()
@@ -142,6 +142,7 @@ class WebSocket(Live):
         self._message = StringIO()
         self._size = 0
         self._commands: deque[str] = deque()
+        self._waiting_size = 0  # characters of these
         self._working = False
         self.waiting: set[Wait] = set()  # takes that are answered later
         self.leased: dict[tuple[bytes, Lease], None] = {}  # the newest that it got
@@ -206,6 +207,7 @@ class WebSocket(Live):
         self._message.write(data)
         if event.message_finished:
             self._commands.append(self._message.getvalue())
+            self._waiting_size += len(self._commands[-1])
             self._message, self._size = StringIO(), 0
             self._hold()
             self._work()
@@ -229,8 +231,9 @@ class WebSocket(Live):
         """Answer the commands, one after the other, as fast as the client reads the answers."""
         if not self._working and self._commands and not self.full and not self.ended:
             self._working = True
-            asking = Asking(self)
-            command = self.command(self._commands.popleft(), asking)
+            asking, text = Asking(self), self._commands.popleft()
+            self._waiting_size -= len(text)
+            command = self.command(text, asking)
             drive(command, partial(self._answer, asking), partial(self._failed, asking))
             if asking.later and self._working:
                 self._next()
@@ -249,10 +252,20 @@ class WebSocket(Live):
     def _answer(self, asking: Asking, answer: bytes) -> None:
         if asking.wait is not None:
             self.waiting.discard(asking.wait)
-        if not self.ended:
+        if not self.ended and not self.overdue():
             self.write(to_frame(TEXT, answer.rstrip(b"\r\n")))
         if not asking.later:
             self._next()
+
+    def _drop(self, why: str) -> None:
+        """What it waits for goes to others at once."""
+        super()._drop(why)
+        self._unwait()
+
+    def _unwait(self) -> None:
+        waiting, self.waiting = self.waiting, set()
+        for wait in waiting:
+            wait.leave()
 
     def _next(self) -> None:
         """The next command's turn."""
@@ -272,10 +285,11 @@ class WebSocket(Live):
     def _hold(self) -> None:
         """Stop reading when too many commands wait, go on when half of them are answered."""
         assert self._stream is not None
-        if not self._held and len(self._commands) >= MOST_COMMANDS:
+        many, size = len(self._commands), self._waiting_size
+        if not self._held and (many >= MOST_COMMANDS or size > self._limit):
             self._held = True
             self._stream.pause()
-        elif self._held and len(self._commands) < MOST_COMMANDS // 2:
+        elif self._held and many < MOST_COMMANDS // 2 and size <= self._limit:
             self._held = False
             self._stream.resume()
             self._read()
@@ -339,9 +353,7 @@ class WebSocket(Live):
     def leave(self, why: str = "the client left") -> None:
         """Take no more; what it waits for goes to others."""
         super().leave(why)
-        waiting, self.waiting = self.waiting, set()
-        for wait in waiting:
-            wait.leave()
+        self._unwait()
 
     def lost(self) -> None:
         """The connection is gone."""

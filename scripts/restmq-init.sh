@@ -19,8 +19,9 @@
 #   RESTMQ_ENV   where that environment is instead
 #   ENDING       seconds an instance has to end before it is killed: 20. Above `drain` of restmq.conf
 #   READY        seconds a rolling restart waits for each: 60
+#   PATIENCE     seconds to wait for another start, stop or rolling restart that is under way: 120
 #
-# POSIX sh on Linux: /proc, readlink -f, and taskset for PIN.
+# POSIX sh on Linux: /proc, readlink -f, flock and setpriv, and taskset for PIN.
 set -u
 umask 022
 cd / || exit 1
@@ -29,7 +30,8 @@ export PATH
 
 PLACE=$(dirname "$here")
 USER=restmq GROUP='' REDIS='' CONF='' FIRST_PORT=9901 INSTANCES='' SOCKETS='' HOST=127.0.0.1 PIN=$MANY PYTHON=python3 RESTMQ_ENV=''
-LOGS=/var/log/restmq RUN=/run/restmq DATA=/var/lib/restmq ENDING=20 READY=60
+LOGS=/var/log/restmq RUN=/run/restmq DATA=/var/lib/restmq ENDING=20 READY=60 PATIENCE=120
+drop='' held=no  # what makes of root the user USER, where this is root; whether the lock is held
 # shellcheck source=/dev/null
 [ ! -r "$defaults" ] || . "$defaults"
 GROUP=${GROUP:-$USER}
@@ -80,10 +82,16 @@ state() {
     ours "$pid" "$1" || return 1
 }
 
-environment() {
+environment() {  # sets env
     [ -x "$PLACE/_build/environment" ] || stop 5 "RestMQ is not in $PLACE: set PLACE in $defaults"
     env=$("$PLACE/_build/environment" "$PYTHON" "${RESTMQ_ENV:-$PLACE/.venv}" "$PLACE/requirements.lock") ||
         stop 1 "there is no environment for $PYTHON; why stands above"
+}
+
+# What Python and Twisted note beside the code: only root may write there, and the instances start faster with it.
+noted() {
+    "$env/bin/python" -m compileall -qq "$PLACE/restmq" "$PLACE/twisted" || :
+    (launch "$FIRST_PORT" --help) >/dev/null
 }
 
 launch() {  # launch PORT TWISTD'S OPTIONS: become that instance
@@ -103,7 +111,8 @@ launch() {  # launch PORT TWISTD'S OPTIONS: become that instance
     # Each live consumer is an open file, and the usual 1024 are for programs that use select(), which this does not.
     files=$(ulimit -H -n)
     ulimit -S -n "$files" 2>/dev/null || say "$port may open $(ulimit -S -n) files only: $files was refused" >&2
-    exec "$@"
+    # shellcheck disable=SC2086  # words, or none
+    exec $drop "$@"
 }
 
 folder() {  # folder NAME: make it for USER, or see that it is theirs
@@ -117,17 +126,26 @@ folder() {  # folder NAME: make it for USER, or see that it is theirs
 prepared() {
     id "$USER" >/dev/null 2>&1 || stop 6 "there is no user $USER. As root:" \
         "useradd --system --user-group --no-create-home --shell /usr/sbin/nologin $USER"
-    drop=''
-    if [ "$(id -un)" != "$USER" ]; then
-        [ "$(id -u)" = 0 ] || stop 4 "only root or $USER can do this"
-        drop="--uid=$USER --gid=$GROUP"
-    fi
+    [ "$(id -un)" = "$USER" ] || [ "$(id -u)" = 0 ] || stop 4 "only root or $USER can do this"
     environment
+    if [ "$(id -un)" != "$USER" ]; then
+        drop=''
+        noted
+        # Not twistd's --uid: root would open, in folders that belong to USER, whatever lies there by then.
+        drop="setpriv --reuid=$USER --regid=$GROUP --init-groups"
+        [ "$FIRST_PORT" -ge 1024 ] || drop="$drop --inh-caps=+net_bind_service --ambient-caps=+net_bind_service"
+    fi
     folder "$LOGS"
     folder "$RUN"
-    # One at a time: of two starts the later would take the other's pid file. The instances do not inherit it.
+    locked
+}
+
+# One at a time: of two starts the later would take the other's pid file. The instances do not inherit it.
+locked() {
+    [ $held = no ] || return 0
+    held=yes
     exec 9<"$RUN"
-    flock 9
+    flock -w "$PATIENCE" 9 || stop 1 "somebody else has been starting or stopping for $PATIENCE s (flock on $RUN)"
 }
 
 start_one() {
@@ -138,30 +156,35 @@ start_one() {
     [ -z "$pid" ] || say "$1 had died; removing its pid file"
     rm -f "$RUN/$1.pid"
     log=$LOGS/$1.log
-    [ ! -L "$log" ] || stop 6 "$log is a link, which root must not follow"
-    { : >>"$log" && chown "$USER:$GROUP" "$log"; } || stop 4 "cannot write $log"
-    # shellcheck disable=SC2086  # two words, or none
-    (launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save $drop 9>&-) || { say "$1 did not start" >&2; return 1; }
+    # shellcheck disable=SC2016,SC2086  # the inner shell's; words, or none
+    $drop sh -c ': >>"$0"' "$log" || stop 4 "$USER cannot write $log"
+    (launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save 9>&-) || { say "$1 did not start" >&2; return 1; }
     tries=100  # twistd writes the file a moment after it said that all is well
     until state "$1"; do
         tries=$((tries - 1))
         [ $tries -gt 0 ] || { say "$1 ended at once; its log is $log" >&2; return 1; }
         sleep 0.1
     done
-    chmod 644 "$RUN/$1.pid"  # so that anybody may ask for the status
+    $drop chmod 644 "$RUN/$1.pid"  # so that anybody may ask for the status
     say "$1 started, as process $pid"
 }
 
-stop_one() {
-    state "$1"
-    case $? in
-        0) ;;
-        1) rm -f "$RUN/$1.pid"; say "$1 had died; removed its pid file"; return 0 ;;
-        3) say "$1 does not run"; return 0 ;;
-        *) stop 4 "cannot read $RUN/$1.pid" ;;
-    esac
-    kill -TERM "$pid" || stop 4 "may not end process $pid"
-    tries=$((ENDING * 10))
+stop_these() {  # stop_these PORTS: tell them all to end, then wait for each
+    ending=''
+    for one; do
+        state "$one"
+        case $? in
+            0) kill -TERM "$pid" || stop 4 "may not end process $pid"; ending="$ending $one:$pid" ;;
+            1) rm -f "$RUN/$one.pid"; say "$one had died; removed its pid file" ;;
+            3) say "$one does not run" ;;
+            *) stop 4 "cannot read $RUN/$one.pid" ;;
+        esac
+    done
+    for one in $ending; do ended "${one%:*}" "${one#*:}"; done
+}
+
+ended() {  # ended PORT PROCESS: wait until it has ended, or kill it
+    pid=$2 tries=$((ENDING * 10))
     while ours "$pid" "$1"; do  # its pid file goes a little before it does
         tries=$((tries - 1))
         if [ $tries -le 0 ]; then
@@ -202,13 +225,21 @@ start_all() {
 }
 
 stop_all() {
-    for one in $(ports all); do stop_one "$one"; done
+    [ ! -r "$RUN" ] || locked
+    # shellcheck disable=SC2046  # words
+    stop_these $(ports all)
+}
+
+restart_all() {  # what they need is made while they still serve
+    prepared
+    stop_all
+    start_all
 }
 
 roll_all() {  # the others serve while one is away; it must be back before the next goes
     prepared
     for one in $(ports); do
-        stop_one "$one"
+        stop_these "$one"
         start_one "$one" || stop 1 "the others still run the old way"
         since=$(date +%s)
         until ready "$one"; do
@@ -221,7 +252,7 @@ roll_all() {  # the others serve while one is away; it must be back before the n
     done
     for one in $(surplus); do
         say "$one is more than INSTANCES in $defaults asks for"
-        stop_one "$one"
+        stop_these "$one"
     done
 }
 
@@ -244,14 +275,13 @@ status_all() {  # 0 when all run, 1 when one died, 4 when nobody knows, else 3
 case ${1:-} in
     start) start_all ;;
     stop) stop_all ;;
-    restart) stop_all; start_all ;;
+    restart) restart_all ;;
     rolling) roll_all ;;
-    force-reload) if [ "$MANY" = yes ]; then roll_all; else stop_all; start_all; fi ;;
-    try-restart) state "$FIRST_PORT" || exit 0; stop_all; start_all ;;
+    force-reload) if [ "$MANY" = yes ]; then roll_all; else restart_all; fi ;;
+    try-restart) state "$FIRST_PORT" || exit 0; restart_all ;;
     status) status_all ;;
-    # For systemd, which does the rest itself. Asking for the help lets Twisted note its plugins in PLACE, where
-    # only root may write.
-    prepare) environment; (launch "$FIRST_PORT" --help) >/dev/null ;;
+    # For systemd, which does the rest itself.
+    prepare) environment; noted ;;
     run) environment; launch "${2:-$FIRST_PORT}" -n --pidfile= ;;
     *) stop 2 "usage: $me start|stop|restart|try-restart|rolling|force-reload|status" ;;
 esac

@@ -612,6 +612,10 @@ def test_callback_without_a_page_passes_from_loopback_only(start: Any, queue: st
             assert asked(one, "GET", f"{path}?{word}=f", "", {**there, "Sec-Fetch-Site": "same-origin"}) in (200, 204)
             assert asked(one, "GET", f"{path}?{word}=f", "", here) in (200, 204)
         assert asked(one, "GET", path, "", there) in (200, 204)
+    # It is the parameter that is meant, not the word.
+    assert asked(one, "POST", f"/q/{queue}?value=my+callback", "", there) == 200
+    assert asked(one, "GET", "/stats/?match=callback&max=5", "", there) == 200
+    assert asked(one, "GET", "/?queue=callbacks", "", there) == 404
 
 
 def test_a_refused_request_leaves_its_connection_and_the_queue_as_they_were(guarded: Any, queue: str) -> None:

@@ -139,11 +139,14 @@ def test_a_thousand_come_in_one_answer(instance: Any, queue: str) -> None:
 
 
 def test_a_list_may_be_jsonp_and_options_may_stand_in_a_header_or_a_form(instance: Any, queue: str) -> None:
-    batch_add(instance, queue, "a", "b", "c")
+    batch_add(instance, queue, "a", "b", "c", "d")
     assert instance.http("GET", f"/q/{queue}?max=1&callback=f")[2].startswith(b'f([{"count": 0, ')
     assert len(json.loads(instance.http("GET", f"/q/{queue}", None, {"RestMQ-Max": "1"})[2])) == 1
+    leased = ["count", "key", "value", "deliveries", "lease"]
+    assert list(json.loads(instance.http("GET", f"/q/{queue}", "lease=1h", FORM)[2])) == leased
+    assert instance.http("GET", f"/q/{queue}", "lease=nonsense", FORM)[0] == 400
     body = json.loads(instance.http("POST", f"/q/{queue}/take", "lease=1h&max=7", FORM)[2])
-    assert [list(one) for one in body] == [["count", "key", "value", "deliveries", "lease"]]
+    assert [list(one) for one in body] == [leased]
 
 
 # -- waiting

@@ -269,6 +269,39 @@ def test_a_stream_whose_client_closed_its_side_takes_nothing(instance: Any, queu
     assert b'"kept"' in instance.http("GET", f"/q/{queue}")[2]
 
 
+def test_a_stream_asked_for_behind_another_request_ends_when_the_client_has_closed_its_side(
+    instance: Any, redis_server: Any, queue: str
+) -> None:
+    asked = [asking(queue, "GET", path, "") for path in ("/p/{}", "/c/{}")]
+    began = time.monotonic()
+    with redis.Redis(unix_socket_path=str(redis_server.socket)) as store:
+        store.client_pause(300)  # the end is here before the first is answered
+        got, still, _ = talk(instance.port, [b"".join(asked)], half=True)
+    assert (got, still) == ([200], CLOSED)
+    assert time.monotonic() - began < 15
+    until(lambda: stats(instance, queue)["consumers"] == 0)
+
+
+def test_what_is_asked_behind_one_that_waits_piles_up_nowhere_and_takes_nothing(instance: Any, queue: str) -> None:
+    with socket.create_connection(("127.0.0.1", instance.port)) as link:
+        link.settimeout(20)
+        for _ in range(60):  # more than max_body under way at once
+            link.sendall(asking(queue, "POST", "/q/{}.large", "x" * 1_000_000))
+        until(lambda: stats(instance, f"{queue}.large")["len"] == 60)
+    with socket.create_connection(("127.0.0.1", instance.port)) as link:
+        link.sendall(asking(queue, "GET", "/q/{}?wait=60", ""))
+        link.sendall(asking(queue, "GET", "/q/{}.large", "") * 60)
+        until(lambda: stats(instance, queue)["waiters"] == 1)
+        time.sleep(0.2)
+        assert stats(instance, f"{queue}.large")["len"] == 60
+        assert instance.form(f"/q/{queue}", "value=first")[0] == 200
+        link.settimeout(20)
+        got = b""
+        while got.count(b"HTTP/1.1 200") < 61:
+            got += link.recv(1 << 20)
+    assert stats(instance, f"{queue}.large")["len"] == 0
+
+
 def test_a_client_that_leaves_after_it_closed_its_side_harms_nobody(start: Any, queue: str) -> None:
     instance = start()
     for number in range(20):

@@ -179,6 +179,8 @@ def test_the_query_weighs_more_than_the_header_and_the_header_more_than_the_form
         ("GET", "?leese=5", {}, "'leese'"),
         ("GET", "?forget=1", {}, "'forget'"),
         ("GET", "", {"RestMQ-Leese": "5"}, "'RestMQ-leese'"),
+        ("GET", "", {"RestMQ-Lease": "5", "restmq-lease": "5"}, "'restmq-lease' was given more than once"),
+        ("POST", "/1?lease=0", {"RestMQ-Error": "a", "restmq-error": "b"}, "'restmq-error' was given more than once"),
         ("HEAD", "?wait=1", {}, ""),
         ("POST", "/take?delay=1", {}, "'delay'"),
         ("DELETE", "?forgte=1", {}, "did you mean 'forget'?"),

@@ -547,6 +547,32 @@ class Past:
         return [b"e", which + 9, 0, which, which + 1, b"%d" % (which + 1), b"1", b"v"]
 
 
+def test_an_id_beyond_what_was_ever_broadcast_swallows_nothing() -> None:
+    class Knows:
+        """Stands for Redis, which is at position 5."""
+
+        async def replay(self, name: bytes, what: str, which: int) -> list[Any]:
+            return [b"e", 5, 0, which, which]
+
+    clock, wire, queue = Clock(), Wire(), Joined(b"q")
+    consumer = Comet(handler(), [b"q"], clock, Wish())
+    consumer.open(wire, {b"q": (5, b"e")})
+    queue.epoch, queue.position = b"e", 4
+    queue.consumers.join(consumer, 4)
+    queue.consumers.replaying(consumer)
+    queue.consumers.everyone(batch("early", first=5))
+    queue.position = 5
+    delivery: Any = SimpleNamespace(
+        queues={b"q": queue}, of={consumer: [b"q"]}, clock=clock, core=Knows(), renewed=lambda *words: None
+    )
+    ended: list[object] = []
+    drive(resume.replay(delivery, consumer, b"q", 99_999, b"e"), ended.append, ended.append)
+    assert ended == [None]
+    queue.consumers.everyone(batch("late", first=6))
+    assert wire.data.index(b"early") < wire.data.index(b"late")
+    assert queue.consumers.confirmed(4) == 6  # whose witness it is
+
+
 def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_its_queues() -> None:
     clock, wire = Clock(), Wire()
     consumer = Comet(handler(), [b"a", b"b"], clock, Wish())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 from websockets.exceptions import ConnectionClosed
-from wire import HANDSHAKE, Talker, Wire, batch, handler, ring
+from wire import HANDSHAKE, Talker, Wire, add, batch, handler, ring, stats, until
 
 from restmq.errors import BadRequest, Error, Forbidden, UpgradeRequired
 from restmq.websocket import MOST_COMMANDS, Asking, WebSocket, accept, check_handshake, close_frame, to_frame
@@ -112,7 +112,8 @@ def test_the_words_of_a_handshake_compare_without_case() -> None:
 def test_what_is_no_handshake_of_version_13_gets_426_and_the_version(fields: dict[bytes, bytes]) -> None:
     with pytest.raises(UpgradeRequired) as caught:
         check_handshake("HTTP/1.1", {**FIELDS, **fields})
-    assert (b"Sec-WebSocket-Version", b"13") in caught.value.headers
+    # RFC 9110 section 7.8: who sends Upgrade says so in Connection.
+    assert {(b"Sec-WebSocket-Version", b"13"), (b"Connection", b"Upgrade")} <= set(caught.value.headers)
 
 
 @pytest.mark.parametrize("key", [b"", b"abc", KEY[:-1], KEY + b", " + KEY, b"!" + KEY[1:], KEY * 2])
@@ -218,6 +219,35 @@ def test_too_many_commands_stop_the_reading_until_half_are_answered() -> None:
         clock.advance(0)
     assert not wire.reading_stopped
     assert wire.data == b"".join(b"\x81\x03%03d" % number for number in range(count))
+
+
+def test_large_commands_stop_the_reading_before_there_are_many() -> None:
+    consumer, wire = opened(Clock())
+    wire.stuck = True
+    large = b'"' + b"x" * 40_000 + b'"'
+    for _ in range(5):
+        if not wire.reading_stopped:
+            consumer.heard(client(0x81, large))
+    assert wire.reading_stopped
+    assert len(wire.parts) == 1
+
+
+def test_answers_wait_for_a_client_that_does_not_read_up_to_a_bound(start: Any, queue: str) -> None:
+    one = start("[live]\nmax_waiting = 64KiB\n")
+    with socket.socket() as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.connect(("127.0.0.1", one.port))
+        link.sendall(f"GET /ws/{queue}.heard HTTP/1.1\r\nHost: localhost\r\n{HANDSHAKE}\r\n".encode())
+        for number in range(300):
+            link.sendall(client(0x81, json.dumps({"cmd": "take", "queue": queue, "wait": 60, "id": number}).encode()))
+        until(lambda: stats(one, queue)["waiters"] == 300)
+        for _ in range(300):
+            add(one, queue, "x" * 50_000)
+        until(lambda: stats(one, queue)["waiters"] == 0)
+        found = stats(one, queue)
+        assert found["taken"] + found["len"] == 300
+        assert found["taken"] * 50_000 < 9 << 20  # what the kernel took, and one more than is allowed to wait
+    assert "it does not read: dropped" in one.stop()
 
 
 def test_a_command_that_fails_in_the_server_is_1011() -> None:
