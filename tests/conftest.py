@@ -260,14 +260,19 @@ def own(tmp_path: Path) -> Iterator[RedisServer]:
     server.process.wait(10)
 
 
-@pytest.fixture
-def link(redis_server: RedisServer) -> Iterator[Any]:
-    """A client of the same Redis on a database of its own, which is empty."""
-    client = redis.Redis(unix_socket_path=str(redis_server.socket), db=DB)
+def emptied(server: RedisServer) -> Iterator[Any]:
+    """A client on a database of its own, which is empty."""
+    client = redis.Redis(unix_socket_path=str(server.socket), db=DB)
     client.flushdb()
     yield client
     client.flushdb()
     client.close()
+
+
+@pytest.fixture
+def link(redis_server: RedisServer) -> Iterator[Any]:
+    """A client of the same Redis."""
+    yield from emptied(redis_server)
 
 
 @pytest.fixture

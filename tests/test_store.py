@@ -407,7 +407,8 @@ class Queue(Watched):
             return
         reply = self.run("confirm", DB, inst, model.epoch, *words)
         assert reply == model.confirm(inst, position, listening, numbers, leased)
-        self.leases += [(N, model.elements[N].handed, model.epoch) for N, _ in leased[:3] if N in model.elements]
+        given = [N for N, _ in leased[:3] if N in held and N in model.elements]  # those of the other are not
+        self.leases += [(N, model.elements[N].handed, model.epoch) for N in given]
 
     @precondition(lambda self: self.model.those(AWAY))
     @rule(inst=INSTANCES, other=INSTANCES, few=st.booleans())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from conftest import RedisServer, emptied
 from stored import BEGAN, DB, KEY, Ear, Scripts
 
 pytestmark = pytest.mark.store
@@ -18,6 +19,20 @@ MANY = 100_000
 STEPS = 1000
 EACH = 25  # commands that one element may cost
 WHOLE = "RESTMQ_LOAD_SECONDS" not in os.environ
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis of which no instance, which beats, asks anything: what it counts is ours."""
+    server = RedisServer(tmp_path_factory.mktemp("quiet"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def link(quiet: RedisServer) -> Iterator[Any]:
+    """A client of it."""
+    yield from emptied(quiet)
 
 
 @pytest.fixture
