@@ -59,11 +59,10 @@ class Model(Live):
     def end(self) -> None:
         """Consumers whose leases are over may have as many more. What was only looked at, or heard, is forgotten."""
         flags = (self.born, self.live, self.waits, self.ruled, self.stopped)
-        if not any((*flags, self.added, self.position, self.version, self.stops, self.used, self.due)):
+        if not any((*flags, self.added, self.version, self.stops, self.used, self.due)):
             self.epoch, self.left = "", 0
-        for inst, numbers in self.freed.items():
-            self.to_one(inst, "A", numbers)
-        self.freed = {}
+            self.position = self.sure = self.best = 0
+        self.tell()
 
     def refuse(self, scope: str) -> None:
         till = self.halted(scope)
@@ -125,6 +124,7 @@ class Model(Live):
                 self.sent.setdefault(inst, []).append(message)
             if not self.tapping:
                 self.taps.clear()
+                self._unrule()
         self.pump()
         self.end()
         return answer
@@ -530,12 +530,15 @@ class Model(Live):
 
     # -- the instances
 
-    def join(self, inst: str, numbers: tuple[int, int, int], confirmed: int, known: Any, epoch: str) -> list[Any]:
-        """`known`: what the instance knew of the queue, see renew()."""
+    def join(
+        self, inst: str, numbers: tuple[int, int, int], confirmed: int, known: Any, epoch: str, deaf: int = 0
+    ) -> list[Any]:
+        """`known`: what the instance knew of the queue, see renew(); `deaf`: see note()."""
         self.begin()
         self.renew(known, epoch)
         self.epoch = self.epoch or epoch
-        self.listen(inst, numbers, confirmed)
+        same = known[0] == self.epoch  # else it speaks of another life's positions
+        self.listen(inst, numbers, confirmed if same else 0, deaf if same else 0)
         answer = [self.epoch, self.position, self.added, "roundrobin" if self.roundrobin else "broadcast"]
         self.settle()
         self.pump()
@@ -549,8 +552,12 @@ class Model(Live):
         listening: tuple[int, int, int],
         numbers: list[int],
         leased: list[tuple[int, int]],
+        out: int = 0,
     ) -> int:
-        """`listening`: as listen(). `leased`: number and ms of those that a consumer of that instance leases."""
+        """`listening`: as listen(). `leased`: number and ms of those that a consumer of that instance leases.
+
+        `out`: the highest position that is out there, whatever of those before it is.
+        """
         self.begin()
         if inst in self.consumers:
             self.consumers[inst] = listening
@@ -561,6 +568,7 @@ class Model(Live):
                 element.state, element.until = LEASED, self.now + ms
                 self.late(element.until)
         self.note(inst, position)
+        self.best = max(self.best, min(out, self.position))
         self.settle()
         self.pump()
         self.end()

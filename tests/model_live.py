@@ -151,7 +151,13 @@ class Live:
 
     # -- listening
 
-    def listen(self, inst: str, numbers: tuple[int, int, int], confirmed: int) -> None:
+    def tell(self) -> None:
+        """Consumers whose leases are over may have as many more."""
+        for inst, numbers in self.freed.items():
+            self.to_one(inst, "A", numbers)
+        self.freed = {}
+
+    def listen(self, inst: str, numbers: tuple[int, int, int], confirmed: int, deaf: int = 0) -> None:
         """`numbers`: consumers that take, how many elements may be on their way, consumers."""
         if numbers[2]:
             if inst not in self.consumers or inst not in self.since:
@@ -159,9 +165,9 @@ class Live:
                 self.since.setdefault(inst, (self.position, self.position))
             self.consumers[inst] = numbers
             self.live = True
-            self.note(inst, confirmed)
+            self.note(inst, confirmed, deaf)
         else:
-            self.note(inst, confirmed)
+            self.note(inst, confirmed, deaf)
             self.settle()
             self.leave(inst)
             self.since.pop(inst, None)
@@ -185,10 +191,11 @@ class Live:
             element.position = 0
             self.waits_again(element)
 
-    def note(self, inst: str, position: int) -> None:
-        """An instance has confirmed up to there."""
-        if inst in self.since and self.since[inst][1] < position <= self.position:
-            self.since[inst] = (self.since[inst][0], position)
+    def note(self, inst: str, position: int, deaf: int = 0) -> None:
+        """An instance has confirmed up to there, but for what is not sure up to `deaf`."""
+        if inst in self.since and self.since[inst][1] < max(position, deaf) <= self.position:
+            joined, confirmed = self.since[inst]
+            self.since[inst] = (deaf if deaf > confirmed else joined, max(position, deaf))
             self.best = max(self.best, position)
 
     def settle(self) -> None:
@@ -213,6 +220,7 @@ class Live:
 
     def pump(self) -> None:
         """Hand over what waits, as far as there is room; then GETs that wait are served."""
+        self.tell()
         if self.live and not self.stopped:
             if not self.roundrobin:
                 self._broadcast()

@@ -377,7 +377,10 @@ class Queue(Watched):
     def live(self, inst: str, numbers: tuple[int, int, int], data: Any, known: Any) -> None:
         model = self.model
         confirmed = data.draw(st.integers(model.sure, model.position))
-        self.join_as(inst, numbers, confirmed, known)
+        deaf = data.draw(st.sampled_from([0, 0, 0, confirmed, model.position]))
+        if known is NOTHING and data.draw(st.booleans()):  # as instances do that know the queue
+            known = (model.epoch, *NOTHING[1:])
+        self.join_as(inst, numbers, confirmed, known, deaf)
 
     @precondition(lambda self: self.model.those(AWAY))
     @rule(
@@ -400,13 +403,15 @@ class Queue(Watched):
         listening = model.consumers.get(inst, (0, 0, 0))
         if drained is not None:
             listening = (drained, 2 * drained, 3)
-        words = [position, "%d %d %d" % listening, len(numbers), *numbers, *(word for pair in leased for word in pair)]
+        out = data.draw(st.sampled_from([0, 0, position, model.position + beyond]))
+        told = "%d %d %d" % listening + f" {out}" * (out > 0)
+        words = [position, told, len(numbers), *numbers, *(word for pair in leased for word in pair)]
         if stale:
             assert self.run("confirm", DB, inst, "another epoch", *words) == -1
             assert self.run("back", DB, inst, "another epoch", *numbers) == 0
             return
         reply = self.run("confirm", DB, inst, model.epoch, *words)
-        assert reply == model.confirm(inst, position, listening, numbers, leased)
+        assert reply == model.confirm(inst, position, listening, numbers, leased, out)
         given = [N for N, _ in leased[:3] if N in held and N in model.elements]  # those of the other are not
         self.leases += [(N, model.elements[N].handed, model.epoch) for N in given]
 

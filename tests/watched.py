@@ -47,6 +47,7 @@ class Watched(RuleBasedStateMachine):
         self.epochs = (f"epoch{count}" for count in range(10_000))
         self.run = self.loaded({})
         self.model = Model(dict(scripts.RULES))
+        self.beyond: set[int] = set()  # positions that history was too small for at some time
         self.leases: list[tuple[int, int, str]] = []  # ever given, whether they hold or not
         self.taken: list[tuple[Any, str, bytes, bytes]] = []  # for GETs whose clients left
         self.handed: dict[tuple[str, int], int] = {}
@@ -155,11 +156,15 @@ class Watched(RuleBasedStateMachine):
     def history_keeps_what_it_must_and_not_much_more(self, stored: Stored) -> None:
         model = self.model
         floor, most, size = stored.state["floor"], *self.least
+        if not model.position:  # its life was over
+            self.beyond.clear()
         kept, held = {}, 0
         for at in sorted(model.history, reverse=True):
             entry = model.history[at]
             held += len(entry[1])
-            if at > floor or at > model.sure or (at > model.position - most and held <= size > 0):
+            if at <= model.position - most or held > size or not size:
+                self.beyond.add(at)  # it may be cut now, and does not come back if what came after it is taken back
+            if at > floor or at > model.sure or at not in self.beyond:
                 kept[at] = entry
         assert {at: stored.history.get(at) for at in kept} == kept
         assert all(model.history[at] == entry for at, entry in stored.history.items() if at > floor)
@@ -266,12 +271,14 @@ class Watched(RuleBasedStateMachine):
             ear.heard()
             self.model.subscribed.add(inst)
 
-    def join_as(self, inst: str, numbers: tuple[int, int, int], confirmed: int, known: Any) -> None:
+    def join_as(
+        self, inst: str, numbers: tuple[int, int, int], confirmed: int, known: Any, deaf: int = 0
+    ) -> None:
         model = self.model
         epoch = next(self.epochs)
         words = [*known[:3], json.dumps(known[3]), epoch, int(known[4])]
-        *reply, due, own = self.run("live", DB, inst, *numbers, confirmed, *words)
-        told = model.join(inst, numbers, confirmed, known, epoch)
+        *reply, due, own = self.run("live", DB, inst, *numbers, confirmed, *words, deaf)
+        told = model.join(inst, numbers, confirmed, known, epoch, deaf)
         assert [reply[0].decode(), reply[1], reply[2], reply[3].decode()] == told
         self.are_its_settings(own)
         assert due == model.soon()

@@ -67,6 +67,7 @@ if #list > 0 then
   if o.key then remember(o, first, #list) end
   if ruled and call('EXISTS', P..'taps') == 1 and publish('t'..db, message('T', 0, list)) == 0 then
     call('DEL', P..'taps')
+    unrule()
   end
 end
 pump()

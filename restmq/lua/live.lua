@@ -1,7 +1,8 @@
 -- An instance says how many of its consumers take elements of this queue; the numbers are absolute,
 -- so that it may say it twice. It joins with the first, and leaves with count 0.
 -- KEYS m · ARGV db, INST, ready, room, count, P confirmed, and what it knew: epoch or '', highest N,
--- highest P, settings as JSON, a new epoch, 1 when Redis' birth word is another than when it knew this
+-- highest P, settings as JSON, a new epoch, 1 when Redis' birth word is another than when it knew this, P up to
+-- which nobody here will take what was broadcast, or 0: it counts as one that joins there
 -- Returns the error GIVENUP when it was reaped, or {epoch, P, N, policy, ms until something is due or -1, the
 -- queue's settings: name, value…}; what it missed up to P it reads with replay.lua, what is on its way to it
 -- with SSCAN from way:INST
@@ -28,12 +29,13 @@ if listening > 0 then
   call('HSET', P..'live', inst, ARGV[3]..' '..ARGV[4]..' '..ARGV[5])
   live = true
 end
-confirm(inst, tonumber(ARGV[6]))
+if ARGV[7] == call('HGET', P..'a', 'ep') then confirm(inst, tonumber(ARGV[6]), tonumber(ARGV[13] or 0)) end
 if listening == 0 then
   settle()   -- while it still counts
   call('LREM', P..'ring', 0, inst)
   call('HDEL', P..'live', inst)
   call('HDEL', P..'from', inst)
+  if call('EXISTS', P..'way:'..inst) == 0 then call('SREM', P..'ways', inst) end
   if call('EXISTS', P..'ring') == 0 then live, offered = false, waiting() end
 end
 local at, epoch = pos, call('HGET', P..'a', 'ep')

@@ -115,6 +115,7 @@ local function deal()   -- the ring's head gets one for each of its ready consum
   return again
 end
 local function pump()   -- live consumers first, then GETs that wait
+  tell()
   if live and not stopped then
     if roundrobin then
       for _ = 1, 8 do if not deal() then break end end

@@ -4,10 +4,14 @@ local born, slow, waits, live = flags % 2 >= 1, flags % 4 >= 2, flags % 8 >= 4, 
 local roundrobin, stopped, ruled = flags % 32 >= 16, flags % 64 >= 32, flags % 128 >= 64
 local freed, offered = {}, 0   -- leases of live consumers that ended: INST -> N's; elements that now wait
 local function publish(channel, text) return call('PUBLISH', P..channel, text) end
-local function save()
-  for inst, list in pairs(freed) do   -- who leased them may have as many more
+local function tell()   -- who leased them may have as many more; said before any of them is dealt again
+  for inst, list in pairs(freed) do
     publish('i'..db..':'..inst, 'A '..call('HGET', P..'a', 'ep')..' 0\n'..table.concat(list, ' ')..'\n')
   end
+  freed = {}
+end
+local function save()
+  tell()
   if slow and due == 0
       and call('EXISTS', P..'r', P..'e', P..'x', P..'y', P..'t', P..'l', P..'d', P..'g') == 0 then slow = false end
   flags = (born and 1 or 0) + (slow and 2 or 0) + (waits and 4 or 0) + (live and 8 or 0)
@@ -15,7 +19,7 @@ local function save()
   local now = struct.pack(FORM, n, bytes, c, due, taken, acked, delivered, pos, sure, best, sum, cut,
     floor, left, flags)
   if now == packed then return end
-  local told = n + pos + due == 0 and not (born or live or waits or ruled or stopped) and call('HKEYS', P..'a')
+  local told = n + due == 0 and not (born or live or waits or ruled or stopped) and call('HKEYS', P..'a')
   if told and #told < 2 and (told[1] or 'ep') == 'ep' then call('DEL', M, P..'a')   -- it only was looked at, or heard
   else call('SET', M, now) end
 end

@@ -44,10 +44,10 @@ local function settle()   -- true when there is more to do
   late(time())
   return true
 end
-local function confirm(inst, at)
+local function confirm(inst, at, deaf)   -- all up to P `at`, but for what is not sure up to `deaf`
   local joined, confirmed = string.match(call('HGET', P..'from', inst) or '', '^(%d+) (%d+)$')
-  if joined and at > tonumber(confirmed) and at <= pos then
-    call('HSET', P..'from', inst, joined..' '..digits(at))
-    best = math.max(best, at)
-  end
+  if not joined or math.max(at, deaf) <= tonumber(confirmed) or math.max(at, deaf) > pos then return end
+  if deaf > tonumber(confirmed) then joined = digits(deaf) end
+  call('HSET', P..'from', inst, joined..' '..digits(math.max(at, deaf)))
+  best = math.max(best, at)
 end
