@@ -133,7 +133,6 @@ class Consumers:
         self._replaying: dict[int, list[Batch]] = {}  # id(consumer) -> what came while it gets the past
         self._since: dict[int, int] = {}  # id(consumer) -> position after which it gets everything
         self._ahead: dict[int, int] = {}  # id(consumer) -> position that it has, though not heard here yet
-        self.orphaned = False  # something was broadcast, and whose sockets could have taken it have left before
 
     def __len__(self) -> int:
         return len(self.all)
@@ -199,17 +198,27 @@ class Consumers:
                 # Another vouches, for all that it was given till now.
                 one = _Witness(max(one.after, partly), one.position, other, other.written if other else 0)
             self._witnesses.append(one)
-        self._bereft()
         return sent, rest, list(leased.values())
 
     def _has(self, consumer: Consumer, one: _Witness) -> bool:
         """Whether it was given, or will be, what that witness speaks of."""
         return self._since.get(id(consumer), one.after + 1) <= one.after
 
-    def _bereft(self) -> None:
-        """Nobody who is still here got or will get something that was broadcast: it must go back."""
-        if not self._replaying and any(one.who is None for one in self._witnesses):
-            self.orphaned = True
+    @property
+    def deaf(self) -> int:
+        """Up to which position nobody who is here got, or will get, what is not confirmed; 0 for none.
+
+        It must go back. Who came later got what came later, so that is not meant.
+        """
+        if self._replaying:
+            return 0
+        return max((one.position for one in self._witnesses if one.who is None), default=0)
+
+    @property
+    def out(self) -> int:
+        """The highest position that some consumer's socket took, while one before it is stuck; 0 for none."""
+        taken = (one.position for one in reversed(self._witnesses) if one.who and flushed(one.who) >= one.mark)
+        return next(taken, 0)
 
     # -- broadcast
 
@@ -233,7 +242,6 @@ class Consumers:
     def nobody(self, batch: Batch) -> None:
         """Broadcast, but nobody was there."""
         self._witnesses.append(_Witness(batch.first - 1, batch.last))
-        self.orphaned = True
 
     def _mine(self, consumer: Consumer, batch: Batch) -> Batch | None:
         """What of a batch a consumer should get now."""
@@ -274,7 +282,6 @@ class Consumers:
         for place, one in enumerate(self._witnesses):
             if one.who is None and self._has(consumer, one):
                 self._witnesses[place] = _Witness(one.after, one.position, consumer, consumer.written)
-        self._bereft()
 
     def reached(self, consumer: Consumer, position: int) -> None:
         """It was given the past up to a position, which may be what nobody else has heard."""
@@ -301,10 +308,11 @@ class Consumers:
         self.drop()
         self.forget()
 
-    def abandon(self) -> None:
-        """What the last one left without its socket having taken it has been given back."""
-        self.orphaned = False
-        self._witnesses = deque(one for one in self._witnesses if one.who in self.all)
+    def abandon(self, position: int) -> None:
+        """What was left up to a position without any socket having taken it has been given back."""
+        self._witnesses = deque(
+            one for one in self._witnesses if one.who in self.all or (one.who is None and one.position > position)
+        )
 
     def kept(self, consumer: Consumer) -> int:
         """The first position that is kept for it, 0 when nothing is."""
@@ -314,18 +322,19 @@ class Consumers:
     def confirmed(self, position: int) -> int:
         """The highest position that some consumer's socket took, from `position` on."""
         while self._witnesses:
-            first = self._witnesses[0]
-            if first.who is None:
+            if not self._taken(self._witnesses[0]):
                 break
-            if flushed(first.who) < first.mark and not self._another(first):
-                break
-            self._witnesses.popleft()
-            position = max(position, first.position)
+            position = max(position, self._witnesses.popleft().position)
         return position
 
-    def _another(self, one: _Witness) -> bool:
-        """Whether another's socket has taken it, and all that it was given: one that does not read holds nobody up."""
-        return any(
+    def _taken(self, one: _Witness) -> bool:
+        """Whether a socket took it: its witness's, or another's that took all it was given.
+
+        So one that does not read holds nobody up who has the same.
+        """
+        if one.who is None:
+            return False
+        return flushed(one.who) >= one.mark or any(
             not each.unsent and id(each) not in self._replaying and self._has(each, one) for each in self.all
         )
 

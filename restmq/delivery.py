@@ -54,10 +54,12 @@ class Joined:
         self.birthword = b""
         self.position = 0  # highest P heard
         self.highest = 0  # highest N seen
-        self.sure = 0  # highest P confirmed
+        self.sure = 0  # highest P confirmed, with all before it
+        self.out = 0  # highest P confirmed, though one before it may be stuck
         self.policy = b"broadcast"
         self.settings: dict[str, str] = {}
         self.told: tuple[int, int, int] = (0, 0, 0)
+        self.back = 0  # up to which P Redis is just told that nobody got it
         self.written: list[int] = []
         self.leased: list[tuple[int, int]] = []  # number, ms: written to consumers that lease
         self.unheard: list[Batch] = []  # broadcasts that came when nobody was left to hear them
@@ -163,7 +165,13 @@ class Delivery(Service):
         nacks = [Nack(element.lease, 0) for element in leased]
         if failed:
             nacks[0] = Nack(leased[0].lease, None, True, b"its consumer closed")
-        drive(self.core.nack(queue.name, nacks), nothing, partial(self._kept, queue))
+        drive(self.core.nack(queue.name, nacks), nothing, partial(self._unleased, queue, leased, failed))
+
+    def _unleased(self, queue: Joined, leased: list[Element], failed: bool, error: BaseException) -> None:
+        """Redis is away, or refuses: one that was on its way has no lease that would end by itself."""
+        fault(f"giving back leases of {queue.name.decode()}", error)
+        if not self._closing:
+            self.clock.callLater(0.3, self._unlease, queue, leased, failed)
 
     def leases(self, consumer: Consumer, queue: bytes, lease: Lease) -> bool:
         """Whether a consumer has this lease now."""
@@ -172,7 +180,7 @@ class Delivery(Service):
 
     def _kept(self, queue: Joined, error: BaseException) -> None:
         """Redis is away: these leases end by themselves."""
-        fault(f"giving back leases of {queue.name.decode()}", error)
+        fault(f"asking for leases of {queue.name.decode()}", error)
 
     def full(self, consumer: Consumer) -> None:
         """Its socket takes no more: it is passed over."""
@@ -234,12 +242,22 @@ class Delivery(Service):
         self._linked(ups, instance)
         self.core.due.told(queue.name, due)
         self._learn(queue, settings)
+        start = position
+        if known and (epoch != queue.epoch or queue.fresh) and queue.consumers.all:
+            # What this life has broadcast was not heard here: all that is kept of it comes first.
+            now, _, _, start, *_ = await self.core.replay(queue.name, "all", 0, 0)
+            self._linked(ups, instance)
+            if now != epoch:
+                raise Unavailable("the queue was forgotten while it was joined")
+            start = min(start, position)
         if known and epoch != queue.epoch:
-            self._renew(queue, epoch, position)
+            self._renew(queue, epoch, start)
             known = False
-        queue.epoch, queue.highest = epoch, max(queue.highest, highest)
+        elif queue.fresh or not known:
+            queue.position = start
         if not known:
-            queue.position = queue.sure = position
+            queue.sure = start
+        queue.epoch, queue.highest, queue.fresh = epoch, max(queue.highest, highest), False
         while queue.position < position:
             now, _, floor, _, to, *history = await self.core.replay(queue.name, "after", queue.position, PAGE)
             self._linked(ups, instance)
@@ -255,7 +273,7 @@ class Delivery(Service):
             if away:  # some may just have been dealt: their messages are here when this is answered
                 await self.messages.call(b"PING")
             self._linked(ups, instance)
-            away -= queue.consumers.held | set(queue.written) | {number for number, _ in queue.leased} | _dealt(queue)
+            away -= _here(queue) | _dealt(queue)
             self._back(queue, sorted(away))  # they were on their way when the connection went
         queue.joined, queue.joining, queue.told = True, False, (ready, room, count)
         waiting, queue.waiting = queue.waiting, []
@@ -310,11 +328,14 @@ class Delivery(Service):
         queue.consumers.renewed()
         queue.written, queue.leased = [], []
         queue.past.add(queue.epoch)
+        queue.unheard.clear()
         queue.epoch, queue.position, queue.sure, queue.highest = epoch, position, 0, 0
+        queue.out, queue.back, queue.told = 0, 0, (-1, -1, -1)
+        self._tell(queue)
         for consumer in queue.consumers.current:
             consumer.renewed(queue.name, epoch, position)
 
-    def _live(self, queue: Joined, ready: int, room: int, count: int) -> Slot[Any]:
+    def _live(self, queue: Joined, ready: int, room: int, count: int, deaf: int = 0) -> Slot[Any]:
         return self.core.script(
             "live",
             queue.name,
@@ -330,6 +351,7 @@ class Delivery(Service):
             json.dumps(queue.settings).encode(),
             word(),
             b"0" if queue.birthword in (b"", self.core.birthword) else b"1",
+            b"%d" % deaf,
         )
 
     def _tell(self, queue: Joined) -> None:
@@ -341,27 +363,32 @@ class Delivery(Service):
     def _telling(self, queue: Joined) -> None:
         self._changed.discard(queue)
         numbers = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
-        if queue.consumers.orphaned:  # somebody else came at once, but what the last one left must go back first
-            numbers = (0, 0, 0)
-        if not queue.joined or numbers == queue.told or queue.waiting:
+        deaf = queue.consumers.deaf
+        if not queue.joined or queue.waiting or (numbers == queue.told and deaf <= queue.back):
             return
-        queue.told = numbers
-        drive(self._said(queue, numbers), nothing, partial(self._unsaid, queue))
+        queue.told, queue.back = numbers, deaf
+        drive(self._said(queue, numbers, deaf), nothing, partial(self._unsaid, queue))
 
-    async def _said(self, queue: Joined, numbers: tuple[int, int, int]) -> None:
-        if numbers[2] == 0:
+    async def _said(self, queue: Joined, numbers: tuple[int, int, int], deaf: int) -> None:
+        epoch = queue.epoch
+        if numbers[2] == 0 or deaf:
             await self._confirm_written(queue)
-        reply = await self._live(queue, *numbers)
+        reply = await self._live(queue, *numbers, deaf if numbers[2] else 0)
         self.renewed(queue, reply[0], reply[1])
         self._policy(queue, reply[3])
         self.core.due.told(queue.name, reply[4])
         self._learn(queue, reply[5])
         if numbers[2] == 0:
             queue.unheard.clear()  # the script gave them back, or another instance has heard them
-            queue.consumers.abandon()
+            queue.consumers.abandon(queue.position)
             if queue.consumers.all:
                 queue.told = numbers
                 self._tell(queue)
+            queue.back = 0
+        elif deaf and queue.epoch == epoch:
+            queue.consumers.abandon(deaf)
+            queue.back = 0
+            self._later(queue)
         if numbers[2] == 0 and not queue.consumers.all and not queue.waiting:
             await self._confirm_written(queue)
             if not queue.consumers.all and not queue.waiting and self.queues.get(queue.name) is queue:
@@ -371,7 +398,7 @@ class Delivery(Service):
 
     def _unsaid(self, queue: Joined, error: BaseException) -> None:
         fault(f"telling who hears {queue.name.decode()}", error)
-        queue.told = (-1, -1, -1)
+        queue.told, queue.back = (-1, -1, -1), 0
         self.clock.callLater(0.3, self._tell, queue)
 
     # -- the links
@@ -509,7 +536,12 @@ class Delivery(Service):
 
     def _returned(self, name: bytes, epoch: bytes, numbers: list[int], reply: Any, error: BaseException | None) -> None:
         if error is not None and not self._closing:
-            self.clock.callLater(0.3, self._return, name, epoch, numbers)
+            self.clock.callLater(0.3, self._return_again, name, epoch, numbers)
+
+    def _return_again(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
+        """It may have been done, and some were dealt to this instance since: those stay."""
+        queue = self.queues.get(name)
+        self._return(name, epoch, [number for number in numbers if queue is None or number not in _here(queue)])
 
     # -- confirming
 
@@ -526,7 +558,7 @@ class Delivery(Service):
         dirty, self._dirty = self._dirty, set()
         for queue in dirty:
             drive(self._confirm_written(queue), nothing, partial(self._unconfirmed, queue))
-            if queue.consumers.orphaned:
+            if queue.consumers.deaf:
                 self._tell(queue)
             if queue.consumers.waits():
                 self.clock.callLater(0.02, self._later, queue)
@@ -541,12 +573,12 @@ class Delivery(Service):
     async def _confirm_written(self, queue: Joined) -> None:
         for consumer in queue.consumers.all:
             self._sent(queue, consumer, queue.consumers.settled(consumer))
-        sure = queue.consumers.confirmed(queue.sure)
+        sure, out = queue.consumers.confirmed(queue.sure), queue.consumers.out
         written, queue.written = queue.written, []
         leased, queue.leased = queue.leased, []
-        if not written and not leased and sure == queue.sure:
+        if not written and not leased and sure == queue.sure and out <= queue.out:
             return
-        before, queue.sure = queue.sure, max(queue.sure, sure)
+        before, queue.sure, queue.out = queue.sure, max(queue.sure, sure), out
         if leased:
             self.core.due.soon(queue.name, min(ms for _, ms in leased))
         try:
@@ -556,13 +588,14 @@ class Delivery(Service):
                 told = (queue.consumers.ready, queue.consumers.room, max(1, len(queue.consumers)))
                 if queue.told[2] > 0:  # who has left does not come back by this, nor leave: live.lua does that
                     queue.told = told
-                words = (queue.epoch, b"%d" % sure, b"%d %d %d" % told, b"%d" % len(numbers), *numbers, *leases)
+                listening = b"%d %d %d %d" % (*told, out)
+                words = (queue.epoch, b"%d" % sure, listening, b"%d" % len(numbers), *numbers, *leases)
                 due = await self.core.script("confirm", queue.name, self.core.db, self.presence.instance, *words)
                 self.core.due.told(queue.name, due)
         except Error:
             queue.written += written  # repeated until told: a window that stays full is a deadlock
             queue.leased += leased
-            queue.sure = min(queue.sure, before)
+            queue.sure, queue.out = min(queue.sure, before), 0
             queue.consumers.again(sure)
             raise
 
@@ -660,6 +693,11 @@ class Delivery(Service):
 def _queue(channel: bytes) -> bytes:
     """The queue that a channel speaks of: restmq:{NAME}:…"""
     return channel[8 : channel.index(b"}:")]
+
+
+def _here(queue: Joined) -> set[int]:
+    """Numbers of the round-robin elements that consumers have, or had, and that are not confirmed yet."""
+    return queue.consumers.held | set(queue.written) | {number for number, _ in queue.leased}
 
 
 def _dealt(queue: Joined) -> set[int]:

@@ -77,12 +77,12 @@ def test_what_the_last_one_left_unsent_is_sure_only_when_given_back_and_blocks_n
     all_of_them.everyone(batch("a"))
     one.lost()
     all_of_them.leave(one)
-    assert all_of_them.orphaned
-    all_of_them.join(next_one)
+    assert all_of_them.deaf == 1
+    all_of_them.join(next_one, 1)
     all_of_them.everyone(batch("b", first=2))
-    assert all_of_them.confirmed(0) == 0
-    all_of_them.abandon()
-    assert not all_of_them.orphaned
+    assert (all_of_them.confirmed(0), all_of_them.deaf, all_of_them.out) == (0, 1, 2)
+    all_of_them.abandon(1)
+    assert not all_of_them.deaf
     assert all_of_them.confirmed(0) == 2
 
 
@@ -132,7 +132,7 @@ def test_of_a_batch_that_left_in_part_what_is_whole_is_sure_when_the_last_one_le
     one.leave()
     all_of_them.leave(one)
     assert all_of_them.confirmed(0) == 2
-    assert all_of_them.orphaned
+    assert all_of_them.deaf == 3
 
 
 def test_who_came_later_does_not_vouch_for_what_it_never_got() -> None:
@@ -144,7 +144,7 @@ def test_who_came_later_does_not_vouch_for_what_it_never_got() -> None:
     slow.lost()
     all_of_them.leave(slow)
     assert all_of_them.confirmed(0) == 0
-    assert all_of_them.orphaned
+    assert all_of_them.deaf == 1
 
 
 def test_what_was_kept_for_one_that_left_in_the_middle_of_its_past_goes_back() -> None:
@@ -155,8 +155,8 @@ def test_what_was_kept_for_one_that_left_in_the_middle_of_its_past_goes_back() -
     all_of_them.join(late, 1)
     all_of_them.everyone(batch("b", first=2))
     all_of_them.leave(past)
-    assert all_of_them.orphaned
-    all_of_them.abandon()
+    assert all_of_them.deaf == 1
+    all_of_them.abandon(1)
     assert all_of_them.confirmed(0) == 2
 
 
@@ -170,7 +170,7 @@ def test_who_gets_what_the_leaving_one_did_not_take_vouches_for_it() -> None:
     all_of_them.begins(past, 0)
     slow.lost()
     all_of_them.leave(slow)
-    assert not all_of_them.orphaned
+    assert not all_of_them.deaf
     all_of_them.replayed(past, 1)
     assert all_of_them.confirmed(0) == 1
 
