@@ -57,6 +57,26 @@ def test_what_was_missed_comes_in_pages_but_for_what_has_expired_meanwhile(
     until(lambda: stats(pair.there, queue)["leased"] == 0, lambda: stats(pair.there, queue))
 
 
+@pytest.mark.parametrize("how", ["/c/{}", "/sse/{}"])
+def test_what_another_life_of_a_queue_broadcast_while_the_links_were_cut_comes_from_its_beginning(
+    pair: Pair, listen: Any, queue: str, how: str
+) -> None:
+    stays, other = listen(pair.here, how.format(queue)), listen(pair.there, f"/c/{queue}")
+    add(pair.there, queue, "before")
+    stays.until(have(1))
+    with pair.stopped():
+        for one in pair.links:
+            pair.link.client_kill_filter(_id=one)
+        assert pair.there.http("DELETE", f"/q/{queue}?forget=1")[0] == 200
+        add(pair.there, queue, "a", "b")
+        other.until(have(3))
+    add(pair.there, queue, "c")
+    assert stays.until(have(4)).quiet().values == ["before", "a", "b", "c"]
+    assert other.until(have(4)).values == stays.values
+    if "sse" in how:
+        assert [list(one) for one in stays.told] == [["queue", "epoch"]]
+
+
 def test_the_last_consumer_of_a_queue_that_leaves_while_the_links_are_cut_leaves_nothing_behind(
     pair: Pair, listen: Any, queue: str
 ) -> None:

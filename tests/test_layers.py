@@ -68,5 +68,5 @@ def test_the_core_can_be_read_in_an_hour() -> None:
         text = path.read_text("utf-8").splitlines()
         name = path.relative_to(PACKAGE).as_posix()
         verbs[name] = sum(1 for line in text if line.strip() and not line.strip().startswith("--"))
-    assert sum(verbs.values()) < 1260, verbs
+    assert sum(verbs.values()) < 1270, verbs
     assert max(verbs.values()) <= 130, verbs

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
+from conftest import RedisServer
 from wire import Listener, Socket, add, batch_add, stats, texts, until
 
 pytestmark = pytest.mark.wire
@@ -165,6 +168,37 @@ def test_the_death_of_an_instance_gives_back_what_its_consumers_leased(
     rest = listen(instance, f"/c/{shared}?lease=60&prefetch=10").until(have(5), 20)
     assert sorted(rest.values) == texts(5)
     assert [word.split(".")[1][0] for word in leases(rest)] == ["2"] * 5
+
+
+def test_a_lease_given_back_that_comes_to_the_same_consumer_counts_for_it(
+    instance: Any, listen: Any, shared: str
+) -> None:
+    consumer = listen(instance, f"/c/{shared}?lease=60&prefetch=2")
+    add(instance, shared, "a")
+    consumer.until(have(1))
+    assert instance.form(f"/q/{shared}/1", "lease=0")[0] == 200
+    consumer.until(have(2))
+    add(instance, shared, "b", "c")
+    assert consumer.until(have(3)).quiet().values == ["a", "a", "b"], "two at a time"
+    consumer.close()
+    until(lambda: stats(instance, shared)["len"] == 3, lambda: stats(instance, shared), seconds=10)
+
+
+def test_what_cannot_be_given_back_now_is_when_redis_takes_it(
+    own: RedisServer, start: Any, listen: Any, queue: str
+) -> None:
+    one = start("", own.address)
+    assert one.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+    consumer = listen(one, f"/c/{queue}?lease=10m")
+    add(one, queue, "a")
+    consumer.until(have(1))
+    with redis.Redis(unix_socket_path=str(own.socket)) as link:
+        link.config_set("min-replicas-to-write", 1)  # NOREPLICAS: the link stays, and nothing may be written
+        consumer.close()
+        until(lambda: "left comet" in one.log.read_text())
+        time.sleep(0.5)
+        link.config_set("min-replicas-to-write", 0)
+    until(lambda: stats(one, queue)["len"] == 1, lambda: stats(one, queue), seconds=10)
 
 
 @pytest.mark.parametrize("how", ["http", "ws"])
