@@ -72,7 +72,7 @@ def _ends(stops: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _flow(queue: bytes, status: int, stops: Mapping[str, float]) -> dict[str, object]:
-    """A queue's flow as the seed shows it; with its stops when something is stopped that the seed does not know."""
+    """A queue's flow as the first RestMQ showed it; with its stops when something is stopped that it did not know."""
     shown: dict[str, object] = {"queue": queue.decode("utf-8"), "status": status}
     ends = _ends(stops)
     if any(scope != "live" or till is not None for scope, till in ends.items()):

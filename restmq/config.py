@@ -219,9 +219,11 @@ def _number(low: int, high: int) -> Callable[[str, Path], int]:
 _ENDPOINT = re.compile(r"(unix|tcp|tcp6|ssl|tls|systemd):.")
 
 
-def _listen(text: str, _base: Path) -> str:
+def _listen(text: str, base: Path) -> str:
     """An address, or an endpoint: unix:PATH, tcp:8888:interface=..., systemd:domain=INET:index=0."""
     text = text.strip("[]")
+    if text.startswith("unix:") and len(text) > 5 and "=" not in text[5:].partition(":")[0]:
+        return f"unix:{base / text[5:]}"
     if ":" in text and not _ENDPOINT.match(text):
         try:
             ipaddress.IPv6Address(text)
@@ -377,6 +379,9 @@ def load(path: Path | None, **overrides: object) -> Settings:
             f"{access_rules[0].where}: access sections stand in one place: here or in acl_file, not in both"
         )
     settings = Settings(**values, source=path, notes=tuple(notes))
+    if overrides.get("port") is not None and re.match(r"(tcp|tcp6|ssl|tls):.", settings.listen):
+        note = f"--port {settings.port} does nothing: listen = {settings.listen} is an endpoint, which says its own"
+        settings = replace(settings, notes=(*settings.notes, note))
     return _settle(settings, "max_body" in values)
 
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -31,6 +32,7 @@ from twisted.runner.procmon import ProcessMonitor
 
 from restmq.config import Settings
 from restmq.ini import ConfigError
+from restmq.log import FILE_SIZE
 from restmq.redis import NEEDED
 
 #: Where `redis = auto` looks for a Redis, and how long (seconds).
@@ -163,9 +165,12 @@ def prepare(settings: Settings, usual: tuple[str, int] = USUAL) -> tuple[Setting
         return settings, []
     directory = Directory(settings.data)
     address = _choose(settings.redis, directory, usual)
-    if address != "embedded":
+    embedded = None
+    if address == "embedded":
+        embedded = Embedded(directory, settings.appendfsync, max(16, settings.redis_db + 1))
+    _keep(settings.redis, directory, address)  # not before it is known that there is one
+    if embedded is None:
         return replace(settings, redis=address), [directory]
-    embedded = Embedded(directory, settings.appendfsync, max(16, settings.redis_db + 1))
     # A socket in a directory only we can enter needs no password.
     resolved = replace(settings, redis=f"unix:{embedded.socket}", redis_username="", redis_password="")
     return resolved, [directory, embedded]
@@ -177,14 +182,16 @@ def _choose(word: str, directory: Directory, usual: tuple[str, int]) -> str:
     if word == "auto" and kept:
         _log.info("redis = auto is {kept}, as {where} remembers", kept=kept, where=where)
         return kept
-    choice = f"{usual[0]}:{usual[1]}" if word == "auto" and answers(usual) else "embedded"
-    if not kept:
-        directory.remember("choice", choice)
-        if word == "auto":
-            _log.info(
-                "redis = auto is {choice} from now on: {where} remembers it", choice=choice, where=where
-            )
-    return choice
+    return f"{usual[0]}:{usual[1]}" if word == "auto" and answers(usual) else "embedded"
+
+
+def _keep(word: str, directory: Directory, choice: str) -> None:
+    if directory.recall("choice"):
+        return
+    directory.remember("choice", choice)
+    if word == "auto":
+        where = directory.path / "choice"
+        _log.info("redis = auto is {choice} from now on: {where} remembers it", choice=choice, where=where)
 
 
 def answers(address: tuple[str, int]) -> bool:
@@ -342,6 +349,10 @@ class Monitor(ProcessMonitor):
         self.log_file = log_file
 
     def startProcess(self, name: str) -> None:
+        """Start it; what it said before is put aside when that is much: it opens its log anew for each line."""
+        with suppress(FileNotFoundError):
+            if self.log_file.stat().st_size > FILE_SIZE:
+                self.log_file.replace(self.log_file.with_suffix(".log.1"))
         super().startProcess(name)
         running = self.protocols.get(name)
         if running is not None and running.transport is not None:

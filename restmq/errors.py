@@ -29,7 +29,7 @@ class Error(Exception):
             self.headers = headers
 
     def problem(self) -> dict[str, object]:
-        """The error as RFC 9457 has it, with the seed's word `error` first."""
+        """The error as RFC 9457 has it, with the first RestMQ's word `error` first."""
         return {
             "error": self.text,
             "type": "urn:restmq:" + self.type,

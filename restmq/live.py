@@ -48,7 +48,7 @@ log = Logger()
 
 
 def documents(batch: Batch, leased: bool = False, ids: Sequence[str] = ()) -> list[str]:
-    """The JSON object of each element of a batch, in the seed's field order and spacing, ASCII only.
+    """The JSON object of each element of a batch, with the first RestMQ's fields, order and spacing, ASCII only.
 
     With `leased` it has the lease, and where there are `ids`, the id after it.
     """

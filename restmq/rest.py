@@ -122,14 +122,14 @@ async def store(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> byt
 
 def shown(element: Element, leased: bool = False) -> bytes:
     """An element as REST shows it; leased, with what its consumer must know to acknowledge it."""
-    seed = b'{"count": %d, "key": %b, "value": %b' % (
+    text = b'{"count": %d, "key": %b, "value": %b' % (
         element.count,
         quote(element.key.decode("utf-8")).encode("ascii"),
         quote(element.value.decode("utf-8")).encode("ascii"),
     )
     if not leased:
-        return seed + b"}"
-    return b'%b, "deliveries": %d, "lease": "%b"}' % (seed, element.deliveries, bytes(element.lease))
+        return text + b"}"
+    return b'%b, "deliveries": %d, "lease": "%b"}' % (text, element.deliveries, bytes(element.lease))
 
 
 def etag(lease: Lease) -> tuple[tuple[bytes, bytes], ...]:

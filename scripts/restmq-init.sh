@@ -171,16 +171,16 @@ start_one() {
 
 stop_these() {  # stop_these PORTS: tell them all to end, then wait for each
     ending=''
-    for one; do
-        state "$one"
+    for each; do  # not `one`, which is the caller's
+        state "$each"
         case $? in
-            0) kill -TERM "$pid" || stop 4 "may not end process $pid"; ending="$ending $one:$pid" ;;
-            1) rm -f "$RUN/$one.pid"; say "$one had died; removed its pid file" ;;
-            3) say "$one does not run" ;;
-            *) stop 4 "cannot read $RUN/$one.pid" ;;
+            0) kill -TERM "$pid" || stop 4 "may not end process $pid"; ending="$ending $each:$pid" ;;
+            1) rm -f "$RUN/$each.pid"; say "$each had died; removed its pid file" ;;
+            3) say "$each does not run" ;;
+            *) stop 4 "cannot read $RUN/$each.pid" ;;
         esac
     done
-    for one in $ending; do ended "${one%:*}" "${one#*:}"; done
+    for each in $ending; do ended "${each%:*}" "${each#*:}"; done
 }
 
 ended() {  # ended PORT PROCESS: wait until it has ended, or kill it

@@ -228,6 +228,18 @@ def test_the_command_line_weighs_more_than_the_file_and_is_checked_alike(conf):
 def test_a_relative_path_begins_at_the_file_and_on_the_command_line_where_one_is(conf, tmp_path):
     assert conf("[server]\ndata = here\n").data == tmp_path / "here"
     assert load(None, data="here").data == Path.cwd() / "here"
+    assert conf("[server]\nlisten = unix:run/x.sock:mode=660\n").listen == f"unix:{tmp_path}/run/x.sock:mode=660"
+    assert load(None, listen="unix:x.sock").listen == f"unix:{Path.cwd()}/x.sock"
+
+
+def test_a_port_that_an_endpoint_says_otherwise_is_told(conf):
+    for listen in ("tcp:8888:interface=127.0.0.1", "ssl:8443:privateKey=k.pem"):
+        settings = conf(f"[server]\nlisten = {listen}\n", port="9902")
+        assert settings.notes == (
+            f"--port 9902 does nothing: listen = {listen} is an endpoint, which says its own",
+        )
+    for listen in ("127.0.0.1", "unix:x.sock", "systemd:domain=INET:index=0"):
+        assert conf(f"[server]\nlisten = {listen}\n", port="9902").notes == ()
 
 
 def test_access_sections_stand_in_the_file_or_in_acl_file_not_in_both(conf, tmp_path):

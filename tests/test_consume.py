@@ -42,7 +42,7 @@ def match(lease: str) -> dict[str, str]:
 WAYS = [("GET", "/q/{}?"), ("POST", "/q/{}/take?"), ("GET", "/?queue={}&")]
 
 
-# -- nothing beyond the seed
+# -- nothing beyond the first RestMQ
 
 
 def test_a_request_that_uses_nothing_new_gets_the_seed_s_bytes_whatever_the_queue_went_through(

@@ -260,7 +260,29 @@ def test_what_is_missing_is_named(site: Site) -> None:
     code, said = site.script("start")
     link.unlink()
     kept.rename(link)
-    assert code == 6 and "is a link" in said
+    assert code == 4 and f"{site.user} cannot write" in said  # nor does root, who would follow it
+
+
+def test_a_restart_that_cannot_begin_ends_nobody(site: Site) -> None:
+    site.start()
+    before = site.processes()
+    code, said = site.script("restart", PYTHON="/nowhere/python3")
+    assert code == 1 and "there is no /nowhere/python3" in said
+    assert site.processes() == before and site.script("status")[0] == 0
+
+
+def test_who_finds_another_at_work_waits_and_says_so_when_that_is_too_long(site: Site) -> None:
+    site.start()
+    before = site.processes()
+    with subprocess.Popen(["flock", str(site.folder / "run"), "sleep", "60"]) as other:
+        try:
+            until(lambda: Path(f"/proc/{other.pid}/task/{other.pid}/children").read_text())
+            answers = [site.script(verb, PATIENCE="1") for verb in ("start", "stop", "restart", "rolling")]
+        finally:
+            subprocess.run(["pkill", "-P", str(other.pid)], check=True)
+    for code, said in answers:
+        assert code == 1 and "somebody else has been starting or stopping for 1 s" in said
+    assert site.processes() == before
 
 
 def test_rolling_replaces_each_and_stops_at_one_that_does_not_come_back(site: Site) -> None:

@@ -23,6 +23,7 @@ from wire import until
 from restmq import embedded
 from restmq.config import Settings
 from restmq.ini import ConfigError
+from restmq.log import FILE_SIZE
 
 ROOT = Path(__file__).parent.parent
 
@@ -357,6 +358,25 @@ def test_auto_embeds_when_nobody_answers_and_does_so_from_then_on(tmp_path):
     again, _ = embedded.prepare(settings, late.address)
     assert again.redis == f"unix:{tmp_path}/data/redis.sock"
     late.close()
+
+
+def test_what_could_not_be_embedded_is_not_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded, "NEEDED", {"Redis": (99,), "Valkey": (99,)})
+    fake = FakeRedis(b"+PONG\r\n")
+    fake.close()
+    settings = Settings(data=tmp_path / "data", redis="auto")
+    with pytest.raises(ConfigError, match="there is no Redis to embed"):
+        embedded.prepare(settings, fake.address)
+    assert not (tmp_path / "data" / "choice").exists()
+
+
+def test_what_the_embedded_redis_said_before_is_put_aside_when_it_is_much(start, tmp_path):
+    log = tmp_path / "data" / "redis.log"
+    log.parent.mkdir(mode=0o700)
+    log.write_bytes(b"x" * (FILE_SIZE + 1))
+    start(tmp_path / "data").ready()
+    assert log.with_name("redis.log.1").stat().st_size == FILE_SIZE + 1
+    assert 0 < log.stat().st_size < 1 << 20
 
 
 def test_who_embedded_by_name_finds_the_same_redis_with_auto_later(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Any
 
 import pytest
@@ -506,33 +505,6 @@ def test_a_password_is_asked_for_and_taken(start: Any, listen: Any) -> None:
     assert listen(one, "/c/a", headers="Authorization: Basic bWU6c2VjcmV0\r\n").status == 200
 
 
-def test_one_that_does_not_read_starves_nobody_and_only_what_it_did_not_take_comes_again(
-    start: Any, listen: Any, queue: str
-) -> None:
-    one = start("[live]\nmax_waiting = 64MiB\n")
-    stuck = listen(one, f"/c/{queue}", buffer=4096)
-    for _ in range(400):
-        add(one, queue, "x" * 50_000)
-        time.sleep(0.01)
-        if stats(one, queue)["leased"]:
-            break
-    until(lambda: stats(one, queue)["leased"] > 0)
-    late = listen(one, f"/c/{queue}")  # it has nothing of what the first did not take
-    values = texts(2500)
-    for at in range(0, 2500, 500):
-        batch_add(one, queue, *values[at : at + 500])
-    late.until(lambda c: len(c.elements) >= 2500, 20)
-    left = stats(one, queue)["leased"] - 2500
-    assert left >= 1
-    stuck.close()
-    late.until(lambda c: len(c.elements) >= 2500 + left)
-    until(lambda: stats(one, queue)["leased"] == 0)
-    got = late.quiet().values
-    assert got[:2500] == values
-    assert set(got[2500:]) == {"x" * 50_000} and len(got) <= 2500 + left + 1
-    assert stats(one, queue)["len"] == 0
-
-
 def test_a_queue_that_was_forgotten_while_somebody_listened_leaves_nothing_when_nobody_does(
     own: RedisServer, start: Any, listen: Any, queue: str
 ) -> None:
@@ -546,7 +518,7 @@ def test_a_queue_that_was_forgotten_while_somebody_listened_leaves_nothing_when_
         until(lambda: not store.keys(f"restmq:{{{queue}}}:*"), lambda: store.keys("*"), seconds=5)
 
 
-CAP = "[server]\nxheaders = true\n[live]\nper_client = 2\n"
+CAP = "[server]\nxheaders = true\ngrace = 0\n[live]\nper_client = 2\n"
 
 
 def client(address: str) -> str:

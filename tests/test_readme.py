@@ -12,7 +12,7 @@ from transcripts import Play, parse
 pytestmark = pytest.mark.wire
 TEXT = (ROOT / "README.md").read_text("utf-8")
 
-#: What the user asked RestMQ to answer, in the words of the first README.
+#: What RestMQ answers by the first README.
 ASKED = r"""
     $ curl -d 'value=my element' http://localhost:8888/q/queue_name
     queue_name:1

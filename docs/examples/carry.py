@@ -42,11 +42,24 @@ def bar(word: str, done: int, whole: int) -> None:
         print(text, end=end, file=sys.stderr, flush=True)
 
 
+def authority(host: str, port: int) -> str:
+    """What Host says; an IPv6 address has brackets there."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def status_of(line: bytes) -> int:
+    """The status in an answer's first line. Raises OSError when there is none."""
+    words = line.split()
+    if len(words) < 2:
+        raise OSError("the server closed the connection")
+    return int(words[1])
+
+
 class Client:
     """A keep-alive connection that sends requests ahead of their answers."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.host = f"{host}:{port}"
+        self.host = authority(host, port)
         self.socket = socket.create_connection((host, port), timeout=PATIENCE)
         self.file = self.socket.makefile("rb")
 
@@ -57,7 +70,7 @@ class Client:
         return [self._answer() for _ in sent]
 
     def _answer(self) -> tuple[int, bytes]:
-        status, size = int(self.file.readline().split()[1]), 0
+        status, size = status_of(self.file.readline()), 0
         while True:
             line = self.file.readline().strip().lower()
             if not line:
@@ -130,12 +143,12 @@ def websocket(host: str, port: int, queue: str) -> Iterator[bytes]:
     link = socket.create_connection((host, port), timeout=PATIENCE)
     key = base64.b64encode(os.urandom(16)).decode()
     link.sendall(
-        f"GET /ws/{queue} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET /ws/{queue} HTTP/1.1\r\nHost: {authority(host, port)}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
     )
     file = link.makefile("rb")
     first = file.readline()
-    if first.split()[1] != b"101":
+    if status_of(first) != 101:
         raise OSError(f"/ws/{queue} answers {first.decode().strip()}")
     while file.readline().strip():
         pass  # the handshake's lines

@@ -1,4 +1,4 @@
-"""What the user showed when asking for RestMQ, walked from the first line to the last against one instance.
+"""What the first README showed, walked from the first line to the last against one instance.
 
 Each answer that was shown is here, and RestMQ must give it byte for byte; the JSON protocol was shown laid out over
 several lines, so there it is the fields, their order and their values that must be the same, and the command is sent
