@@ -11,6 +11,7 @@ import pytest
 import redis
 from conftest import Instance, RedisServer
 from test_loss import add, books, lose
+from wire import until
 
 
 def rules(instance: Instance) -> tuple[str, dict[str, Any]]:
@@ -37,6 +38,8 @@ def test_a_loss_shows_to_who_used_a_queue_before_it_was_born(
     assert one.http("GET", "/q/jobs")[0] in (204, 404)
     add(two, "jobs")
     before = tmp_path / "before"
+    with redis.Redis(unix_socket_path=str(own.socket)) as link:  # its writes may wait for an fsync that is going on
+        until(lambda: link.info("persistence")["aof_buffer_length"] == 0)
     shutil.copytree(own.folder / "appendonlydir", before)
     two.form("/p/jobs", "policy=roundrobin")
     assert two.form("/settings/jobs", "max_deliveries=7")[0] == 200
