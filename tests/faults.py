@@ -464,7 +464,10 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--nginx", action="store_true", help="all through one Nginx, with docs/nginx.conf")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
     parser.add_argument(
-        "--conf", default="[queues]\nhistory = 100000\nhistory_bytes = 64MiB\n", help="restmq.conf of the instances"
+        # All clients are this one process, which reads late on a busy machine: it must not be dropped for that.
+        "--conf",
+        default="[queues]\nhistory = 100000\nhistory_bytes = 64MiB\n[live]\nmax_waiting = 16MiB\n",
+        help="restmq.conf of the instances",
     )
     parser.add_argument("--keep", default="", help="a folder to keep logs in")
     plan = parser.parse_args(words)
