@@ -217,8 +217,7 @@ class Consumers:
     @property
     def out(self) -> int:
         """The highest position that some consumer's socket took, while one before it is stuck; 0 for none."""
-        taken = (one.position for one in reversed(self._witnesses) if one.who and flushed(one.who) >= one.mark)
-        return next(taken, 0)
+        return next((one.position for one in reversed(self._witnesses) if one.who and flushed(one.who) >= one.mark), 0)
 
     # -- broadcast
 

@@ -54,6 +54,7 @@ class _Line:
         self.owner, self.queue = owner, queue
         self.waits: deque[Wait] = deque()
         self.asking = 0
+        self.beginning = 0  # who looks whether there is a need to wait
         self.ready = False
         self.opening: list[Slot[None]] = []
         self.surplus = 0  # wake-ups that overtook the empty answer of whom they are for
@@ -114,11 +115,14 @@ class Waiting:
 
     async def _begin(self, wait: Wait) -> None:
         line = wait.line
-        if not line.ready:
+        if not line.ready or line.beginning:  # nobody overtakes those
+            line.beginning += 1
             try:
                 elements = await self._take(wait, None)  # perhaps there is no need to wait
             except Stopped:
                 elements = []  # who waits waits on
+            finally:
+                line.beginning -= 1
             if elements or wait.over or wait.gone or self._closing:
                 await self._give(wait, elements)
                 return

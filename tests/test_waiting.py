@@ -9,12 +9,17 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 from conftest import Instance, RedisServer
+from twisted.internet.task import Clock
 from wire import BATCH, Talker, stats, until
+
+from restmq.slot import Slot
+from restmq.waiting import Waiting
 
 pytestmark = pytest.mark.wire
 WAITS, EACH = 10_000, 1_000  # takes, and how many on one connection
@@ -83,6 +88,39 @@ def test_ten_thousand_that_wait_cost_no_command_and_are_served_in_their_order(st
         for link in links:
             link.close()
         server.stop()
+
+
+class Asks:
+    """Stands for the core and the inbox: what is asked waits until the test answers it."""
+
+    def __init__(self) -> None:
+        self.presence, self.ups = SimpleNamespace(instance=b"i"), 0
+        self.asked: list[tuple[int, bool, Slot[Any]]] = []  # for how many, whether it stands in line then, the answer
+
+    def take_many(self, queue: bytes, most: int, waiter: Any) -> Slot[Any]:
+        self.asked.append((most, waiter is not None, Slot()))
+        return self.asked[-1][2]
+
+    def open(self, queue: bytes, owner: object, kinds: bytes) -> Slot[Any]:
+        self.opened: Slot[Any] = Slot()
+        return self.opened
+
+
+def test_nobody_who_comes_when_the_wake_ups_are_heard_overtakes_who_came_a_moment_before() -> None:
+    asks: Any = Asks()
+    waiting = Waiting(asks, asks, Clock())
+    waiting.enter(b"q", 1, 60)
+    asks.asked[0][2].resolve([])
+    waiting.enter(b"q", 2, 60)  # looks whether there is a need to wait
+    asks.opened.resolve(None)
+    waiting.enter(b"q", 3, 60)
+    answered = 1
+    while answered < len(asks.asked):  # Redis answers in its order; who stands in line gets no answer yet
+        _, stands, slot = asks.asked[answered]
+        answered += 1
+        if not stands:
+            slot.resolve([])
+    assert [most for most, stands, _ in asks.asked if stands] == [1, 2, 3]
 
 
 def test_who_waits_is_woken_over_instances_in_the_order_of_arrival(instance: Any, other: Any, queue: str) -> None:
