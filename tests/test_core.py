@@ -24,7 +24,7 @@ from wire import FORM, until
 from restmq.errors import Full, Unavailable
 from restmq.redis import NEEDED, Redis, encode, info, named, too_old
 
-pytestmark = [pytest.mark.wire, pytest.mark.store]
+pytestmark = pytest.mark.store
 
 
 def client(server: RedisServer, db: int = 0, password: str | None = None) -> Any:

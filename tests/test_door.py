@@ -22,8 +22,6 @@ from wire import FORM
 
 from restmq.door import Door
 
-pytestmark = pytest.mark.wire
-
 
 def answer(link: socket.socket) -> bytes:
     """All that comes until the server closes."""
