@@ -422,7 +422,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if given.close or self.app.draining:
             self.closing = True
         self.line.append(request)
-        self._held += len(body)
+        if body:
+            request.size = given.length or len(body)
+            self._held += request.size
         self.app(request)
 
     # -- answering
@@ -433,13 +435,16 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if self.ended or request.answer is not None:
             return
         request.answer, request.handler = data, None
-        self._held += len(data) - len(request.body)
+        self._held -= request.size
         if line[0] is not request:
+            self._held += len(data)
             request.body = b""
             request.__dict__.pop("form", None)
             if self._buffer or self._paused:  # its body may be what there was too much of
                 self._resume()
             return
+        line.popleft()
+        send(self.transport, data)
         while line and (ready := line[0].answer) is not None:
             line.popleft()
             self._held -= len(ready)
@@ -481,7 +486,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             return
         request = self.line.popleft()
         request.answer = b""
-        self._held -= len(request.body)
+        self._held -= request.size
         self.closing = self.closing or self.no_keep_alive
         self._answered()
 

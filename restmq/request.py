@@ -28,6 +28,7 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
     """
 
     files: dict[str, Any] = {}
+    size = 0  # bytes of the body, which counts while it is under way
     _finish_time = None
     hold = False  # whether it begins when those before it are answered, and what follows is read when it is
     alone = False  # whether what follows is read when it is answered, though it has begun
