@@ -61,7 +61,7 @@ class Joined:
         self.told: tuple[int, int, int] = (0, 0, 0)
         self.back = 0  # up to which P Redis is just told that nobody got it
         self.written: list[int] = []
-        self.leased: list[tuple[int, int]] = []  # number, ms: written to consumers that lease
+        self.leased: list[tuple[Element, int]] = []  # with ms: written to consumers that lease
         self.unheard: list[Batch] = []  # broadcasts that came when nobody was left to hear them
 
 
@@ -149,8 +149,7 @@ class Delivery(Service):
                 continue
             sent, rest, leased = queue.consumers.leave(consumer)
             if consumer.lease:  # all that it has not acknowledged goes back: confirmed later, it would be another's
-                gone = {element.number for element in leased}
-                queue.leased = [pair for pair in queue.leased if pair[0] not in gone]
+                queue.leased = [pair for pair in queue.leased if pair[0] not in leased]
             else:
                 self._sent(queue, consumer, sent)
             if rest:
@@ -336,23 +335,10 @@ class Delivery(Service):
             consumer.renewed(queue.name, epoch, position)
 
     def _live(self, queue: Joined, ready: int, room: int, count: int, deaf: int = 0) -> Slot[Any]:
-        return self.core.script(
-            "live",
-            queue.name,
-            self.core.db,
-            self.presence.instance,
-            b"%d" % ready,
-            b"%d" % room,
-            b"%d" % count,
-            b"%d" % queue.sure,
-            queue.epoch,
-            b"%d" % queue.highest,
-            b"%d" % queue.position,
-            json.dumps(queue.settings).encode(),
-            word(),
-            b"0" if queue.birthword in (b"", self.core.birthword) else b"1",
-            b"%d" % deaf,
-        )
+        known = (queue.epoch, b"%d" % queue.highest, b"%d" % queue.position, json.dumps(queue.settings).encode())
+        anew = b"0" if queue.birthword in (b"", self.core.birthword) else b"1"
+        words = (b"%d" % ready, b"%d" % room, b"%d" % count, b"%d" % queue.sure, *known, word(), anew, b"%d" % deaf)
+        return self.core.script("live", queue.name, self.core.db, self.presence.instance, *words)
 
     def _tell(self, queue: Joined) -> None:
         """Say how many listen: once a turn, in absolute numbers."""
@@ -566,7 +552,7 @@ class Delivery(Service):
     def _sent(self, queue: Joined, consumer: Consumer, elements: list[Element]) -> None:
         """The consumer's socket took these."""
         if consumer.lease:
-            queue.leased += [(element.number, consumer.lease) for element in elements]
+            queue.leased += [(element, consumer.lease) for element in elements]
         else:
             queue.written += [element.number for element in elements]
 
@@ -579,24 +565,27 @@ class Delivery(Service):
         if not written and not leased and sure == queue.sure and out <= queue.out:
             return
         before, queue.sure, queue.out = queue.sure, max(queue.sure, sure), out
+        life = queue.epoch, self.presence.instance  # what is written in one says nothing in another
         if leased:
             self.core.due.soon(queue.name, min(ms for _, ms in leased))
         try:
             for at in range(0, max(len(written), len(leased), 1), MERGED):
                 numbers = [b"%d" % number for number in written[at : at + MERGED]]
-                leases = [b"%d" % part for pair in leased[at : at + MERGED] for part in pair]
+                leases = [b"%d" % part for element, ms in leased[at : at + MERGED] for part in (element.number, ms)]
                 told = (queue.consumers.ready, queue.consumers.room, max(1, len(queue.consumers)))
                 if queue.told[2] > 0:  # who has left does not come back by this, nor leave: live.lua does that
                     queue.told = told
                 listening = b"%d %d %d %d" % (*told, out)
-                words = (queue.epoch, b"%d" % sure, listening, b"%d" % len(numbers), *numbers, *leases)
-                due = await self.core.script("confirm", queue.name, self.core.db, self.presence.instance, *words)
+                words = (b"%d" % sure, listening, b"%d" % len(numbers), *numbers, *leases)
+                due = await self.core.script("confirm", queue.name, self.core.db, life[1], life[0], *words)
                 self.core.due.told(queue.name, due)
         except Error:
-            queue.written += written  # repeated until told: a window that stays full is a deadlock
-            queue.leased += leased
-            queue.sure, queue.out = min(queue.sure, before), 0
-            queue.consumers.again(sure)
+            if life == (queue.epoch, self.presence.instance):
+                queue.written += written  # repeated until told: a window that stays full is a deadlock
+                here = queue.consumers.leased  # what its consumer left meanwhile goes back, and may be dealt anew
+                queue.leased += [pair for pair in leased if pair[0] in here]
+                queue.sure, queue.out = min(queue.sure, before), 0
+                queue.consumers.again(sure)
             raise
 
     def _unconfirmed(self, queue: Joined, error: BaseException) -> None:
@@ -697,7 +686,7 @@ def _queue(channel: bytes) -> bytes:
 
 def _here(queue: Joined) -> set[int]:
     """Numbers of the round-robin elements that consumers have, or had, and that are not confirmed yet."""
-    return queue.consumers.held | set(queue.written) | {number for number, _ in queue.leased}
+    return queue.consumers.held | set(queue.written) | {element.number for element, _ in queue.leased}
 
 
 def _dealt(queue: Joined) -> set[int]:

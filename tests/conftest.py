@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import reactor
 import redis
+from forkserver import Forked
 from stored import DB
 from wire import FORM, Listener, Socket, until
 
@@ -165,14 +166,10 @@ class Instance:
 
     def launch(self) -> None:
         """Start it."""
-        command = [sys.executable, "-c", self.program, "-n", "--pidfile=", "restmq", "--port", str(self.port)]
-        command += ["--redis", self.redis, "--data", str(self.folder / "data"), "--config", str(self.conf)]
-        command += self.options
+        words = ["-n", "--pidfile=", "restmq", "--port", str(self.port), "--redis", self.redis]
+        words += ["--data", str(self.folder / "data"), "--config", str(self.conf), *self.options]
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self.folder, env={**os.environ, "PYTHONPATH": paths}
-            )
+        self.process = Forked(self.program, words, self.folder, {**os.environ, "PYTHONPATH": paths}, self.log)
 
     def start(self) -> None:
         """Start it and wait until /readyz answers 200."""
@@ -185,7 +182,7 @@ class Instance:
                     return
             except OSError:
                 pass  # not listening yet
-            time.sleep(0.05)
+            time.sleep(0.02)
         raise AssertionError(self.log.read_text())
 
     def http(self, method: str, path: str, body: Any = None, headers: Any = None) -> tuple[int, dict[str, str], bytes]:

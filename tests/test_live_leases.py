@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
+from between import Between
 from conftest import RedisServer
 from wire import Listener, Socket, add, batch_add, stats, texts, until
+
+from restmq.scripts import load
 
 pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
@@ -199,6 +204,36 @@ def test_what_cannot_be_given_back_now_is_when_redis_takes_it(
         time.sleep(0.5)
         link.config_set("min-replicas-to-write", 0)
     until(lambda: stats(one, queue)["len"] == 1, lambda: stats(one, queue), seconds=10)
+
+
+def test_a_confirmation_that_fails_when_its_consumer_has_left_leases_nothing(
+    own: RedisServer, start: Any, listen: Any, queue: str
+) -> None:
+    between, held, confirm = Between(own.folder, own), threading.Event(), load()["confirm"].sha
+
+    def asked(data: bytes) -> None:
+        if confirm in data and not held.is_set():
+            between.flows.clear()
+            held.set()
+
+    one = start("", f"unix:{between.path}")
+    assert one.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+    consumer = listen(one, f"/c/{queue}?lease=10m")
+    between.asked = asked
+    add(one, queue, "a")
+    assert consumer.until(have(1)) and held.wait(10)
+    consumer.close()
+    until(lambda: "left comet" in one.log.read_text())
+    with redis.Redis(unix_socket_path=str(own.socket)) as link:
+        link.config_set("min-replicas-to-write", 1)
+        between.flows.set()
+        refused = partial(link.info, "errorstats")
+        until(lambda: refused().get("errorstat_NOREPLICAS", {"count": 0})["count"] >= 2)  # that, and the giving back
+        link.config_set("min-replicas-to-write", 0)
+    until(lambda: stats(one, queue)["len"] == 1, lambda: stats(one, queue), seconds=10)
+    time.sleep(1)
+    assert stats(one, queue)["len"] == 1, "nobody has it"
+    between.stop()
 
 
 @pytest.mark.parametrize("how", ["http", "ws"])
