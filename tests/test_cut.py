@@ -14,6 +14,8 @@ from between import Pair
 from conftest import Instance
 from wire import Listener, add, batch_add, stats, texts, until
 
+pytestmark = pytest.mark.store
+
 
 def have(count: int) -> Callable[[Listener], bool]:
     """Whether so many elements came."""

@@ -17,6 +17,8 @@ from wire import TEXT, add, until
 
 from restmq.slot import begun
 
+pytestmark = pytest.mark.store
+
 SHORT = "[redis]\ndeadline = 1s\n"
 
 

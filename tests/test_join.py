@@ -23,6 +23,8 @@ from restmq.live import Comet
 from restmq.presence import Presence
 from restmq.redis import Redis
 
+pytestmark = pytest.mark.store
+
 TRANSPORTS = ("c", "sse", "ws")
 SHORT = "[redis]\ndeadline = 500ms\n"
 MOST = 1.5  # seconds until a join is refused: that deadline, and a beat

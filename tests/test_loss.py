@@ -14,6 +14,8 @@ import pytest
 from conftest import Instance, RedisServer
 from wire import Listener, until
 
+pytestmark = pytest.mark.store
+
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[RedisServer]:

@@ -13,6 +13,8 @@ from conftest import Instance, RedisServer
 from test_loss import add, books, lose
 from wire import until
 
+pytestmark = pytest.mark.store
+
 
 def rules(instance: Instance) -> tuple[str, dict[str, Any]]:
     """The policy and the settings of the queue `jobs`."""

@@ -18,6 +18,8 @@ from test_cut import have
 from test_instances import Life, joined, keys, roundrobin
 from wire import add, batch_add, stats, texts, until
 
+pytestmark = pytest.mark.store
+
 ALIVE, DOOMED = "restmq:{inst}:alive", "restmq:{inst}:doomed"
 
 
