@@ -260,6 +260,7 @@ class Model(Live):
                 del self.line[place]
                 woken -= 1
         self.wake(woken)
+        self.end()
         return woken
 
     def get(self) -> list[Any]:

@@ -636,6 +636,20 @@ def test_what_was_on_its_way_in_a_life_that_redis_lost_is_there_once(link: Any, 
     queue.teardown()
 
 
+def test_nothing_is_left_of_a_forgotten_queue_when_who_waited_has_gone(link: Any) -> None:
+    queue = fresh(link)
+    for inst in "AB":
+        queue.getting("take", inst, 1, None, True)
+    queue.forget(True)
+    queue.all_is_well()
+    for inst in "AB":
+        assert link.exists(KEY + "a")
+        assert queue.run("unwait", DB, inst, 1) == queue.model.unwait(inst, 1) == 0
+        queue.all_is_well()
+    assert not link.keys(KEY + "*")
+    queue.teardown()
+
+
 def test_what_was_delayed_does_not_overtake_an_older_one(link: Any) -> None:
     """It waits in another place than those that were never handed out, and is younger than one of them."""
     queue = fresh(link)
