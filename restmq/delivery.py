@@ -565,7 +565,7 @@ class Delivery(Service):
         if not written and not leased and sure == queue.sure and out <= queue.out:
             return
         before, queue.sure, queue.out = queue.sure, max(queue.sure, sure), out
-        life = queue.epoch, self.presence.instance  # what is written in one says nothing in another
+        epoch, instance = queue.epoch, self.presence.instance  # what is written in one life says nothing in another
         if leased:
             self.core.due.soon(queue.name, min(ms for _, ms in leased))
         try:
@@ -576,11 +576,11 @@ class Delivery(Service):
                 if queue.told[2] > 0:  # who has left does not come back by this, nor leave: live.lua does that
                     queue.told = told
                 listening = b"%d %d %d %d" % (*told, out)
-                words = (b"%d" % sure, listening, b"%d" % len(numbers), *numbers, *leases)
-                due = await self.core.script("confirm", queue.name, self.core.db, life[1], life[0], *words)
+                words = (epoch, b"%d" % sure, listening, b"%d" % len(numbers), *numbers, *leases)
+                due = await self.core.script("confirm", queue.name, self.core.db, instance, *words)
                 self.core.due.told(queue.name, due)
         except Error:
-            if life == (queue.epoch, self.presence.instance):
+            if (epoch, instance) == (queue.epoch, self.presence.instance):
                 queue.written += written  # repeated until told: a window that stays full is a deadlock
                 here = queue.consumers.leased  # what its consumer left meanwhile goes back, and may be dealt anew
                 queue.leased += [pair for pair in leased if pair[0] in here]
