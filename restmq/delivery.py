@@ -104,6 +104,9 @@ class Delivery(Service):
         try:
             for name in queues:
                 queue = self.queues.get(name)
+                if consumer.lease and queue is not None and queue.joined and queue.policy == b"broadcast":
+                    await self.messages.call(b"PING")  # another policy may be on its way: what was told is here then
+                    queue = self.queues.get(name)
                 if queue is None:
                     queue = self.queues[name] = Joined(name)
                 if not queue.consumers.all:
@@ -222,9 +225,8 @@ class Delivery(Service):
 
     def _unbeaten(self, error: BaseException) -> None:
         """After the links were away nobody joins before a beat is answered."""
-        if self._rejoining:
-            for queue in [queue for queue in self.queues.values() if queue.waiting]:
-                self._refuse(queue, error)
+        for queue in [queue for queue in self.queues.values() if self._rejoining and queue.waiting]:
+            self._refuse(queue, error)
 
     def _again(self, queue: Joined) -> None:
         if not queue.joined and (queue.consumers.all or queue.counted) and not self._closing:
@@ -273,7 +275,7 @@ class Delivery(Service):
                 await self.messages.call(b"PING")
             self._linked(ups, instance)
             away -= _here(queue) | _dealt(queue)
-            self._back(queue, sorted(away))  # they were on their way when the connection went
+            self._return(queue.name, epoch, sorted(away))  # they were on their way when the connection went
         queue.joined, queue.joining, queue.told = True, False, (ready, room, count)
         waiting, queue.waiting = queue.waiting, []
         for slot in waiting:  # each stands in the list before this returns, and so hears what was held back
@@ -508,10 +510,7 @@ class Delivery(Service):
     def _give(self, queue: Joined, elements: list[Element]) -> None:
         refused = queue.consumers.give(queue.name, elements, queue.epoch)
         if refused:
-            self._back(queue, [element.number for element in refused])
-
-    def _back(self, queue: Joined, numbers: list[int]) -> None:
-        self._return(queue.name, queue.epoch, numbers)
+            self._return(queue.name, queue.epoch, [element.number for element in refused])
 
     def _return(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
         for at in range(0, len(numbers), MERGED):
@@ -691,9 +690,5 @@ def _here(queue: Joined) -> set[int]:
 
 def _dealt(queue: Joined) -> set[int]:
     """Numbers of the round-robin elements that came while the queue was joined."""
-    return {
-        number
-        for message in queue.heldback
-        if message.kind == b"R" and message.epoch == queue.epoch
-        for number in message.numbers
-    }
+    dealt = [message for message in queue.heldback if message.kind == b"R" and message.epoch == queue.epoch]
+    return {number for message in dealt for number in message.numbers}

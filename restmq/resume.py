@@ -13,7 +13,7 @@ from typing import NamedTuple
 from restmq.consumers import Batch, Consumer
 from restmq.delivery import Delivery, Joined
 from restmq.element import Element, parse_key
-from restmq.errors import BadKey, BadOption
+from restmq.errors import BadKey, BadOption, Unavailable
 from restmq.options import milliseconds
 from restmq.slot import pause
 
@@ -22,6 +22,7 @@ _LAST = re.compile(rb"-([1-9][0-9]{0,6})\Z")
 _AGO = re.compile(rb"[0-9.]+(ms|s|m|h|d)\Z")
 _WORDS = (b"all", b"now")
 PAUSE = 0.01  # seconds between looks whether a socket takes more of the past
+AWAY = 0.3  # seconds until Redis is asked again
 
 
 class Since(NamedTuple):
@@ -86,7 +87,7 @@ async def begin(delivery: Delivery, queue: bytes, since: Since, joined: int) -> 
 async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int, epoch: bytes) -> None:
     """Give a consumer that has joined all that came after a position of an epoch, and then what comes.
 
-    What is not kept any more it is told, and that another epoch has begun. It may leave meanwhile. Raises Unavailable.
+    What is not kept it is told, and that another epoch has begun. It may leave, and Redis go and come back, meanwhile.
     """
     queue, joined = delivery.queues.get(name), start
     if queue is not None and epoch == queue.epoch:
@@ -96,7 +97,12 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
             # All that follows is here.
             queue.consumers.replayed(consumer, start)
             return
-        now, position, floor, _, to, *words = await delivery.core.replay(name, "after", start)
+        try:
+            now, position, floor, _, to, *words = await delivery.core.replay(name, "after", start)
+        except Unavailable:  # who is connected stays connected: the past goes on when Redis is back
+            await pause(delivery.clock, AWAY)
+            _unkept(delivery, consumer)
+            continue
         if consumer not in queue.consumers.all:
             return
         delivery.renewed(queue, now, position)

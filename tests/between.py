@@ -31,6 +31,7 @@ class Between:
         self.flows.set()
         self.asked: Callable[[bytes], object] = lambda data: None  # is told of commands before they are held or go on
         self.slow = 0.0  # seconds that a reply to a command takes longer
+        self.late = 0.0  # seconds that a message takes longer
         self.refuses = False
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(self.path))
@@ -66,8 +67,8 @@ class Between:
                     self.asked(data)
                     if self._held is None or target in self._held:
                         self.flows.wait(10)
-                elif far is not None and self._kinds.get(far) == "commands":
-                    time.sleep(self.slow)
+                elif far is not None:
+                    time.sleep(self.slow if self._kinds.get(far) == "commands" else self.late)
                 if far not in self._deaf:
                     target.sendall(data)
         except OSError:

@@ -188,6 +188,22 @@ def test_who_leases_a_queue_that_broadcasts_before_the_next_is_joined_is_told(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+def test_who_leases_is_not_refused_for_a_policy_that_is_over(
+    pair: Pair, listen: Any, queue: str, transport: str
+) -> None:
+    """Another instance has answered for the new one, whose word is on its way to this."""
+    listen(pair.here, f"/c/{queue}")  # so that this one knows the queue
+    until(lambda: stats(pair.there, queue)["consumers"] == 1)
+    answer = ask(pair.here, transport, f"{queue}?lease=1m")
+    assert answer.status == 400 and b"broadcasts" in answer.body
+    pair.between.late = 0.5
+    assert pair.there.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+    leasing = listen(pair.here, f"/{transport}/{queue}?lease=1m")
+    batch_add(pair.there, queue, *texts(2))
+    assert leasing.until(have(1)).elements[0]["lease"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_tap_that_is_cut_while_it_opens_is_told(pair: Pair, listen: Any, queue: str, transport: str) -> None:
     names = f"{queue}.a", f"{queue}.b"
     with joining(pair, transport, f"{','.join(names)}?tap=1") as asked:

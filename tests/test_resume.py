@@ -464,28 +464,58 @@ def test_who_leaves_in_the_middle_of_its_past_leaves_nothing_behind(start: Any, 
 # Redis goes
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_when_redis_goes_while_the_past_is_read_the_stream_ends_with_a_reason(
-    own: RedisServer, start: Any, listen: Any, queue: str, transport: str
-) -> None:
+@pytest.fixture
+def halfway(own: RedisServer, start: Any, listen: Any, queue: str, transport: str) -> Any:
+    """An instance, who heard two thousand elements, and who has read a part of them as its past."""
     one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[redis]\ndeadline = 500ms\n", own.address)
     first = listen(one, f"/c/{queue}")
     flood(one, queue, first, 20, 4000)
-    lazy = listen(one, f"/{transport}/{queue}?since=all", buffer=4096)
-    own.stop()
+    return one, first, listen(one, f"/{transport}/{queue}?since=all", buffer=4096)
+
+
+@pytest.mark.parametrize("how", ["stopped", "asleep"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_when_redis_goes_while_the_past_is_read_the_stream_goes_on_when_it_is_back(
+    own: RedisServer, halfway: Any, listen: Any, queue: str, transport: str, how: str
+) -> None:
+    one, first, lazy = halfway
+    if how == "stopped":
+        own.stop()
+    else:
+        own.process.send_signal(signal.SIGSTOP)  # longer than the deadline: what was asked is given up
+    lazy.hurry().quiet(2)
+    assert lazy.ended is False
+    there = numbers(lazy)
+    assert there == list(range(1, len(there) + 1)) and len(there) < 2000
+    if how == "stopped":
+        own.start()
+    else:
+        own.process.send_signal(signal.SIGCONT)
+    until(lambda: one.http("GET", "/readyz")[0] == 200)
+    add(one, queue, "new")
+    for listener in (lazy, first):
+        listener.until(lambda c: b":2001" in c.body[-6000:], 30)
+        assert numbers(listener) == list(range(1, 2002))
+        listener.quiet(0.5)
+        assert len(listener.elements) == 2001 and not listener.ended
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_past_that_cannot_be_read_ends_the_stream_with_a_reason(
+    own: RedisServer, halfway: Any, queue: str, transport: str
+) -> None:
+    one, first, lazy = halfway
+    link = redis.Redis(unix_socket_path=str(own.socket))
+    link.set(f"restmq:{{{queue}}}:h", "somebody else wrote here")
     lazy.hurry().until_end(20)
     if transport == "sse":
         assert lazy.body.endswith(b": the past could not be read; connect again with the last id\nretry: 1000\n\n")
     if transport == "ws":
         assert (lazy.code, lazy.reason) == (1001, "the past could not be read; connect again with the last id")
-    assert "the past could not be read" in one.log.read_text()
+    log = one.log.read_text()
+    assert "sending the past failed" in log and "WRONGTYPE" in log and "the past could not be read" in log
     assert numbers(lazy) == list(range(1, len(lazy.elements) + 1))
-    own.start()
-    word = lazy.ids[-1]
-    until(lambda: one.http("GET", "/readyz")[0] == 200)
-    again = listen(one, f"/{transport}/{queue}?since={word}").until(lambda c: b":2000" in c.body[-6000:], 30)
-    assert numbers(again) == list(range(len(lazy.elements) + 1, 2001))
-    assert first.ended is False
+    assert first.quiet(0.1).ended is False
 
 
 def test_a_page_that_is_loaded_again_under_load_stops_nothing(start: Any, listen: Any, queue: str) -> None:
