@@ -61,7 +61,7 @@ class Model(Live):
         flags = (self.born, self.live, self.waits, self.ruled, self.stopped)
         if not any((*flags, self.added, self.version, self.stops, self.used, self.due)):
             self.epoch, self.left = "", 0
-            self.position = self.sure = self.best = 0
+            self.position = self.sure = self.best = self.floor = 0
         self.tell()
 
     def refuse(self, scope: str) -> None:

@@ -636,8 +636,15 @@ def test_what_was_on_its_way_in_a_life_that_redis_lost_is_there_once(link: Any, 
     queue.teardown()
 
 
-def test_nothing_is_left_of_a_forgotten_queue_when_who_waited_has_gone(link: Any) -> None:
+@pytest.mark.parametrize("heard", [False, True])
+def test_nothing_is_left_of_a_forgotten_queue_when_who_waited_has_gone(link: Any, heard: bool) -> None:
     queue = fresh(link)
+    if heard:  # what was broadcast moved its position
+        queue.subscribe("A")
+        queue.join_as("A", (1, 64, 1), 0, NOTHING)
+        queue.adding([b"heard"], None, None, {})
+        queue.join_as("A", (0, 0, 0), 1, (queue.model.epoch, *NOTHING[1:]))
+        assert queue.model.position == 1
     for inst in "AB":
         queue.getting("take", inst, 1, None, True)
     queue.forget(True)
