@@ -113,8 +113,8 @@ class Live:
         found: list[Element] = []
         seen = size = 0
         for element in sorted(back + fresh, key=lambda element: element.number):
-            if len(found) == most:
-                break
+            if len(found) == most or any(len(one) == most and one[-1].number < element.number for one in (back, fresh)):
+                break  # there are enough, or what follows in one of them may be older
             seen += 1
             if self.over(element):
                 self.gone(element, "expired")

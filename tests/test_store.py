@@ -670,6 +670,36 @@ def test_what_was_delayed_does_not_overtake_an_older_one(link: Any) -> None:
     queue.teardown()
 
 
+@pytest.mark.parametrize("later", ["young", "old"])
+@pytest.mark.parametrize("how", ["take", "lease", "get", "live"])
+def test_nothing_overtakes_because_what_was_before_it_has_ended(link: Any, how: str, later: str) -> None:
+    """Two were delayed and one not, or the other way round; the first has ended, and nobody swept."""
+    queue = fresh(link)
+    ends, old, young = (30, 30, None) if later == "young" else (None, None, 30)
+    queue.adding([b"ends"], 50, ends, {})
+    queue.adding([b"old"], None, old, {})
+    queue.adding([b"young"], None, young, {})
+    queue.setting("policy", "roundrobin")
+    queue.tick(30, True)
+    queue.tick(30, False)
+    queue.all_is_well()
+    for number, value in (2, b"old"), (3, b"young"):
+        if how == "take":
+            assert queue.run("take", DB, 1, "")[2] == value == queue.model.take(1)[0].value
+        elif how == "lease":
+            assert queue.run("lease", DB, 1, 1000, "")[3] == value == queue.model.lease(1, 1000)[0].value
+        elif how == "get":
+            assert queue.run("get", DB)[2] == value == queue.model.get()[2]
+            assert queue.run("take", DB, 1, "")[2] == value == queue.model.take(1)[0].value
+        else:
+            queue.subscribe("A")
+            queue.join_as("A", (1, number - 1, 1), 0, NOTHING)
+            queue.sweep(False)
+            assert [element.number for element in queue.model.those(AWAY)] == [2, 3][: number - 1]
+        queue.all_is_well()
+    queue.teardown()
+
+
 def test_idempotency_keys_are_kept_for_their_window_and_not_much_longer(link: Any) -> None:
     run, now = Scripts(link), BEGAN
 

@@ -84,6 +84,8 @@ local function heads(most, limit)   -- up to `most` waiting elements, oldest fir
   end
   local out, i, j = {}, 1, 1
   while #out < most and (fresh[i] or back[j]) do
+    -- Some of these had ended, so one list is over: more of it may be older than what is left of the other.
+    if (#fresh == most and not fresh[i]) or (#back == most and not back[j]) then break end
     local N, T, value, again
     if fresh[i] then N, T = string.match(fresh[i][1], '^(%d+)%-(%d+)$') end
     if N and (not back[j] or tonumber(N) < tonumber(back[j])) then
