@@ -275,7 +275,7 @@ class Delivery(Service):
                 await self.messages.call(b"PING")
             self._linked(ups, instance)
             away -= _here(queue) | _dealt(queue)
-            self._return(queue.name, epoch, sorted(away))  # they were on their way when the connection went
+            self._return(queue.name, queue.epoch, sorted(away))  # they were on their way when the connection went
         queue.joined, queue.joining, queue.told = True, False, (ready, room, count)
         waiting, queue.waiting = queue.waiting, []
         for slot in waiting:  # each stands in the list before this returns, and so hears what was held back

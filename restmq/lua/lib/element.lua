@@ -82,10 +82,10 @@ local function heads(most, limit)   -- up to `most` waiting elements, oldest fir
   if #back < most or tonumber(back[most]) > c then
     fresh = call('XRANGE', P..'q', digits(c + 1), '+', 'COUNT', most)
   end
-  local out, i, j = {}, 1, 1
+  local out, i, j, freshcut, backcut = {}, 1, 1, #fresh == most, #back == most
   while #out < most and (fresh[i] or back[j]) do
-    -- Some of these had ended, so one list is over: more of it may be older than what is left of the other.
-    if (#fresh == most and not fresh[i]) or (#back == most and not back[j]) then break end
+    -- Some of these had ended, so a list that was cut is over: more of it may be older than the other's rest.
+    if (freshcut and not fresh[i]) or (backcut and not back[j]) then break end
     local N, T, value, again
     if fresh[i] then N, T = string.match(fresh[i][1], '^(%d+)%-(%d+)$') end
     if N and (not back[j] or tonumber(N) < tonumber(back[j])) then
