@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -219,10 +220,10 @@ class Core:
             return slot
         if queue not in self.turn.touched:
             self._register(queue)
-        adding = call = self.turn.open("add", queue, self._head(b""), merging=True)
+        call = self.turn.open("add", queue, self._head(b""), merging=True)
         call.args.append(value)
         call.waiters.append(slot)
-        call.done = lambda reply: self._added(queue, adding, reply)
+        call.done = partial(self._added, queue)
         return slot
 
     def _head(self, options: bytes) -> tuple[bytes, ...]:
@@ -282,9 +283,9 @@ class Core:
             call.waiters.append(slot)
             call.head = (self.db, b"%d" % len(call.waiters), b"")
             return slot
-        taking = call = self.turn.open("take", queue, (self.db, b"1", b""), merging=True)
+        call = self.turn.open("take", queue, (self.db, b"1", b""), merging=True)
         call.waiters.append(slot)
-        call.done = lambda reply: self._taken(queue, taking, reply)
+        call.done = partial(self._taken, queue)
         return slot
 
     def _taken(self, queue: bytes, call: Call, reply: Reply) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from restmq.errors import Error
 
@@ -50,7 +51,9 @@ class Slot(Generic[T]):
     def then(self, done: Callable[[Any, BaseException | None], None]) -> None:
         """Call done(value, error) with the answer, at once if it is here."""
         if self._ready:
-            done(self._value, self._error)
+            value, error = self._value, self._error
+            self._value = self._error = None  # a coroutine that fails with the error would hold it, and be held by it
+            done(value, error)
         else:
             self._done = done
 
@@ -59,28 +62,50 @@ class Slot(Generic[T]):
         return answer
 
 
+class _Drive(Generic[T]):
+    """A coroutine that is under way. Whatever it waits for holds this object, which never holds itself.
+
+    So a request is gone when its last reference is, and the garbage collector has nothing to find.
+    """
+
+    __slots__ = ("_coroutine", "_failed", "_finished")
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        finished: Callable[[T], object],
+        failed: Callable[[BaseException], object],
+    ) -> None:
+        self._coroutine, self._finished, self._failed = coroutine, finished, failed
+
+    def step(self, value: Any = None, error: BaseException | None = None) -> None:
+        """Go on with what was waited for, up to the next thing to wait for or to the end."""
+        try:
+            waits = self._coroutine.throw(error) if error is not None else self._coroutine.send(value)
+        except StopIteration as stop:
+            self._finished(stop.value)
+            return
+        except Exception as problem:
+            self._failed(problem)
+            return
+        finally:
+            error = None  # its traceback holds this frame
+        if waits.__class__ is Slot:
+            waits.then(self.step)
+        else:
+            waits.addCallbacks(self.step, self._failure)
+
+    def _failure(self, failure: Failure) -> None:
+        self.step(None, failure.value)
+
+
 def drive(
     coroutine: Coroutine[Any, Any, T],
     finished: Callable[[T], object],
     failed: Callable[[BaseException], object],
 ) -> None:
     """Run a coroutine that awaits Slots or Deferreds; one of the two functions is called, once."""
-
-    def step(value: Any = None, error: BaseException | None = None) -> None:
-        try:
-            waits = coroutine.throw(error) if error is not None else coroutine.send(value)
-        except StopIteration as stop:
-            finished(stop.value)
-            return
-        except Exception as problem:
-            failed(problem)
-            return
-        if waits.__class__ is Slot:
-            waits.then(step)
-        else:
-            waits.addCallbacks(step, lambda failure: step(None, failure.value))
-
-    step()
+    _Drive(coroutine, finished, failed).step()
 
 
 def nothing(_: object) -> None:

@@ -22,7 +22,6 @@ from restmq.slot import Slot, ignored
 
 MERGED = 500  # values in one script call; Lua's unpack ends at 8,000
 REMEMBERED = 10_000
-Done = Callable[[Reply], None]
 
 _random = random.SystemRandom().getrandbits(64)
 _words = itertools.count(1)
@@ -60,6 +59,11 @@ def another(error: BaseException) -> BaseException:
     return error if isinstance(error, Error) else RuntimeError(str(error))
 
 
+def _single(call: Call, reply: Reply) -> None:
+    """One asked, and gets the reply as it is."""
+    call.waiters[0].resolve(reply)
+
+
 class Call:
     """One script call on its way, or one verb's merged requests waiting for the turn to end."""
 
@@ -68,7 +72,7 @@ class Call:
     def __init__(self, redis: Redis, script: Script, key: bytes, head: tuple[bytes, ...], args: list[bytes]) -> None:
         self.redis, self.script, self.key, self.head, self.args = redis, script, key, head, args
         self.waiters: list[Slot[Any]] = []
-        self.done: Done = self._single
+        self.done: Callable[[Call, Reply], None] = _single  # is given the call, for a call that held itself would stay
 
     def ask(self) -> None:
         """Send it."""
@@ -76,9 +80,6 @@ class Call:
 
     def _encoded(self, by: bytes, script: bytes) -> bytes:
         return encode([by, script, b"1", self.key, *self.head, *self.args])
-
-    def _single(self, reply: Reply) -> None:
-        self.waiters[0].resolve(reply)
 
     def _replied(self, reply: Reply, error: BaseException | None) -> None:
         if isinstance(reply, hiredis.ReplyError):
@@ -91,7 +92,7 @@ class Call:
             for slot in self.waiters:
                 slot.fail(error if len(self.waiters) == 1 else another(error))
             return
-        self.done(reply)
+        self.done(self, reply)
 
 
 class Turn:
