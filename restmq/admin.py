@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from restmq import options, rules
-from restmq.errors import BadOption, TooLarge
+from restmq.errors import BadOption
 from restmq.handler import Answer, Handler, name
 from restmq.ini import nearest
 from restmq.looking import LOOK, named, together
@@ -19,7 +19,6 @@ from restmq.looking import LOOK, named, together
 CHANGE = "admin"
 DONE = {True: "started", False: "stopped"}
 SCOPES = ("live", "pull", "add")
-LARGEST = 64 << 10  # bytes of a body with settings
 
 
 class Policy(Handler):
@@ -171,10 +170,8 @@ class Settings(Handler):
         return await self._shown(queue)
 
     def _given(self) -> list[tuple[str, str | None]]:
-        """The settings in query, headers and body, in that order of weight. Raises BadOption, BadRequest, TooLarge."""
+        """The settings in query, headers and body, in that order of weight. Raises BadOption, BadRequest."""
         body, form = self.request.body, self.request.fields.form
-        if len(body) > LARGEST:
-            raise TooLarge(f"settings have {LARGEST} bytes at the most")
         told = self.options(dict.fromkeys(rules.NAMES, str))
         given: list[tuple[str, str | None]]
         if body[:1] == b"{" or (body and not form):  # curl -d says of any body that it is a form

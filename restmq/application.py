@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.client import responses
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from restmq.errors import NotFound
 from restmq.handler import CLIENT_LEFT, Handler
 from restmq.http import Connection
 from restmq.proxies import Proxies
-from restmq.request import Request
+from restmq.request import Most, Request
 from restmq.slot import deferred
 
 log = Logger()
@@ -37,6 +37,15 @@ class Limits(NamedTuple):
     body: int
     idle: int
     size: int
+
+
+class Route(NamedTuple):
+    """Who handles a request: `arguments` are what its path says, `given` what the list of routes says."""
+
+    handler: type[Handler]
+    arguments: tuple[bytes, ...] = ()
+    hot: bool = False
+    given: Mapping[str, Any] = {}
 
 
 def specification(route: Any) -> Any:
@@ -130,37 +139,55 @@ class Application(web.Application):  # type: ignore[misc]
 
     def __call__(self, request: Request) -> None:
         """A request came: hot ones at once, cold ones when those before them are answered."""
-        prefix, _, last = request.raw_path.rpartition(b"/")
-        cls = self._hot.get(prefix)
-        if cls is not None and last:
-            cls(self, request).run((last,))
+        route = request.route or self.find(request)
+        if route.hot:
+            route.handler(self, request).run(route.arguments)
             return
         request.hold = True
         if request.connection.line[0] is request:
             self.cold(request)
 
-    def cold(self, request: Request) -> None:
-        """Find the handler in the list, as cyclone does. It holds the line: those before it are answered."""
+    def find(self, request: Request) -> Route:
+        """The handler of a request: by a look into a dict, else in the list, else cyclone's own."""
+        prefix, _, last = request.raw_path.rpartition(b"/")
+        cls = self._hot.get(prefix)
+        if cls is not None and last:
+            return Route(cls, (last,), True)
+        request.route = route = self._listed(request)
+        return route
+
+    def _listed(self, request: Request) -> Route:
         for pattern, cls, given in self._cold:
             found = pattern.fullmatch(request.raw_path)
             if found:
-                handler = cls(self, request, **given)
-                if cls.streams and request.connection.half:
-                    request.connection.readConnectionLost()  # there is nothing to answer to who asked for this
-                else:
-                    handler.run(found.groups())
-                return
-        specs = [spec for spec in self._get_host_handlers(request) or () if spec.regex.match(request.path)]
-        if not specs:
-            Missing(self, request).run(())
-            return
-        guard = Handler(self, request)
-        try:
-            guard.allow(getattr(specs[0].handler_class, "sections", {}).get(request.method))
-            request.handler = None  # cyclone tells its own handlers that the client left
-            super().__call__(request)
-        except Exception as error:
-            guard.failed(error)
+                return Route(cls, found.groups(), given=given)
+        for spec in self._get_host_handlers(request) or ():
+            if spec.regex.match(request.path):
+                return Route(Ordinary, given={"sections": getattr(spec.handler_class, "sections", {})})
+        return Route(Missing)
+
+    def judge(self, request: Request) -> Most:
+        """What the head alone decides, before a byte of the body is awaited: the most that it may have.
+
+        Raises what the handler raises: access, method, length, type.
+        """
+        request.route = route = self.find(request)
+        most = route.handler(self, request, **route.given).judge()
+        request.judged, request.handler = True, None
+        return most
+
+    def refuse(self, request: Request, error: Exception) -> None:
+        """Answer a request at its head."""
+        (request.handler or Handler(self, request)).failed(error)
+
+    def cold(self, request: Request) -> None:
+        """Run a handler that holds the line: those before it are answered."""
+        route = request.route
+        handler = route.handler(self, request, **route.given)
+        if route.handler.streams and request.connection.half:
+            request.connection.readConnectionLost()  # there is nothing to answer to who asked for this
+        else:
+            handler.run(route.arguments)
 
     def drain(self, seconds: float, grace: float) -> Deferred[None]:
         """Finish what is in flight, then close; fires when all connections are gone.
@@ -184,14 +211,41 @@ class Application(web.Application):  # type: ignore[misc]
             await deferLater(self.wheel.clock, 0.02)
 
 
+class Ordinary(Handler):
+    """Stands before a handler of cyclone's: who may come in is asked here; its body has max_body."""
+
+    def initialize(self, sections: Mapping[str, str]) -> None:
+        """The sections that cyclone's handler names, if it does."""
+        self.asked = sections.get(self.request.method)
+
+    def judge(self) -> Most:
+        self.allow(self.asked)
+        most = Most(self.app.limits.size, setting="max_body")
+        if self.request.fields.length > most.bytes:
+            raise most.passed(self.request.fields.length)
+        return most
+
+    def run(self, arguments: tuple[bytes, ...]) -> None:
+        request = self.request
+        try:
+            if not request.judged:
+                self.allow(self.asked)
+            request.handler = None  # cyclone tells its own handlers that the client left
+            web.Application.__call__(self.app, request)
+        except Exception as error:
+            self.failed(error)
+
+
 class Missing(Handler):
     """No route fits."""
 
-    def run(self, arguments: tuple[bytes, ...]) -> None:
+    def judge(self) -> Most:
         path = self.request.raw_path.decode("ascii", "backslashreplace")
+        self.allow(None)
+        raise NotFound(f"there is nothing at {path[:200]}; /q/NAME is a queue, / tells the rest")
+
+    def run(self, arguments: tuple[bytes, ...]) -> None:
         try:
-            self.allow(None)
+            self.judge()
         except Exception as error:
             self.failed(error)
-            return
-        self.failed(NotFound(f"there is nothing at {path[:200]}; /q/NAME is a queue, / tells the rest"))

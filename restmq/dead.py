@@ -13,9 +13,11 @@ from restmq.element import parse_key
 from restmq.errors import BadOption
 from restmq.handler import Answer, Handler, name
 from restmq.looking import LOOK, PEEKED, look, most
+from restmq.request import Most
 
 KICKED = 10_000  # elements sent back by one request
 NAMED = 1000  # keys in one request
+LARGEST = 1 << 20  # bytes of a body: NAMED keys of the longest name, escaped
 _KICK = re.compile(r"[1-9][0-9]{0,4}\Z", re.ASCII)
 
 
@@ -33,6 +35,9 @@ class Dead(Handler):
     def old_words(self) -> tuple[str, ...]:
         """No old client knows this address."""
         return ()
+
+    def most(self) -> Most:
+        return Most(LARGEST, "a list of keys")
 
     async def get(self, raw: bytes) -> Answer:
         """The dead, oldest first, each with the reasons of its failed tries."""

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from restmq.accesslog import NO_ADDRESS
 from restmq.element import queue_name
 from restmq.errors import BadOption, BadRequest, Error, NotAllowed
-from restmq.request import Request
+from restmq.request import Most, Request
 from restmq.slot import drive
 from restmq.stream import Stream
 
@@ -91,17 +91,39 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         if given:
             self.initialize(**given)
 
+    def most(self) -> Most:
+        """The most bytes that the body of a POST may have, by what it can mean here; other methods have LITTLE.
+
+        An address whose bodies may be larger overrides it. Only the head of the request is there.
+        """
+        return Most()
+
+    def judge(self) -> Most:
+        """What the head alone decides: who may, which method, how large a body. Raises errors."""
+        request = self.request
+        self.allow(self.sections.get(request.method))
+        if request.method not in self.verbs and not (request.method == "OPTIONS" and request.shared):
+            raise self._not_allowed()
+        most = self.most() if request.method == "POST" else Most()
+        if request.fields.length > most.bytes:
+            raise most.passed(request.fields.length)
+        return most
+
+    def _not_allowed(self) -> NotAllowed:
+        return NotAllowed(f"{self.request.method} is not for this address", ", ".join(self.verbs))
+
     def run(self, arguments: tuple[bytes, ...]) -> None:
         """Check, call the verb, and answer what it says."""
         request = self.request
         try:
-            self.allow(self.sections.get(request.method))
+            if not request.judged:
+                self.allow(self.sections.get(request.method))
             verb = self.verbs.get(request.method)
             if verb is None and request.method == "OPTIONS" and request.shared:
                 self.reply(self._preflight())
                 return
             if verb is None:
-                raise NotAllowed(f"{request.method} is not for this address", ", ".join(self.verbs))
+                raise self._not_allowed()
             said = verb(self, *arguments)
         except Exception as error:
             self.failed(error)

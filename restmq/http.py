@@ -23,7 +23,7 @@ from restmq.clock import NEVER
 from restmq.cork import bottom, can_half_close, cork, send, unsent
 from restmq.head import FIELD, LINE, NOTHING, TOKEN, Fields, fields
 from restmq.proxies import address
-from restmq.request import Request
+from restmq.request import LITTLE, Most, Request
 from restmq.stream import MAX_AHEAD, Stream
 
 MAX_LINE = 8192
@@ -41,16 +41,22 @@ log = Logger()
 
 
 class _Body:
-    """A body that is still coming. `want` is how many bytes of it are next, or which line."""
+    """A body that is still coming. `want` is how many bytes of it are next, or which line.
 
-    __slots__ = ("began", "data", "expects", "given", "head", "trailer", "want")
+    `size` bytes came; `most` is what the address lets it have. Without `most` its request
+    was answered at its head, and what comes is thrown away.
+    """
 
-    def __init__(self, head: tuple[bytes, bytes, bool], given: Fields, began: int) -> None:
-        self.head, self.given, self.began = head, given, began
+    __slots__ = ("began", "chunked", "data", "expects", "most", "request", "size", "trailer", "want")
+
+    def __init__(self, request: Request, began: int) -> None:
+        self.request, self.began = request, began
         self.data = bytearray()
-        self.trailer = 0
-        self.want: int | str = given.length or "size"
-        self.expects = given.expects
+        self.size = self.trailer = 0
+        self.chunked = request.fields.chunked
+        self.want: int | str = request.fields.length or "size"
+        self.expects = request.fields.expects
+        self.most: Most | None = None
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -82,6 +88,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self.ended = False  # the client is gone
         self.half = False  # it has closed its side: it asks no more, and still reads
         self.closing = False  # no further request is read
+        self._unread = False  # the client may still be sending what nobody reads
         self._losing = self._lingering = False  # all is said
         self._client: tuple[bytes, str] = (b"", self.peer_ip)
         self._buffer = b""
@@ -134,7 +141,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         """The client has closed its side: close with the last answer. What came of a request without an end is 400."""
         if self.ended or self.closing or (self._buffer and self._full()):
             return
-        if self._buffer or self._body is not None:
+        if self._buffer or (self._body is not None and self._body.most is not None):
             self.refuse(errors.BadRequest("the client closed its side before the request was whole"))
             return
         self.closing = True
@@ -171,6 +178,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 bottom(self.transport).loseConnection()
             else:
                 self.transport.abortConnection()
+        elif self._body is not None and self._body.most is None:
+            self._lose()  # it has its answer
         elif self._partial or self._body is not None:
             self.refuse(errors.TooSlow("the request did not arrive in time"))
         elif self.half:
@@ -185,7 +194,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         head = self.app.head(error.status, b"application/problem+json")
         self._refusal = b"%bConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
         if self.app.access is not None:
-            self.app.access(Request(self, "-", b"-", False, NOTHING, b""), error.status, len(body))
+            self.app.access(Request(self, "-", b"-", False, NOTHING), error.status, len(body))
         if not self.line:
             self._answered()
 
@@ -339,22 +348,50 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         newer = minor == b"1"
         given = fields(block, newer)
         length = given.length
+        if target[:1] != b"/":
+            target = _path(target, given)
+        request = Request(self, method.decode("ascii"), target, newer, given)
         if not (length or given.chunked):
-            self._take(method, target, newer, given, b"")
+            self._take(request)
             return end
-        if length > self.app.limits.size:
-            raise errors.TooLarge(f"the body is over {self.app.limits.size} bytes")
-        if length and len(data) - end >= length:
-            self._take(method, target, newer, given, data[end : end + length])
+        if length and length <= LITTLE and len(data) - end >= length:
+            request.body = data[end : end + length]
+            self._take(request)
             return end + length
-        self._partial = False
-        body = self._body = _Body((method, target, newer), given, self.app.wheel.now)
-        self.deadline = body.began + self.app.limits.body
-        if len(data) > end:
-            body.expects = False
-        elif not self.line:
-            self._continue(body)
+        self._judge(request, len(data) > end)
         return end
+
+    def _judge(self, request: Request, here: bool) -> None:
+        """A head whose body is still to come, or is large: whoever may not send it is answered now.
+
+        `here` is whether some of the body came already: then nobody waits for 100 Continue.
+        """
+        self._partial = False
+        body = self._body = _Body(request, self.app.wheel.now)
+        self.deadline = body.began + self.app.limits.body
+        if here:
+            body.expects = False
+        try:
+            body.most = self.app.judge(request)
+        except Exception as error:
+            self._deny(body, error)
+        else:
+            if not self.line:
+                self._continue(body)
+
+    def _deny(self, body: _Body, error: Exception) -> None:
+        """Answer a request whose body is not all here. What comes of the body is thrown away, if it has a near end.
+
+        It has none if the client waits for 100 Continue: perhaps it sends the body, perhaps the next request (RFC
+        9110 section 10.1.1).
+        """
+        request, body.most = body.request, None
+        body.data.clear()
+        if body.expects or request.fields.close or self.app.draining or request.fields.length > self.app.limits.size:
+            self.closing = self._unread = True
+            self._body = None
+        self.line.append(request)
+        self.app.refuse(request, error)
 
     def _continue(self, body: _Body) -> None:
         if body.expects:
@@ -369,12 +406,14 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             if isinstance(body.want, int):
                 part = data[at : at + body.want]
                 at += len(part)
-                body.data += part
+                body.size += len(part)
+                if body.most is not None:
+                    body.data += part
                 body.want -= len(part)
-                self.deadline = body.began + limits.body + len(body.data) // MIN_RATE
+                self.deadline = body.began + limits.body + body.size // MIN_RATE
                 if body.want:
                     return -1
-                if not body.given.chunked:
+                if not body.chunked:
                     break
                 body.want = "end"
             end = data.find(b"\r\n", at)
@@ -384,46 +423,54 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 self._buffer = data[at:]
                 return -1
             line, at = data[at:end], end + 2
-            if body.want == "size":
-                found = _CHUNK.match(line)
-                if not found:
-                    raise errors.BadRequest("a chunk's size is no number")
-                size = int(found[1], 16)
-                if len(body.data) + size > limits.size:
-                    raise errors.TooLarge(f"the body is over {limits.size} bytes")
-                body.want = size if size else "trailer"
-            elif body.want == "end":
-                if line:
-                    raise errors.BadRequest("a chunk is longer than it said")
-                body.want = "size"
-            elif line:
-                body.trailer += len(line)
-                if body.trailer > MAX_HEAD:
-                    raise errors.HeadTooLarge("the trailer is too large")
-                if not LINE.match(line):
-                    raise errors.BadRequest("a trailer line is malformed")
-            else:
+            if self._between(body, line):
                 break
+            if self.closing:
+                return -1
         self._body = None
-        self._take(*body.head, body.given, bytes(body.data))
+        if body.most is None:
+            if not self.line:
+                self.deadline = self.app.wheel.now + limits.idle
+            return at
+        body.request.body = bytes(body.data)
+        body.data.clear()
+        self._take(body.request)
         return at
 
-    def _take(self, method: bytes, target: bytes, newer: bool, given: Fields, body: bytes) -> None:
+    def _between(self, body: _Body, line: bytes) -> bool:
+        """A line before, between or behind chunks (RFC 9112 section 7.1); whether it is the last."""
+        if body.want == "size":
+            found = _CHUNK.match(line)
+            if not found:
+                raise errors.BadRequest("a chunk's size is no number")
+            size = int(found[1], 16)
+            if body.size + size > self.app.limits.size:
+                raise errors.TooLarge(f"the body is over {self.app.limits.size} bytes")
+            if body.most is not None and body.size + size > body.most.bytes:
+                self._deny(body, body.most.passed())
+            body.want = size if size else "trailer"
+        elif body.want == "end":
+            if line:
+                raise errors.BadRequest("a chunk is longer than it said")
+            body.want = "size"
+        elif line:
+            body.trailer += len(line)
+            if body.trailer > MAX_HEAD:
+                raise errors.HeadTooLarge("the trailer is too large")
+            if not LINE.match(line):
+                raise errors.BadRequest("a trailer line is malformed")
+        else:
+            return True
+        return False
+
+    def _take(self, request: Request) -> None:
         """A whole request is here."""
-        if target[:1] != b"/":
-            found = _ABSOLUTE.match(target)
-            if found:  # RFC 9112 section 3.2.2: the form for proxies; its host must not differ from Host
-                if found[1].lower() != given.values.get(b"host", found[1]).lower():
-                    raise errors.BadRequest("the URI names another host than Host")
-                rest = target[found.end() :]
-                target = rest if rest[:1] == b"/" else b"/" + rest
-        request = Request(self, method.decode("ascii"), target, newer, given, body)
         self.deadline, self._partial = NEVER, False
-        if given.close or self.app.draining:
+        if request.fields.close or self.app.draining:
             self.closing = True
         self.line.append(request)
-        if body:
-            request.size = given.length or len(body)
+        if request.body:
+            request.size = len(request.body)
             self._held += request.size
         self.app(request)
 
@@ -460,7 +507,10 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 self._linger()
                 return
             if self.closing:
-                self.lose()
+                if self._unread:
+                    self._linger()
+                else:
+                    self.lose()
                 return
             if self._body is not None:
                 self._continue(self._body)
@@ -501,6 +551,17 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     def stopProducing(self) -> None:
         """The connection is closing; connectionLost follows."""
+
+
+def _path(target: bytes, given: Fields) -> bytes:
+    """The path of a target in the form for proxies (RFC 9112 section 3.2.2), whose host must not differ from Host."""
+    found = _ABSOLUTE.match(target)
+    if not found:
+        return target
+    if found[1].lower() != given.values.get(b"host", found[1]).lower():
+        raise errors.BadRequest("the URI names another host than Host")
+    rest = target[found.end() :]
+    return rest if rest[:1] == b"/" else b"/" + rest
 
 
 def _safely(call: Callable[[], object]) -> None:

@@ -19,11 +19,13 @@ from restmq.element import Lease, number, parse_lease
 from restmq.errors import BadKey, BadOption, BadRequest, LeaseLost, NotFound, TooLarge
 from restmq.handler import Answer, Handler, name
 from restmq.options import MOST
+from restmq.request import Most
 from restmq.rest import etag
 from restmq.slot import begun
 
 TOUCH: dict[str, Callable[[str], Any]] = {"lease": options.release, "delay": options.delay, "error": str}
 EXAMPLE = '{"ack": ["1.1@EPOCH"], "nack": [{"lease": "2.1@EPOCH", "delay": 30, "error": "why"}]}'
+LARGEST = 4 << 20  # bytes of a body: twice MOST leases with the reasons, each escaped
 _GONE = "there is no such element: it was taken, acknowledged or deleted, its ttl is over, or it never was"
 
 
@@ -115,6 +117,9 @@ class Ack(Handler):
     """/q/NAME/ack: many leases at once."""
 
     sections: ClassVar = {"POST": "rest:consumer"}
+
+    def most(self) -> Most:
+        return Most(LARGEST, "an acknowledgement")
 
     async def post(self, raw: bytes) -> Answer:
         """Acknowledge some, give others back, and tell which were lost. Nothing is done when one is malformed."""

@@ -17,6 +17,7 @@ from restmq import commands
 from restmq.errors import BadRequest, Error, NotFound, TooLarge
 from restmq.handler import JSON, Answer, Handler, name
 from restmq.looking import LOOK, NAMED
+from restmq.request import Most
 
 Headers = tuple[tuple[bytes, bytes], ...]
 HTML = b"text/html; charset=utf-8"
@@ -104,6 +105,9 @@ class Form(Handler):
     def get(self) -> Answer:
         """The page with the form."""
         return self._page(EXAMPLES[0][0].encode("ascii"), b"")
+
+    def most(self) -> Most:
+        return Most(self.app.config.max_form, "a command", "three times max_value and 64 KiB")
 
     async def post(self) -> Answer:
         """Run one command; with the form field page=1, as our own page sends it, the answer stands on that page."""

@@ -7,17 +7,34 @@ that its ordinary handlers find what they look for. Read http.py next.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from cyclone import httpserver, httputil
 from twisted.internet.interfaces import ISSLTransport
 
+from restmq.errors import TooLarge
 from restmq.form import MAX_FIELDS, multipart, pairs
 from restmq.head import Fields
 
 if TYPE_CHECKING:
     from restmq.http import Connection
+
+
+LITTLE = 64 << 10  # bytes of a body that every address takes
+
+
+class Most(NamedTuple):
+    """The most bytes that a body may have: of what, and which setting says so."""
+
+    bytes: int = LITTLE
+    what: str = "a body for this address"
+    setting: str = ""
+
+    def passed(self, size: int = 0) -> TooLarge:
+        """The error of a body that is larger; `size` is how large, 0 when nobody knows yet."""
+        has = f"has {size} bytes, {self.bytes} are the most" if size else f"has {self.bytes} bytes at the most"
+        return TooLarge(f"{self.what} {has}{self.setting and f' ({self.setting})'}")
 
 
 class Request(httpserver.HTTPRequest):  # type: ignore[misc]
@@ -34,13 +51,15 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
     alone = False  # whether what follows is read when it is answered, though it has begun
     answer: bytes | None = None
     handler: Any = None
+    route: Any = None  # application.Route, once it was looked for
+    judged = False  # whether its head was judged before its body came
     shared: tuple[tuple[bytes, bytes], ...] = ()  # header lines that let a page of another origin read the answer
 
-    def __init__(
-        self, connection: Connection, method: str, target: bytes, newer: bool, given: Fields, body: bytes
-    ) -> None:
+    body = b""
+
+    def __init__(self, connection: Connection, method: str, target: bytes, newer: bool, given: Fields) -> None:
         self.connection, self.method, self.target = connection, method, target
-        self.newer, self.fields, self.body = newer, given, body
+        self.newer, self.fields = newer, given
         self.raw_path, _, self.raw_query = target.partition(b"?")
         self.peer_ip = connection.peer_ip
         self._start_time = connection.app.wheel.clock.seconds()

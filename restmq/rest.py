@@ -16,7 +16,7 @@ from restmq.core import Nack
 from restmq.element import Element, Lease, queue_name
 from restmq.errors import BadRequest, BadValue, Error, NotAllowed, NotFound, TooLarge
 from restmq.handler import JSON, Answer, Handler, name
-from restmq.request import Request
+from restmq.request import LITTLE, Most, Request
 from restmq.slot import drive
 from restmq.waiting import Wait
 
@@ -98,6 +98,16 @@ def lines(body: bytes, most: int) -> list[bytes]:
     if len(values) > LINES:
         raise TooLarge(f"the batch has {len(values)} values, {LINES} are the most; send several")
     return values
+
+
+def producing(handler: Handler) -> Most:
+    """The most that the body of a POST may have that stores: a form, a batch or a value."""
+    config, request = handler.app.config, handler.request
+    if request.fields.form:
+        return Most(config.max_form, "the form", "three times max_value and 64 KiB")
+    if is_batch(request):
+        return Most(config.max_body, "the batch", "max_body")
+    return Most(max(LITTLE, config.max_value), "the value", "max_value")
 
 
 def idempotency_key(request: Request) -> bytes:
@@ -232,6 +242,9 @@ class Queue(Handler):
         "DELETE": "admin",
     }
 
+    def most(self) -> Most:
+        return producing(self)
+
     async def post(self, raw: bytes) -> bytes | Answer:
         """Store an element, or a batch of them; the keys are the answer."""
         queue = name(raw)
@@ -289,6 +302,9 @@ class Root(Handler):
     """/: the page, which is open; with `queue`, the same as /q/NAME as old clients have it, which is not."""
 
     sections: ClassVar = {"POST": "rest:producer"}
+
+    def most(self) -> Most:
+        return producing(self)
 
     async def post(self) -> bytes | Answer:
         """Store an element in the queue that the form names."""
