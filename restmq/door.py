@@ -21,10 +21,11 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from restmq import tls
 
 #: Seconds in which Redis is waited for; then clients are let in, and hear 503.
 PATIENCE = 2.0
@@ -36,18 +37,21 @@ _log = Logger()
 class Door(Service):
     """Listens on a Twisted endpoint `description` for `factory`; opens when `ready()` says so.
 
-    Raises CannotListenError or OSError in privilegedStartService.
+    `certificates` are those of an endpoint that speaks TLS, else None. Raises ConfigError for a description or
+    files that cannot be read, CannotListenError or OSError in privilegedStartService.
     """
 
     def __init__(self, description: str, factory: IProtocolFactory, reactor: Any, ready: Callable[[], bool]) -> None:
         self._description, self._factory, self._reactor, self._ready = description, factory, reactor, ready
+        self.certificates = tls.Certificates(description, reactor) if tls.is_tls(description) else None
         self._port: Any = None
 
     def privilegedStartService(self) -> None:
         """Bind and listen: whoever connects waits in the kernel until startService."""
         Service.privilegedStartService(self)
         outcome: list[Any] = []
-        serverFromString(self._reactor, self._description).listen(self._factory).addBoth(outcome.append)
+        listening = self.certificates or tls.endpoint(self._description, self._reactor)
+        listening.listen(self._factory).addBoth(outcome.append)
         if not outcome:
             raise OSError(f"{self._description} does not listen at once")
         if isinstance(outcome[0], Failure):

@@ -195,14 +195,12 @@ def address(description: str) -> str:
 
 
 def _check_endpoint(description: str) -> None:
-    """Refuse an endpoint that Twisted cannot read: it says so in many ways. Raises ConfigError."""
+    """Refuse an endpoint that cannot be read, before Redis is started. Raises ConfigError."""
     from twisted.internet import reactor
-    from twisted.internet.endpoints import serverFromString
 
-    try:
-        serverFromString(reactor, description)
-    except (ValueError, TypeError, LookupError, OSError) as error:
-        raise ConfigError(f"cannot listen on {description!r}: {error}") from None
+    from restmq import tls
+
+    tls.endpoint(description, reactor)
 
 
 def _observer(twistd: Mapping[str, Any]) -> ILogObserver | None:

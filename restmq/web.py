@@ -190,7 +190,10 @@ def service(settings: Settings) -> MultiService:
     from twisted.internet import reactor
 
     broker = Broker(settings, reactor)
-    return _Ordered(broker, Door(settings.endpoint, broker.app, reactor, broker.connected))
+    door = Door(settings.endpoint, broker.app, reactor, broker.connected)
+    if door.certificates is not None:
+        broker.wheel.each(door.certificates.reload_if_changed)
+    return _Ordered(broker, door)
 
 
 class _Ordered(MultiService):

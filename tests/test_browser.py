@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
+from test_tls import Secure, make
 from wire import Carrier, batch_add, texts
 
 pytestmark = pytest.mark.browser
@@ -30,11 +31,11 @@ FLAGS = (
 )
 
 
-def chromium(profile: Path, scripts: bool = True) -> Any:
-    """Debian's Chromium, without a screen."""
+def chromium(profile: Path, scripts: bool = True, more: Sequence[str] = ()) -> Any:
+    """Debian's Chromium, without a screen; `more` are flags of its command line."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or "chromium is not installed"
-    for flag in FLAGS.split():
+    for flag in (*FLAGS.split(), *more):
         options.add_argument(flag)
     if not scripts:
         options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
@@ -257,3 +258,31 @@ def test_an_event_source_that_is_cut_off_again_and_again_has_everything_once_and
     assert all(one < two for one, two in zip(places, places[1:]))  # what nobody had got yet has a new place
     browser.execute_script("window.source.close()")
     cutter.server.close()
+
+
+def test_over_tls_a_page_adds_takes_and_hears(start: Any, tmp_path: Path, queue: str) -> None:
+    folder = tmp_path / "pems"
+    folder.mkdir()
+    make(folder)
+    one = start("", kind=lambda place, redis, conf: Secure(place, redis, folder, conf))
+    driver = chromium(tmp_path / "profile", more=["--ignore-certificate-errors"])
+    try:
+        driver.get(f"https://127.0.0.1:{one.port}/queue")
+        write(driver, '{"cmd": "add", "queue": "%s", "value": "over TLS"}' % queue)
+        shown(driver, f'"key": "{queue}:1"')
+        driver.set_script_timeout(20)
+        got = driver.execute_async_script(
+            """
+            const [queue, done] = arguments, how = performance.getEntriesByType("navigation")[0].nextHopProtocol;
+            (async () => {
+                const taken = await (await fetch(`/q/${queue}`)).json(), source = new EventSource(`/sse/${queue}`);
+                source.onmessage = event => { source.close(); done([how, taken.value, JSON.parse(event.data).value]); };
+                const socket = new WebSocket(`wss://${location.host}/ws/${queue}.other`);
+                socket.onopen = () => socket.send(JSON.stringify({cmd: "add", queue, value: "live"}));
+            })().catch(error => done(String(error)));
+            """,
+            queue,
+        )
+    finally:
+        driver.quit()
+    assert got == ["http/1.1", "over TLS", "live"]

@@ -6,20 +6,24 @@ import datetime
 import http.client
 import ipaddress
 import json
+import os
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Instance, RedisServer, http_call, troubles
+from conftest import ROOT, TWISTD, Instance, RedisServer, free_port, http_call, troubles
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from twisted.internet import endpoints
 from wire import TEXT, Listener, add, stats, texts, until
 
 TRANSPORTS = ("c", "sse", "ws")
@@ -33,30 +37,31 @@ class Secure(Instance):
         self.context = ssl.create_default_context(cafile=str(pems / "certificate.pem"))
         super().__init__(folder, redis, conf)
 
+    def endpoint(self) -> str:
+        """Where it listens."""
+        files = f"privateKey={self.pems}/key.pem:certKey={self.pems}/certificate.pem"
+        return f"ssl:{self.port}:interface=127.0.0.1:{files}"
+
     def launch(self) -> None:
         """Start it; `listen` has the port that counts, not --port."""
-        files = f"privateKey={self.pems}/key.pem:certKey={self.pems}/certificate.pem"
-        listen = f"[server]\nlisten = ssl:{self.port}:interface=127.0.0.1:{files}\n"
-        self.conf.write_text(listen + self.conf.read_text())
+        self.conf.write_text(f"[server]\nlisten = {self.endpoint()}\n" + self.conf.read_text())
         super().launch()
 
 
-@pytest.fixture(scope="module")
-def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a key and its self-signed certificate for 127.0.0.1."""
-    folder = tmp_path_factory.mktemp("pems")
+def make(folder: Path, name: str = "RestMQ's tests") -> None:
+    """Write key.pem and certificate.pem, the key's self-signed certificate for 127.0.0.1, localhost and other.test."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.timezone.utc)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "RestMQ's tests")])
-    address = x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    names = [x509.IPAddress(ipaddress.IPv4Address("127.0.0.1")), x509.DNSName("localhost"), x509.DNSName("other.test")]
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(issuer)
+        .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
@@ -66,6 +71,13 @@ def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "key.pem").write_bytes(secret)
     (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a key and its certificate."""
+    folder = tmp_path_factory.mktemp("pems")
+    make(folder)
     return folder
 
 
@@ -120,6 +132,8 @@ def settled(count: Callable[[], int]) -> int:
 
     until(same, step=0.1)
     return seen[-1]
+
+
 @pytest.mark.wire
 def test_what_is_posted_over_tls_is_got_over_tls(secure: Secure, queue: str) -> None:
     assert secure.form(f"/q/{queue}", "value=form")[0] == 200
@@ -175,6 +189,8 @@ def test_roundrobin_over_tls_is_a_turn_over_all_transports_and_confirmed(
         consumer.close()
     until(lambda: stats(secure, queue)["consumers"] == 0)
     assert (stats(secure, queue)["len"], stats(secure, queue)["leased"]) == (0, 0)
+
+
 @pytest.mark.wire
 def test_the_end_of_an_instance_ends_its_streams_over_tls_cleanly(begin: Any, hear: Any, queue: str) -> None:
     one = begin()
@@ -276,3 +292,172 @@ def test_plain_http_on_a_tls_port_gets_no_answer_and_harms_nobody(secure: Secure
     with pytest.raises((OSError, http.client.HTTPException)):
         http_call(secure.port, "GET", "/readyz")
     assert secure.http("POST", f"/q/{queue}", "v", TEXT)[0] == 200
+
+
+# The protocol that a handshake agrees on (ALPN, RFC 7301)
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        (["h2", "http/1.1"], "http/1.1"),
+        (["http/1.1"], "http/1.1"),
+        (["http/1.0", "http/1.1"], "http/1.1"),
+        (["http/1.0"], "http/1.0"),
+        ([], None),
+    ],
+)
+@pytest.mark.wire
+def test_a_handshake_agrees_on_http_1_1_whatever_else_is_offered(
+    secure: Secure, offered: list[str], chosen: str | None
+) -> None:
+    context = ssl.create_default_context(cafile=str(secure.pems / "certificate.pem"))
+    if offered:
+        context.set_alpn_protocols(offered)
+    with socket.create_connection(("127.0.0.1", secure.port)) as plain:
+        link = context.wrap_socket(plain, server_hostname="127.0.0.1")
+        assert link.selected_alpn_protocol() == chosen
+        link.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert link.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        link.close()
+
+
+@pytest.mark.parametrize("offered", ["h2", "spdy/3", "http/1.10"])
+def test_a_client_that_offers_only_what_is_not_spoken_here_is_told_so_by_tls(secure: Secure, offered: str) -> None:
+    context = ssl.create_default_context(cafile=str(secure.pems / "certificate.pem"))
+    context.set_alpn_protocols([offered])
+    with socket.create_connection(("127.0.0.1", secure.port)) as plain:
+        with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+            context.wrap_socket(plain, server_hostname="127.0.0.1")
+    assert secure.http("GET", "/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("words", [[], ["--http2"], ["--http1.1"], ["--http1.0"], ["--no-alpn"]])
+def test_curl_is_answered_whatever_it_offers(secure: Secure, words: list[str]) -> None:
+    command = ["curl", "-sS", *words, "--cacert", str(secure.pems / "certificate.pem")]
+    done = subprocess.run(
+        [*command, "-w", "%{http_version}", f"https://127.0.0.1:{secure.port}/healthz"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (b"OK\r\n1.1", b"")
+
+
+# A certificate that is renewed
+
+
+def shown(one: Secure, name: str = "127.0.0.1") -> str:
+    """The name on the certificate that a new handshake gets."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", one.port)) as plain:
+        with context.wrap_socket(plain, server_hostname=name) as link:
+            found = x509.load_der_x509_certificate(link.getpeercert(True) or b"")
+    return str(found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+
+
+def replace(folder: Path, name: str) -> None:
+    """Renew key and certificate, each by renaming, as certbot does."""
+    fresh = folder / "fresh"
+    fresh.mkdir()
+    make(fresh, name)
+    for file in ("key.pem", "certificate.pem"):
+        (fresh / file).rename(folder / file)
+    fresh.rmdir()
+
+
+@pytest.fixture
+def renewed(start: Any, tmp_path: Path) -> Secure:
+    """An instance whose certificate is its own, so that it may change."""
+    folder = tmp_path / "pems"
+    folder.mkdir()
+    make(folder, "first")
+    one: Secure = start("", kind=lambda place, redis, conf: Secure(place, redis, folder, conf))
+    return one
+
+
+@pytest.mark.wire
+def test_new_connections_get_a_certificate_that_was_renewed_and_those_that_are_there_stay(
+    renewed: Secure, hear: Any, queue: str
+) -> None:
+    comet = hear(renewed, f"/c/{queue}")
+    assert shown(renewed) == "first"
+    replace(renewed.pems, "second")
+    until(lambda: shown(renewed) == "second")
+    renewed.context = ssl.create_default_context(cafile=str(renewed.pems / "certificate.pem"))
+    add(renewed, queue, "over the new one")
+    assert comet.until(lambda c: c.elements).values == ["over the new one"]
+    assert renewed.log.read_text().count("the certificate was read again") == 1
+
+
+@pytest.mark.parametrize("fault", ["empty", "half", "other key", "gone", "no PEM"])
+def test_a_certificate_that_cannot_be_used_changes_nothing_and_is_told_once(renewed: Secure, fault: str) -> None:
+    certificate, key = renewed.pems / "certificate.pem", renewed.pems / "key.pem"
+    text = certificate.read_bytes()
+    if fault == "other key":
+        before = key.read_bytes()
+        replace(renewed.pems, "other")
+        key.write_bytes(before)
+    elif fault == "gone":
+        certificate.unlink()
+    else:
+        certificate.write_bytes({"empty": b"", "half": text[:100], "no PEM": b"x" * 1000}[fault])
+    until(lambda: "the certificate stays as it was" in renewed.log.read_text())
+    assert shown(renewed) == "first"
+    replace(renewed.pems, "second")
+    until(lambda: shown(renewed) == "second")
+    assert renewed.log.read_text().count("stays as it was") == 1
+
+
+class ByName(Secure):
+    """One that takes the certificate for the name that a client asks for, from a folder."""
+
+    def endpoint(self) -> str:
+        """Where it listens."""
+        return f"tls:{self.pems}:{self.port}:interface=127.0.0.1"
+
+
+def test_a_folder_of_certificates_is_read_again_too(start: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "pems"
+    folder.mkdir()
+    make(folder, "first")
+    if not hasattr(endpoints, "wrapServerTLS"):  # Twisted 26 brings this endpoint
+        assert "cannot listen on 'tls:" in refused(tmp_path, f"tls:{folder}:{free_port()}")
+        return
+    one = start("", kind=lambda place, redis, conf: ByName(place, redis, folder, conf))
+    names = ("localhost", "other.test")
+    assert {shown(one, name) for name in names} == {"first"}
+    for offered in (["h2", "http/1.1"], ["http/1.1"]):
+        context = ssl.create_default_context(cafile=str(folder / "certificate.pem"))
+        context.set_alpn_protocols(offered)
+        with socket.create_connection(("127.0.0.1", one.port)) as plain:
+            with context.wrap_socket(plain, server_hostname="other.test") as link:
+                assert link.selected_alpn_protocol() == "http/1.1"
+    replace(folder, "second")
+    until(lambda: {shown(one, name) for name in names} == {"second"})
+
+
+def refused(folder: Path, listen: str) -> str:
+    """What a start says that does not come about."""
+    words = ["-n", "--pidfile=", "restmq", "--redis", "127.0.0.1:1", "--data", str(folder / "data")]
+    done = subprocess.run(
+        [sys.executable, "-c", TWISTD, *words, "--listen", listen],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    return (done.stdout + done.stderr).strip()
+
+
+@pytest.mark.parametrize("fault", ["empty", "other key", "gone", "no PEM"])
+def test_a_start_with_a_certificate_that_cannot_be_used_is_one_line(tmp_path: Path, fault: str) -> None:
+    make(tmp_path)
+    certificate = tmp_path / "certificate.pem"
+    if fault == "other key":
+        key = (tmp_path / "key.pem").read_bytes()
+        make(tmp_path)
+        (tmp_path / "key.pem").write_bytes(key)
+    elif fault == "gone":
+        certificate.unlink()
+    else:
+        certificate.write_bytes({"empty": b"", "no PEM": b"x" * 1000}[fault])
+    line = refused(tmp_path, f"ssl:{free_port()}:privateKey={tmp_path}/key.pem:certKey={certificate}")
+    assert "\n" not in line and line.startswith("restmq: cannot listen on 'ssl:"), line

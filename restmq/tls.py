@@ -1,0 +1,158 @@
+"""TLS: which certificate and which protocol a handshake is answered with, and reading the files again.
+
+Owns what Twisted's endpoints ssl: and tls: leave open; knows neither HTTP nor the socket. Twisted reads the files
+once, and breaks off every handshake whose client offers ALPN, for no protocol is named. door.py listens with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolNegotiationFactory
+from twisted.logger import Logger
+from zope.interface import alsoProvides, implementer
+
+from restmq.ini import ConfigError
+
+#: What is spoken, most wanted first, by its names in ALPN (RFC 7301 section 6).
+PROTOCOLS = (b"http/1.1", b"http/1.0")
+#: The words of an endpoint that name a file, or the folder of tls:.
+_FILES = ("privateKey", "certKey", "extraCertChain", "dhParameters", "path")
+#: What Twisted calls the words that stand in an endpoint without a name.
+_PLACES = {
+    "ssl": ("port", "privateKey", "certKey", "sslmethod", "interface", "backlog", "extraCertChain", "dhParameters"),
+    "tls": ("path", "port", "backlog", "interface"),
+}
+_log = Logger()
+
+
+def is_tls(description: str) -> bool:
+    """Whether an endpoint of this description speaks TLS."""
+    return description.startswith(("ssl:", "tls:"))
+
+
+def endpoint(description: str, reactor: Any) -> Any:
+    """Twisted's endpoint of a description. Raises ConfigError, in one line, for one that cannot be read."""
+    try:
+        return serverFromString(reactor, description)
+    except Exception as error:  # each kind of endpoint, and each fault of a PEM file, has an error of its own
+        raise _refused(description, error) from None
+
+
+def _refused(description: str, error: Exception) -> ConfigError:
+    """What Twisted or OpenSSL says; of OpenSSL's list of faults, the last word of each is the plainest."""
+    text = str(error)
+    if error.args and isinstance(error.args[0], list):
+        text = "; ".join(str(fault[-1]) for fault in error.args[0])
+    return ConfigError(f"cannot listen on {description!r}: {text or type(error).__name__}")
+
+
+def files(description: str) -> list[str]:
+    """The files that a TLS endpoint reads: those that ssl: names, or the *.pem that lie in the folder of tls: now."""
+    kind, *parts = re.split(r"(?<!\\):", description)
+    places = iter(_PLACES.get(kind, ()))
+    found = {"privateKey": "server.pem"} if kind == "ssl" else {}
+    for part in parts:
+        name, mark, text = part.partition("=")
+        if not mark:
+            name, text = next(places, ""), part
+        if name in _FILES:
+            found[name] = re.sub(r"\\(.)", r"\1", text)
+    if kind == "tls":
+        return sorted(str(path) for folder in found.values() for path in Path(folder).rglob("*.pem"))
+    return list(dict.fromkeys(found.values()))
+
+
+def _select(_connection: SSL.Connection, offered: Sequence[bytes]) -> bytes:
+    """Choose what to speak, of what a client offers.
+
+    Raises SSL.Error when it is none of ours. pyOpenSSL makes the alert no_application_protocol of that,
+    which RFC 7301 section 3.2 demands, and the connection ends.
+    """
+    for protocol in PROTOCOLS:
+        if protocol in offered:
+            return protocol
+    raise SSL.Error([("SSL routines", "", "no application protocol")])
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class Certificates:
+    """Makes the connections of a TLS endpoint with the files that its description names, as they are by now.
+
+    Raises ConfigError when they cannot be read, or do not belong together.
+    """
+
+    def __init__(self, description: str, reactor: Any) -> None:
+        self._description, self._reactor = description, reactor
+        self._seen = self._moving = self._signature()
+        self._creator = self._read()
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        """A connection for the next handshake (Twisted's IOpenSSLServerConnectionCreator)."""
+        creator = self._creator
+        if hasattr(creator, "serverConnectionForTLS"):
+            made: SSL.Connection = creator.serverConnectionForTLS(protocol)
+            return made
+        return SSL.Connection(creator.getContext(), None)  # Twisted before 26
+
+    def listen(self, factory: Any) -> Any:
+        """Listen: a Deferred of the port, as Twisted's endpoints answer."""
+        listening = endpoint(self._description, self._reactor)
+        setattr(listening, _attribute(listening), self)
+        if not hasattr(self._creator, "getContext"):  # that of tls: makes a context for each name, and asks the factory
+            factory.acceptableProtocols = lambda: PROTOCOLS
+            alsoProvides(factory, IProtocolNegotiationFactory)
+        return listening.listen(factory)
+
+    def reload_if_changed(self) -> None:
+        """Read the files again when they are others than before and at rest; call it about once a second.
+
+        At rest means the same at two calls, for a key and its certificate are two files. Connections that are
+        there keep what they began with. Files that cannot be used change nothing and leave a line in the log.
+        """
+        seen = self._signature()
+        at_rest = seen == self._moving
+        self._moving = seen
+        if seen == self._seen or not at_rest:
+            return
+        self._seen = seen
+        try:
+            self._creator = self._read()
+        except ConfigError as error:
+            _log.error("the certificate stays as it was: {error}", error=error)
+            return
+        read = ", ".join(files(self._description))
+        _log.info("the certificate was read again, new connections use it: {read}", read=read)
+
+    def _read(self) -> Any:
+        """What makes connections of the files as they are now. Raises ConfigError."""
+        made = endpoint(self._description, self._reactor)
+        creator = getattr(made, _attribute(made))
+        try:
+            if hasattr(creator, "getContext"):
+                # OpenSSL looks whether key and certificate belong together.
+                creator.getContext().set_alpn_select_callback(_select)
+        except Exception as error:  # OpenSSL's, of which some are of no common kind
+            raise _refused(self._description, error) from None
+        return creator
+
+    def _signature(self) -> tuple[tuple[str, int, int, int], ...]:
+        """What is another when a file is another than before: path, time, size and inode."""
+        found = []
+        for path in files(self._description):
+            try:
+                stat = Path(path).stat()
+            except OSError:
+                continue  # reading will say so
+            found.append((path, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return tuple(found)
+
+
+def _attribute(made: Any) -> str:
+    """Where Twisted's endpoint has what makes its connections: tls: in the open, ssl: in a private attribute."""
+    return "connectionCreator" if hasattr(made, "connectionCreator") else "_sslContextFactory"
