@@ -75,7 +75,7 @@ class Application(web.Application):  # type: ignore[misc]
         wheel: Wheel,
         **given: Any,
     ) -> None:
-        self._heads: dict[tuple[int, bytes], bytes] = {}
+        self._heads: dict[tuple[int, bytes, bytes], bytes] = {}
         self._hot: dict[bytes, type[Handler]] = {}
         self._cold: list[tuple[re.Pattern[bytes], type[Handler], dict[str, Any]]] = []
         ordinary = [route for route in routes if not self._lean(route)]
@@ -123,18 +123,19 @@ class Application(web.Application):  # type: ignore[misc]
         for connection in [one for one in self.connections if one.deadline < now]:
             connection.late()
 
-    def head(self, status: int, type: bytes) -> bytes:
-        """An answer's first lines, remembered for a second."""
-        head = self._heads.get((status, type))
+    def head(self, status: int, type: bytes, cache: bytes = b"no-store") -> bytes:
+        """An answer's first lines, remembered for a second. `cache` is its Cache-Control (RFC 9111 section 5.2.2)."""
+        head = self._heads.get((status, type, cache))
         if head is None:
-            reason = responses.get(status, "Error").encode("ascii")
-            head = b"HTTP/1.1 %d %b\r\nServer: RestMQ\r\nDate: %b\r\nX-Content-Type-Options: nosniff\r\n%b" % (
-                status,
-                reason,
-                self.wheel.date,
-                b"Content-Type: %b\r\n" % type if type else b"",
+            lines = (
+                b"HTTP/1.1 %d %b" % (status, responses.get(status, "Error").encode("ascii")),
+                b"Server: RestMQ",
+                b"Date: " + self.wheel.date,
+                b"Cache-Control: " + cache,
+                b"X-Content-Type-Options: nosniff",
+                *((b"Content-Type: " + type,) if type else ()),
             )
-            self._heads[(status, type)] = head
+            head = self._heads[(status, type, cache)] = b"\r\n".join((*lines, b""))
         return head
 
     def __call__(self, request: Request) -> None:

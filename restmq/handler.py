@@ -74,6 +74,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
     verbs: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     sections: ClassVar[Mapping[str, str]] = {}
     hot = False  # whether it may be answered while others of its connection are still under way
+    #: Cache-Control of good answers. A cache that keeps one would give an element twice, or show what was (RFC 9111).
+    cache: ClassVar[bytes] = b"no-store"
     streams = False  # whether it takes the connection over: then there is nothing to answer who closed its side
     gone = False
     on_gone: list[Callable[[], None]] | None = None  # called when the client leaves before it is answered
@@ -251,7 +253,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         request = self.request
         chunked = request.newer
         framing = b"Transfer-Encoding: chunked\r\n" if chunked else b"Connection: close\r\n"
-        head = self.app.head(200, type) + _lines((*headers, *request.shared)) + framing + b"\r\n"
+        head = self.app.head(200, type, self.cache) + _lines((*headers, *request.shared)) + framing + b"\r\n"
         self._logged(200, 0)
         return Stream(request, head, chunked, raw=False)
 
@@ -295,7 +297,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         """The one place that writes. Raises ValueError for a header that would break the head apart."""
         request = self.request
         connection = request.connection
-        head = self.app.head(status, kind if status != 204 else b"")
+        head = self.app.head(status, kind if status != 204 else b"", self.cache if status < 400 else b"no-store")
         if headers or request.shared:
             head += _lines((*headers, *request.shared))
         if connection.closes(request):

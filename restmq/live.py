@@ -41,8 +41,9 @@ CLOSED = b"RestMQ-Closed"
 MOST_SHOWN = 10  # queues of one consumer in a line of the log
 RETRY = 2000  # ms: an EventSource that lost its stream comes again after this
 RETRY_ENDING = 1000  # ms: the same, when this instance ends and another may serve at once
-# Nothing on the way may hold back or rewrite a stream; Nginx holds it back without the second.
-HEADERS = ((b"Cache-Control", b"no-cache, no-transform"), (b"X-Accel-Buffering", b"no"))
+# Nothing on the way may keep, rewrite or hold back a stream; Nginx holds it back without the second.
+CACHE = b"no-store, no-transform"
+HEADERS = ((b"X-Accel-Buffering", b"no"),)
 
 log = Logger()
 
@@ -532,6 +533,7 @@ class CometHandler(Handler):
     """GET /c/NAMES."""
 
     streams = True
+    cache = CACHE
     sections: ClassVar[dict[str, str]] = {"GET": Comet.section}
 
     async def get(self, raw: bytes) -> None:
@@ -548,6 +550,7 @@ class SseHandler(Handler):
     """GET /sse/NAMES."""
 
     streams = True
+    cache = CACHE
     sections: ClassVar[dict[str, str]] = {"GET": Sse.section}
 
     async def get(self, raw: bytes) -> Answer | None:

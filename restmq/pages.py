@@ -60,7 +60,7 @@ class Pages:
         kind = mimetypes.guess_type(wanted.name)[0] or "application/octet-stream"
         if kind.startswith("text/") or kind.endswith("javascript"):
             kind += "; charset=utf-8"
-        return Answer(data, 200, kind.encode("ascii"), ((b"Cache-Control", b"no-cache"), *POLICY))
+        return Answer(data, 200, kind.encode("ascii"), POLICY)
 
 
 class Listing(Handler):
@@ -163,6 +163,8 @@ class Form(Handler):
 class Static(Handler):
     """/static/FILE."""
 
+    cache = b"no-cache"
+
     def get(self, raw: bytes) -> Answer:
         """A file of the pages."""
         file: Answer = self.app.pages.file(unquote_to_bytes(raw).decode("utf-8", "replace"))
@@ -174,9 +176,11 @@ class Static(Handler):
 class Description(Handler):
     """/openapi.json: docs/protocol.txt for programs (OpenAPI 3.1)."""
 
+    cache = b"no-cache"
+
     def get(self) -> Answer:
         """The description."""
-        return Answer(self.app.pages.description, 200, JSON, ((b"Cache-Control", b"no-cache"),))
+        return Answer(self.app.pages.description, 200, JSON)
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
 

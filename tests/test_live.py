@@ -305,7 +305,7 @@ def test_comet_answers_as_a_stream_that_nothing_on_the_way_holds_back(instance: 
     comet = listen(instance, f"/c/{queue}")
     assert comet.status == 200
     assert comet.headers["content-type"] == "application/x-ndjson"
-    assert comet.headers["cache-control"] == "no-cache, no-transform"
+    assert comet.headers["cache-control"] == "no-store, no-transform"
     assert comet.headers["x-accel-buffering"] == "no"
     assert comet.headers["x-content-type-options"] == "nosniff"
     assert comet.headers["transfer-encoding"] == "chunked"
