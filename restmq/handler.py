@@ -200,7 +200,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         told = set()
         for raw, value in request.query if request.raw_query else ():
             word = raw.decode("utf-8", "replace")
-            if word not in known and (word in ("_", "callback") or word in self.old_words()):
+            if word not in known and self.passes(word):
                 continue
             if word not in known:
                 raise _unknown("query parameter", word, known)
@@ -210,6 +210,10 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                 told.add(word)
                 found[word] = _text(word, value)
         return {word: known[word](text) for word, text in found.items()}
+
+    def passes(self, word: str) -> bool:
+        """Whether a query may have this word, though it is no option of this request."""
+        return word in ("_", "callback") or word in self.old_words()
 
     def old_words(self) -> tuple[str, ...]:
         """What old clients put in the query of a POST instead of its form."""

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 MOST_QUEUES = 100
 CLOSED = b"RestMQ-Closed"
 MOST_SHOWN = 10  # queues of one consumer in a line of the log
+#: What polyfills of EventSource ask besides: 2 KiB of padding for browsers that are gone, an address that is new.
+POLYFILLS = ("evs_preamble", "padding", "r")
 RETRY = 2000  # ms: an EventSource that lost its stream comes again after this
 RETRY_ENDING = 1000  # ms: the same, when this instance ends and another may serve at once
 # Nothing on the way may keep, rewrite or hold back a stream; Nginx holds it back without the second.
@@ -88,7 +90,7 @@ class Wish(NamedTuple):
 
 
 def wish(handler: Handler, queues: list[bytes], again: bytes = b"") -> Wish:
-    """The options of a stream; `again` is the Last-Event-ID with which it comes back, which weighs more than `since`.
+    """The options of a stream; `again` is the last id with which it comes back, which weighs more than `since`.
 
     Raises BadOption, and Unauthorized or Forbidden for a tap, which is also looking.
     """
@@ -96,10 +98,11 @@ def wish(handler: Handler, queues: list[bytes], again: bytes = b"") -> Wish:
         raise BadOption("callback is for plain JSON answers, not for a stream: read it line by line, or use /sse")
     asked = handler.options({"since": str, "lease": options.lease, "prefetch": options.prefetch, "tap": _tap})
     plain = "lease" not in asked and not asked.get("tap")
-    # An EventSource comes back with the id that it has, whatever its address says.
-    since = (again if plain else b"") or asked.get("since", "").encode("utf-8")
+    since = asked.get("since", "").encode("utf-8")
     if "prefetch" in asked and "lease" not in asked:
         raise BadOption("prefetch bounds what is leased: it goes with lease")
+    if again and plain:  # an EventSource comes back with the id that it has, whatever its address says
+        return Wish(resume.returning(again, queues))
     if "lease" in asked and since:
         raise BadOption("since and lease do not go together: what was broadcast is nobody's")
     if asked.get("tap") and (since or "lease" in asked):
@@ -494,12 +497,19 @@ class Sse(Live):
     always_ids = True
 
     def opening(self, positions: dict[bytes, tuple[int, bytes]], early: bytes) -> bytes:
-        """How long to wait before coming again, and the id to come with."""
+        """How long to wait before coming again, and the id to come with.
+
+        A browser's EventSource keeps an id only when a blank line ends it, and dispatches nothing then for want of
+        data (WHATWG HTML, section 9.2.6). Several libraries keep it at once, and hand the blank line on as an empty
+        message. A browser is known by Pragma, which Fetch sends with an EventSource's cache mode, no-store.
+        """
         first = self._id({**positions, **self._before}) if self.ids else ""
         self._places = {**positions, **self._places}
+        end = "\n" if b"no-cache" in self.request.fields.values.get(b"pragma", b"").lower() else ""
         # What came early on several queues has no ids, for not all positions were known.
-        after = f"id: {self._id(self._places)}\n\n" if self._before else ""
-        return f"retry: {RETRY}\n{f'id: {first}' if first else ''}\n\n".encode("ascii") + early + after.encode("ascii")
+        after = f"id: {self._id(self._places)}\n{end}" if self._before else ""
+        opening = f"retry: {RETRY}\n" + (f"id: {first}\n{end}" if first else "")
+        return opening.encode("ascii") + early + after.encode("ascii")
 
     def frame(self, batch: Batch) -> bytes:
         """The elements as events; with ids if they are numbered."""
@@ -516,8 +526,8 @@ class Sse(Live):
         return f"{f'id: {word}' + chr(10) if word else ''}event: {event}\ndata: {document}\n\n".encode("ascii")
 
     def beat(self) -> None:
-        """A comment, which an EventSource skips."""
-        self.write(b":\n\n")
+        """A comment. No blank line ends it: many clients would hand their users an empty message."""
+        self.write(b":\n")
 
     def farewell(self, stream: Stream, why: str) -> None:
         """Tell why, and when to come again."""
@@ -526,7 +536,12 @@ class Sse(Live):
 
 def comment(why: str, retry: int) -> bytes:
     """The end of an event stream: why it ends, and after how many ms to come again."""
-    return f": {' '.join(why.split())}\nretry: {retry}\n\n".encode()
+    return f": {' '.join(why.split())}\nretry: {retry}\n".encode()
+
+
+def _last_id(word: str) -> bool:
+    """Whether a query parameter is a polyfill's Last-Event-ID: lastEventId, Last-Event-Id, evs_last_event_id."""
+    return word.lower().replace("-", "").replace("_", "") in ("lasteventid", "evslasteventid")
 
 
 class CometHandler(Handler):
@@ -553,6 +568,18 @@ class SseHandler(Handler):
     cache = CACHE
     sections: ClassVar[dict[str, str]] = {"GET": Sse.section}
 
+    def passes(self, word: str) -> bool:
+        """What polyfills of EventSource add to the query."""
+        return super().passes(word) or _last_id(word) or word in POLYFILLS
+
+    def _again(self) -> bytes:
+        """The last id that the client has, b"" when it has none: its header weighs most, then what was added last."""
+        found = self.request.fields.values.get(b"last-event-id", b"")
+        for word, value in reversed(self.request.query if self.request.raw_query else []):
+            if not found and _last_id(word.decode("utf-8", "replace")):
+                found = value
+        return found
+
     async def get(self, raw: bytes) -> Answer | None:
         """Join, and stream events.
 
@@ -560,7 +587,7 @@ class SseHandler(Handler):
         answers 200 and tells in a comment why it cannot stream now.
         """
         queues = queue_names(raw)
-        consumer = Sse(self, queues, wish=wish(self, queues, self.request.fields.values.get(b"last-event-id", b"")))
+        consumer = Sse(self, queues, wish=wish(self, queues, self._again()))
         try:
             await consumer.begin(self, lambda: self.stream(b"text/event-stream", HEADERS))
         except (BadRequest, Unauthorized, Forbidden, Misdirected):

@@ -21,6 +21,7 @@ _ID = re.compile(rb"(0|[1-9][0-9]{0,15})@([0-9a-zA-Z.]{1,64})\Z")
 _LAST = re.compile(rb"-([1-9][0-9]{0,6})\Z")
 _AGO = re.compile(rb"[0-9.]+(ms|s|m|h|d)\Z")
 _WORDS = (b"all", b"now")
+UNREADABLE = b"unreadable"  # an epoch that no queue has
 PAUSE = 0.01  # seconds between looks whether a socket takes more of the past
 AWAY = 0.3  # seconds until Redis is asked again
 
@@ -51,17 +52,34 @@ def parse(text: bytes, queues: list[bytes]) -> dict[bytes, Since]:
     return {queue: _one(word, queue) for queue, word in zip(queues, words)}
 
 
-def _one(word: bytes, queue: bytes) -> Since:
+def returning(text: bytes, queues: list[bytes]) -> dict[bytes, Since]:
+    """Where a stream goes on whose client comes back with its last id.
+
+    It cannot mend an id that is none of ours, and would give up at an error. So that is one of another epoch:
+    it is told of a reset, and gets all that is kept.
+    """
+    words = text.split(b",")
+    if len(words) != len(queues):
+        words = [b""] * len(queues)
+    return {queue: _id(word) or Since("after", 0, UNREADABLE) for queue, word in zip(queues, words)}
+
+
+def _id(word: bytes) -> Since | None:
     found = _ID.match(word)
+    return Since("after", int(found[1]), found[2]) if found else None
+
+
+def _one(word: bytes, queue: bytes) -> Since:
+    found = _id(word)
     if found:
-        return Since("after", int(found[1]), found[2])
+        return found
     if word == b"latest":
         return Since("last", 1)
     if word in _WORDS:
         return Since(word.decode())
-    found = _LAST.match(word)
-    if found:
-        return Since("last", int(found[1]))
+    last = _LAST.match(word)
+    if last:
+        return Since("last", int(last[1]))
     if _AGO.match(word):
         return Since("ago", milliseconds("since", word.decode()))
     try:

@@ -472,7 +472,8 @@ class Live(Lane):
                 await asyncio.sleep(0.05)
                 home = self.home()
                 continue
-            extra = HANDSHAKE if transport == "ws" else ""
+            # On an event stream it says what a browser says, so that the opening's id counts before any element's.
+            extra = {"ws": HANDSHAKE, "sse": "Pragma: no-cache\r\n"}.get(transport, "")
             query = self.query
             if self.policy == "broadcast":  # it resumes: by the header, as a browser does, or by since
                 since = self.last.get(name, b"now").decode()

@@ -22,7 +22,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
 from test_tls import Secure, make
-from wire import Carrier, batch_add, texts
+from wire import Carrier, Listener, batch_add, stats, texts, until
 
 pytestmark = pytest.mark.browser
 FLAGS = (
@@ -202,6 +202,51 @@ def test_a_page_of_an_allowed_origin_produces_consumes_and_hears(
         f"http://127.0.0.1:{one.port}/q/{queue}",
     )
     assert got == [f"{queue}:1\r\n", "{}", '"1.1', True, "0", "live"]
+
+
+class Switch(Carrier):
+    """Carries connections to an instance until they are cut, all at once."""
+
+    def __init__(self, port: int) -> None:
+        self.carried: list[socket.socket] = []
+        super().__init__(port)
+
+    def down(self, client: socket.socket, there: socket.socket) -> None:
+        self.carried += client, there
+        with contextlib.suppress(OSError):  # it was cut
+            while data := there.recv(1 << 14):
+                client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        """End what is carried now."""
+        while self.carried:
+            with contextlib.suppress(OSError):  # gone already
+                self.carried.pop().shutdown(socket.SHUT_RDWR)
+
+
+def test_an_event_source_that_is_cut_off_before_its_first_element_misses_nothing(
+    instance: Any, browser: Any, queue: str
+) -> None:
+    switch = Switch(instance.port)
+    browser.get(f"http://localhost:{switch.port}/")
+    browser.execute_script(
+        "const heard = window.heard = []; window.opened = 0;"
+        f"const source = window.source = new EventSource('/sse/{queue}');"
+        "source.onopen = () => window.opened += 1; source.onmessage = event => heard.push(event.data);"
+    )
+    patiently(browser).until(lambda page: page.execute_script("return window.opened") == 1)
+    with contextlib.closing(Listener(instance.port, f"/c/{queue}")) as other:  # what it gets is broadcast, and gone
+        switch.cut()
+        until(lambda: stats(instance, queue)["consumers"] == 1)
+        batch_add(instance, queue, *texts(3))
+        other.until(lambda c: len(c.values) == 3)
+    patiently(browser).until(lambda page: page.execute_script("return window.heard.length") >= 3)
+    assert [one.rpartition(" ")[2] for one in browser.execute_script("return window.heard")] == [
+        f'"{text}"}}' for text in texts(3)
+    ]
+    browser.execute_script("window.source.close()")
+    switch.server.close()
 
 
 class Cutter(Carrier):

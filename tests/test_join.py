@@ -51,7 +51,7 @@ def unavailable(answer: Listener, transport: str, words: str = "") -> None:
     if transport == "sse":  # an EventSource gives up for good on anything but 200
         assert answer.status == 200
         assert answer.body.startswith(b": ")
-        assert answer.body.endswith(b"\nretry: 2000\n\n")
+        assert answer.body.endswith(b"\nretry: 2000\n")
     else:
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
 

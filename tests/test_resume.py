@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -195,10 +196,111 @@ def test_one_word_is_for_all_queues_or_there_is_one_each(instance: Any, listen: 
     }
 
 
-def test_an_id_of_one_queue_is_not_taken_for_several(instance: Any, listen: Any, queue: str) -> None:
-    for words in ("3@e", "3@e,4@e,5@e"):
-        answer = listen(instance, f"/sse/{queue}.a,{queue}.b", headers=f"Last-Event-ID: {words}\r\n").until_end()
-        assert answer.status == 400
+# A client that comes back with its last id
+
+
+#: What no instance ever gave: of another broker, of another number of queues, cut off, too long, other bytes.
+UNREADABLE = [
+    "0", "17", "-1", "all", "now", "latest", "10m", "QUEUE:3", "1700000000000-0", "9f0c6a1e-77b1-4c3a-9f4e-1d2b", "3@",
+    "@e", "03@e", "3@e@e", "3@e,4@e", "3@e, 3@e", ",", "%", '"3@e"', "12345678901234567@e", "3@" + "e" * 65, "x" * 6000,
+    "3@é", "null", "undefined",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", UNREADABLE)
+@pytest.mark.parametrize("where", ["header", "query"])
+def test_a_last_id_that_is_none_is_a_reset_and_all_that_is_kept_follows(
+    instance: Any, listen: Any, queue: str, past: Any, word: str, where: str
+) -> None:
+    past(count=3)
+    word = word.replace("QUEUE", queue)
+    if where == "header":
+        again = listen(instance, f"/sse/{queue}", headers=f"Last-Event-ID: {word}\r\n")
+    else:
+        again = listen(instance, f"/sse/{queue}?lastEventId={quote(word)}")
+    assert again.status == 200
+    assert again.until(have(3)).values == texts(3)
+    assert b"event: reset\ndata: {" in again.body
+    assert again.body.index(b"event: reset") < again.body.index(b'"key"')
+    assert [int(one.partition("@")[0]) for one in again.ids][-3:] == [1, 2, 3]
+    add(instance, queue, "new")
+    assert again.until(have(4)).values[-1] == "new"
+
+
+def test_a_last_id_that_is_no_utf8_is_a_reset(instance: Any, listen: Any, queue: str, past: Any) -> None:
+    past(count=3)
+    again = listen(instance, f"/sse/{queue}?lastEventId=%FF%00")
+    assert again.until(have(3)).told == [{"queue": queue, "epoch": again.ids[-1].partition("@")[2]}]
+
+
+def test_a_last_id_of_another_number_of_queues_resets_all(instance: Any, listen: Any, queue: str, past: Any) -> None:
+    names = [f"{queue}.a", f"{queue}.b"]
+    ids = [past(name=name, count=2)[-1] for name in names]
+    for words in (ids[0], ",".join([*ids, ids[0]])):
+        again = listen(instance, f"/sse/{','.join(names)}", headers=f"Last-Event-ID: {words}\r\n").until(have(4))
+        assert [one["queue"] for one in again.told] == names
+        assert sorted(again.values) == ["v0", "v0", "v1", "v1"]
+        again.close()
+
+
+def test_of_several_ids_the_one_that_is_none_resets_its_queue_alone(
+    instance: Any, listen: Any, queue: str, past: Any
+) -> None:
+    names = [f"{queue}.a", f"{queue}.b"]
+    ids = [past(name=name, count=3) for name in names]
+    again = listen(instance, f"/sse/{','.join(names)}?lastEventId={ids[0][2]},17").until(have(4)).quiet()
+    assert [one["queue"] for one in again.told] == names[1:]
+    assert sorted(one["key"] for one in again.elements) == [f"{names[0]}:3", *(f"{names[1]}:{n}" for n in (1, 2, 3))]
+
+
+@pytest.mark.parametrize("word", ["lastEventId", "Last-Event-ID", "last_event_id", "evs_last_event_id"])
+def test_a_polyfills_parameter_is_a_last_id(instance: Any, listen: Any, queue: str, past: Any, word: str) -> None:
+    ids = past()
+    more = "since=all&evs_preamble=1&padding=true&r=0.25&_=17"
+    assert listen(instance, f"/sse/{queue}?{more}&{word}={ids[8]}").until(have(2)).quiet().values == ["v8", "v9"]
+    # An old polyfill adds one to an address that has one.
+    assert listen(instance, f"/sse/{queue}?{word}={ids[1]}&{word}={ids[9]}").until(have(1)).quiet().values == ["v9"]
+
+
+def test_the_header_weighs_more_than_the_parameter_and_an_empty_one_is_none(
+    instance: Any, listen: Any, queue: str, past: Any
+) -> None:
+    ids = past()
+    header = listen(instance, f"/sse/{queue}?lastEventId={ids[1]}", headers=f"Last-Event-ID: {ids[9]}\r\n")
+    assert header.until(have(1)).quiet().values == ["v9"]
+    both = listen(instance, f"/sse/{queue}?lastEventId={ids[9]}&lastEventId=", headers="Last-Event-ID:\r\n")
+    assert both.until(have(1)).quiet().values == ["v9"]
+    none = listen(instance, f"/sse/{queue}?lastEventId=", headers="Last-Event-ID:\r\n").quiet()
+    assert (none.status, none.told, none.values) == (200, [], [])
+    since = listen(instance, f"/sse/{queue}?since=-1&lastEventId=", headers="Last-Event-ID:\r\n").until(have(1)).quiet()
+    assert since.values == ["v9"]
+
+
+@pytest.mark.parametrize("transport", ["c", "ws"])
+def test_a_last_id_is_for_event_streams_and_others_say_since(
+    instance: Any, listen: Any, queue: str, transport: str
+) -> None:
+    answer = listen(instance, f"/{transport}/{queue}?lastEventId=3@e").until_end()
+    assert answer.status == 400
+    assert b"the query parameter 'lastEventId' is not known" in answer.body
+
+
+# What an event stream's client makes of a block without data
+
+
+def test_a_block_without_data_has_a_blank_line_for_a_browser_alone(
+    start: Any, listen: Any, queue: str, past: Any
+) -> None:
+    one = start("[live]\nheartbeat = 100ms\n")
+    asked = "Pragma: no-cache\r\nCache-Control: no-cache\r\n"
+    browser, other = listen(one, f"/sse/{queue}", headers=asked), listen(one, f"/sse/{queue}")
+    for listener, end in ((browser, b"\n\n"), (other, b"\n")):
+        listener.until(lambda c: c.body.count(b":\n") >= 3)
+        (first,) = listener.ids
+        beats = listener.body.removeprefix(b"retry: 2000\nid: " + first.encode() + end)
+        assert beats == b":\n" * (len(beats) // 2)
+    add(one, queue, "a")
+    assert other.until(have(1)).body.count(b"\n\n") == 1
 
 
 # What is no longer kept
@@ -509,7 +611,7 @@ def test_a_past_that_cannot_be_read_ends_the_stream_with_a_reason(
     link.set(f"restmq:{{{queue}}}:h", "somebody else wrote here")
     lazy.hurry().until_end(20)
     if transport == "sse":
-        assert lazy.body.endswith(b": the past could not be read; connect again with the last id\nretry: 1000\n\n")
+        assert lazy.body.endswith(b": the past could not be read; connect again with the last id\nretry: 1000\n")
     if transport == "ws":
         assert (lazy.code, lazy.reason) == (1001, "the past could not be read; connect again with the last id")
     log = one.log.read_text()

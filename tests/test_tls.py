@@ -200,7 +200,7 @@ def test_the_end_of_an_instance_ends_its_streams_over_tls_cleanly(begin: Any, he
         consumer.until(lambda c: c.elements)
     one.process.send_signal(signal.SIGTERM)
     assert comet.until_end().trailer == "RestMQ-Closed: the server is ending"
-    assert sse.until_end().body.endswith(b": the server is ending\nretry: 1000\n\n")
+    assert sse.until_end().body.endswith(b": the server is ending\nretry: 1000\n")
     ws.until_end()
     assert (ws.code, ws.reason) == (1001, "the server is ending")
     for consumer in (comet, sse, ws):

@@ -24,6 +24,7 @@ from wsproto.events import CloseConnection, Ping, TextMessage
 
 from restmq.consumers import Batch, Consumers
 from restmq.element import Element
+from restmq.head import NOTHING
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 TEXT = {"Content-Type": "text/plain"}
@@ -142,7 +143,7 @@ def handler(heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 100
         max_form=3 * max_value + (64 << 10),
     )
     app = SimpleNamespace(config=settings, acl=Door(), delivery=Desk())
-    request = SimpleNamespace(remote_ip="127.0.0.1", method="GET")
+    request = SimpleNamespace(remote_ip="127.0.0.1", method="GET", fields=NOTHING)
     return SimpleNamespace(app=app, request=request, gone=False, on_gone=None)
 
 
