@@ -13,6 +13,7 @@ from http.client import responses
 from typing import Any
 
 from cyclone import web
+from cyclone.util import ObjectDict
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -36,6 +37,23 @@ class _Repairs(web.RequestHandler):  # type: ignore[misc]
     """Stands before an ordinary handler, so that these methods are found first."""
 
     _reason: str
+
+    @property
+    def ui(self) -> Any:
+        """The functions for templates were stored in the handler, and held it: each request left a cycle."""
+        found = ObjectDict((name, self._ui_method(each)) for name, each in self.application.ui_methods.items())
+        modules = self.application.ui_modules.items()
+        found["_modules"] = found["modules"] = ObjectDict((name, self._ui_module(name, each)) for name, each in modules)
+        return found
+
+    @ui.setter
+    def ui(self, _: object) -> None:
+        """What cyclone would store."""
+
+    def finish(self, chunk: Any = None) -> None:
+        """The modules that a template used held their handler after its answer."""
+        super().finish(chunk)
+        self.__dict__.pop("_active_modules", None)
 
     def _deferred_handler(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """An `async def` method was never awaited: an empty 200 at once."""
@@ -87,6 +105,7 @@ class _Repairs(web.RequestHandler):  # type: ignore[misc]
         problem = failure.value
         if not isinstance(problem, (Error, web.HTTPError)):
             log.failure("{method} {path} failed", failure, method=self.request.method, path=ascii(self.request.path))
+        failure.cleanFailure()  # its traceback holds frames that hold it
         if self._finished:
             return
         if self._headers_written:

@@ -160,8 +160,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             _safely(stream.lost)
         line, self.line = self.line, deque()
         for request in line:
-            if request.handler is not None and request.answer is None:
-                _safely(request.handler.left)
+            handler, request.handler = request.handler, None  # they hold each other
+            if handler is not None and request.answer is None:
+                _safely(handler.left)
         callback, self._finish_callback = self._finish_callback, None
         if callback:
             callback.callback(why)

@@ -148,7 +148,7 @@ class Live:
         self.ids = (self.always_ids and not wish.lease and not wish.tap) or wish.since is not None
         self.framing: Hashable = (self.section, bool(wish.lease), self.ids)
         if self.ids and len(queues) > 1:
-            self.framing = self  # its ids have the positions of all its queues, so that one id resumes them all
+            self.framing = object()  # its ids have the positions of all its queues, so that one id resumes them all
         self._places: dict[bytes, tuple[int, bytes]] = {}
         self._before: dict[bytes, tuple[int, bytes]] = {}  # where each queue stood before what came early
         self.full = False

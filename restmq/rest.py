@@ -167,16 +167,10 @@ def bound(handler: Handler, wait: Wait) -> None:
 
     It may have left, so what is on its way to it goes back.
     """
-
-    def halved() -> None:
-        wait.leave()
-        if wait.asking:
-            wait.resolve([])
-
     handler.on_gone = [*(handler.on_gone or ()), wait.leave]
-    handler.on_half = [*(handler.on_half or ()), halved]
+    handler.on_half = [*(handler.on_half or ()), wait.leave]
     if handler.request.connection.half:
-        halved()
+        wait.leave()
 
 
 async def several(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> list[Element]:

@@ -89,7 +89,8 @@ class _Drive(Generic[T]):
             self._failed(problem)
             return
         finally:
-            error = None  # its traceback holds this frame
+            if error is not None:
+                error.__traceback__ = None  # it holds the frames that brought the error, and they hold it
         if waits.__class__ is Slot:
             waits.then(self.step)
         else:

@@ -50,6 +50,7 @@ class Stream:
         self._ignored = 0
         connection = self.connection
         connection.line.clear()
+        request.handler = None  # it has answered
         connection.stream = self
         connection.deadline = NEVER
         send(self.transport, head)
@@ -117,7 +118,8 @@ class Stream:
     def lost(self) -> None:
         """The connection is gone."""
         self.closed = True
-        on_lost, self.on_lost = self.on_lost, nothing
+        on_lost = self.on_lost
+        self.on_data = self.on_full = self.on_drained = self.on_lost = nothing  # its owner holds it, and it its owner
         on_lost()
 
     # Twisted asks these when its buffer is full, and when it is empty again.

@@ -36,14 +36,21 @@ class Wait:
         self.timer: Any = None
 
     def leave(self) -> None:
-        """The client has left: what comes for it now goes back."""
+        """The client has left, or may have: it is answered that nothing waits, and what comes for it now goes back."""
         self.gone = True
         self.line.owner.end(self)
+        if self.asking:  # else it was answered just now; and who awaits an answer that never comes stays for ever
+            self.resolve([])
+
+    def untimed(self) -> None:
+        """Its time is of no meaning any more. A timer that rang would hold it, and be held by it."""
+        timer, self.timer = self.timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
 
     def resolve(self, elements: list[Element]) -> None:
         """Answer it."""
-        if self.timer.active():
-            self.timer.cancel()
+        self.untimed()
         self.elements.resolve(elements)
 
 
@@ -93,6 +100,7 @@ class Waiting:
 
     def _over(self, wait: Wait) -> None:
         wait.over = True
+        wait.untimed()
         self.end(wait)
 
     def end(self, wait: Wait) -> None:
@@ -186,8 +194,7 @@ class Waiting:
         if not wait.gone:
             wait.resolve([element for element, _ in taken])
             return
-        if wait.timer.active():
-            wait.timer.cancel()
+        wait.untimed()
         if wait.lease_ms and taken:
             await self.core.nack(wait.line.queue, [Nack(element.lease, 0) for element, _ in taken])
         elif taken:
@@ -195,8 +202,7 @@ class Waiting:
 
     def _failed(self, wait: Wait, error: BaseException) -> None:
         self._asks(wait, False)
-        if wait.timer.active():
-            wait.timer.cancel()
+        wait.untimed()
         if fault("a GET that waits", error):
             error = Unavailable("waiting failed; the log of RestMQ says why", maybe=True)
         if not wait.gone:
@@ -282,8 +288,8 @@ class Waiting:
                 self._asks(wait, False)
                 if wait.over:
                     self.end(wait)
-                elif wait.gone and wait.timer.active():
-                    wait.timer.cancel()
+                elif wait.gone:
+                    wait.untimed()
             if self.inbox.connected:
                 self.clock.callLater(0.3, self._again, line)
             return

@@ -359,8 +359,9 @@ class WebSocket(Live):
         """The connection is gone."""
         super().lost()
         self._commands.clear()
-        if self._closing is not None and self._closing.active():
-            self._closing.cancel()
+        closing, self._closing = self._closing, None  # a timer that rang would hold this, and be held by it
+        if closing is not None and closing.active():
+            closing.cancel()
 
 
 class WebSocketHandler(Handler):
