@@ -158,6 +158,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         stream, self.stream = self.stream, None
         if stream is not None:
             _safely(stream.lost)
+        self._body = None  # its request holds this connection
         line, self.line = self.line, deque()
         for request in line:
             handler, request.handler = request.handler, None  # they hold each other
