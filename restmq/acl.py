@@ -26,6 +26,13 @@ from restmq.form import pairs
 from restmq.ini import ConfigError, Entry, Section
 
 KINDS = ("rest:producer", "rest:consumer", "comet:consumer", "websocket:consumer", "sse:consumer", "admin")
+#: Whose rules hold for a section that is absent; for the others then everybody is let in.
+FOLLOWS = {
+    "admin": ("rest:producer", "rest:consumer"),
+    "comet:consumer": ("rest:consumer",),
+    "websocket:consumer": ("rest:consumer",),
+    "sse:consumer": ("comet:consumer",),
+}
 KEYS = ("hosts_allow", "hosts_deny", "username", "password")
 
 #: Most answers remembered of each sort; past that the memory starts anew.
@@ -145,6 +152,11 @@ class Rule(NamedTuple):
             return True
         return address not in self.deny and not self.allow
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it lets everybody in, but perhaps for some addresses."""
+        return not self.credentials and (self.allow.all or not (self.allow or self.deny.all))
+
 
 def is_section(name: str) -> bool:
     """Whether a section of this name belongs to the access rules, or was meant to."""
@@ -226,7 +238,7 @@ class Acl:
         trusted_proxies: Iterable[str] = (),
     ) -> None:
         self.generation = 0
-        self._path = path
+        self.path = path
         self._others = others
         self._seen = self._moving = self._signature()
         self._rules: dict[str, tuple[Rule, ...]] = {}
@@ -260,23 +272,44 @@ class Acl:
         if not verdict:
             return True
         if not all(verdict):
-            raise Forbidden(f"{address or 'a unix socket'} is not let into [{section}] by its access rules")
-        _show(section, verdict, request)
+            raise Forbidden(f"{address or 'a unix socket'} is not let into {self._named(section)} by its access rules")
+        _show(section, self._named(section), verdict, request)
         return False
 
     def _judge(self, section: str, address: str) -> _Verdict:
         if section not in KINDS:
             raise ValueError(f"{section} is no access section")
-        if section not in self._rules:
-            if section == "admin":
-                return self._judge("rest:producer", address) + self._judge("rest:consumer", address)
-            if section == "sse:consumer":
-                return self._judge("comet:consumer", address)
-            return ()
-        fitting = [rule for rule in self._rules[section] if rule.admits(address)]
-        if any(not rule.credentials for rule in fitting):
-            return ()
-        return (tuple(rule.credentials for rule in fitting),)
+        verdict: _Verdict = ()
+        for held in self._holding(section):
+            fitting = [rule for rule in self._rules[held] if rule.admits(address)]
+            if all(rule.credentials for rule in fitting):
+                verdict += (tuple(rule.credentials for rule in fitting),)
+        return verdict
+
+    def _holding(self, section: str) -> tuple[str, ...]:
+        """The sections whose rules hold for this one: itself, or those that it follows where it is absent."""
+        if section in self._rules:
+            return (section,)
+        return tuple(held for followed in FOLLOWS.get(section, ()) for held in self._holding(followed))
+
+    def _named(self, section: str) -> str:
+        """A section as a refusal names it, with those that hold in its place."""
+        held = " and ".join(f"[{one}]" for one in self._holding(section) if one != section)
+        return f"[{section}]" + (f" (where {held} holds)" if held else "")
+
+    def opened(self) -> tuple[list[str], list[str]]:
+        """The sections that let everybody in without a password, and the others."""
+        closed = [
+            kind
+            for kind in KINDS
+            if any(not any(rule.is_open for rule in self._rules[held]) for held in self._holding(kind))
+        ]
+        return [kind for kind in KINDS if kind not in closed], closed
+
+    @property
+    def has_passwords(self) -> bool:
+        """Whether a section asks for one."""
+        return any(rule.credentials for listed in self._rules.values() for rule in listed)
 
     # ---- the file
 
@@ -303,23 +336,23 @@ class Acl:
         self._rules = fresh
         self._verdicts.clear()
         self.generation += 1
-        _log.info("the access rules were read again from {path}", path=self._path)
+        _log.info("the access rules were read again from {path}", path=self.path)
 
     def _signature(self) -> tuple[int, int, int] | None:
-        if self._path is None:
+        if self.path is None:
             return None
         try:
-            stat = self._path.stat()
+            stat = self.path.stat()
         except OSError:
             return None
         return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
     def _read(self) -> dict[str, tuple[Rule, ...]]:
-        if self._path is None:
+        if self.path is None:
             return {}
-        sections = ini.read(self._path)
+        sections = ini.read(self.path)
         if not sections and self._rules:  # a full disk, and nobody's wish: there would be no rules at all
-            raise ConfigError(f"{self._path} is empty")
+            raise ConfigError(f"{self.path} is empty")
         return rules(s for s in sections if is_section(s.name) or s.name not in (self._others or ()))
 
     # ---- hosts and browser pages
@@ -450,7 +483,7 @@ def _is_page_visit(request: Request, fields: Mapping[bytes, bytes]) -> bool:
     )
 
 
-def _show(section: str, verdict: _Verdict, request: Request) -> None:
+def _show(section: str, named: str, verdict: _Verdict, request: Request) -> None:
     """Compare what the request offers with what is asked for, in constant time."""
     fields = request.fields.values
     offered = _basic(fields.get(b"authorization", b""))
@@ -464,7 +497,7 @@ def _show(section: str, verdict: _Verdict, request: Request) -> None:
                     raise Forbidden("a WebSocket opened with the auth cookie must say its Origin")
                 return
     raise Unauthorized(
-        f"[{section}] asks for a user name and password"
+        f"{named} asks for a user name and password"
         + ("" if offered is None else ", and these are not right")
     )
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -37,11 +37,20 @@ _log = Logger()
 class Door(Service):
     """Listens on a Twisted endpoint `description` for `factory`; opens when `ready()` says so.
 
+    `listening`, when given, is called with the port's address, as soon as whoever connects is not refused.
     `certificates` are those of an endpoint that speaks TLS, else None. Raises ConfigError for a description or
     files that cannot be read, CannotListenError or OSError in privilegedStartService.
     """
 
-    def __init__(self, description: str, factory: IProtocolFactory, reactor: Any, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        description: str,
+        factory: IProtocolFactory,
+        reactor: Any,
+        ready: Callable[[], bool],
+        listening: Callable[[IAddress], object] | None = None,
+    ) -> None:
+        self._listening = listening
         self._description, self._factory, self._reactor, self._ready = description, factory, reactor, ready
         self.certificates = tls.Certificates(description, reactor) if tls.is_tls(description) else None
         self._port: Any = None
@@ -58,6 +67,8 @@ class Door(Service):
             outcome[0].raiseException()
         self._port = outcome[0]
         self._port.stopReading()
+        if self._listening is not None:
+            self._listening(self._port.getHost())
 
     def startService(self) -> None:
         """Let them in when Redis is there, or when that takes too long."""

@@ -58,7 +58,9 @@ def _is_chatter(event: LogEvent) -> bool:
     """Twisted's own words about its reactor and its factories: of no use to who runs RestMQ."""
     return str(event.get("log_format", "")).startswith(
         ("Starting factory", "Stopping factory", "Scheduling", "reactor class", "twistd ", "Server Shut", "Main loop")
-    ) or str(event.get("log_text", "")).startswith(("Main loop", "(TCP", "(UNIX", "Application starting on"))
+    ) or str(event.get("log_text", "")).startswith(
+        ("Main loop", "(TCP", "(UNIX", "(TLS", "Application starting on", "Application (TLS) starting on")
+    )
 
 
 def observer(path: str = "-") -> ILogObserver:

@@ -8,7 +8,6 @@ Read web.py next: what is started here is `web.service`.
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -174,24 +173,10 @@ def makeService(options: Options) -> MultiService:
             service.setServiceParent(main)
     except ConfigError as error:
         raise CannotStart(error) from None
-    _log.info(
-        "RestMQ starts on {where} with Redis at {redis}", where=address(settings.endpoint), redis=settings.redis
-    )
+    _log.info("RestMQ {version} starts, with Redis at {redis}", version=restmq.__version__, redis=settings.redis)
     for note in settings.notes:
         _log.warn("{note}", note=note)
     return main
-
-
-def address(description: str) -> str:
-    """A Twisted endpoint as the address to open in a browser of this machine; itself where there is none."""
-    kind, *words = [word.replace("\\:", ":") for word in re.split(r"(?<!\\):", description)]
-    named: dict[str, str] = dict(word.split("=", 1) for word in words if "=" in word)
-    port = named.get("port", words[0] if words else "")
-    if kind not in ("tcp", "tcp6", "ssl", "tls") or not port.isdecimal():
-        return description
-    host = named.get("interface", "")
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http{'s' if kind in ('ssl', 'tls') else ''}://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def _check_endpoint(description: str) -> None:

@@ -54,6 +54,20 @@ def _refused(description: str, error: Exception) -> ConfigError:
 
 def files(description: str) -> list[str]:
     """The files that a TLS endpoint reads: those that ssl: names, or the *.pem that lie in the folder of tls: now."""
+    found = _named(description)
+    if description.startswith("tls:"):
+        return sorted(str(path) for folder in found.values() for path in Path(folder).rglob("*.pem"))
+    return list(dict.fromkeys(found.values()))
+
+
+def keys(description: str) -> list[str]:
+    """Those of them that hold a private key, or may; none of an endpoint without TLS."""
+    named = _named(description)
+    return [named["privateKey"]] if "privateKey" in named else files(description)
+
+
+def _named(description: str) -> dict[str, str]:
+    """The files that an endpoint names, and the folder of tls:, by the words that it has for them."""
     kind, *parts = re.split(r"(?<!\\):", description)
     places = iter(_PLACES.get(kind, ()))
     found = {"privateKey": "server.pem"} if kind == "ssl" else {}
@@ -61,11 +75,9 @@ def files(description: str) -> list[str]:
         name, mark, text = part.partition("=")
         if not mark:
             name, text = next(places, ""), part
-        if name in _FILES:
+        if kind in _PLACES and name in _FILES:
             found[name] = re.sub(r"\\(.)", r"\1", text)
-    if kind == "tls":
-        return sorted(str(path) for folder in found.values() for path in Path(folder).rglob("*.pem"))
-    return list(dict.fromkeys(found.values()))
+    return found
 
 
 def _select(_connection: SSL.Connection, offered: Sequence[bytes]) -> bytes:

@@ -27,6 +27,7 @@ from restmq.config import Settings
 from restmq.core import Core
 from restmq.delivery import Delivery
 from restmq.door import Door
+from restmq.exposure import Exposure
 from restmq.inbox import Inbox
 from restmq.log import FILE_SIZE, FILES
 from restmq.presence import Presence
@@ -190,7 +191,9 @@ def service(settings: Settings) -> MultiService:
     from twisted.internet import reactor
 
     broker = Broker(settings, reactor)
-    door = Door(settings.endpoint, broker.app, reactor, broker.connected)
+    exposure = Exposure(settings, broker.acl)
+    broker.wheel.each(exposure.look)
+    door = Door(settings.endpoint, broker.app, reactor, broker.connected, exposure.opened)
     if door.certificates is not None:
         broker.wheel.each(door.certificates.reload_if_changed)
     return _Ordered(broker, door)

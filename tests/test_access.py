@@ -283,7 +283,7 @@ def test_a_request_needs_its_section_s_address_and_password(
 @pytest.mark.parametrize("word", COMMANDS)
 def test_a_command_on_a_websocket_needs_its_own_section_too(start: Any, queue: str, word: str) -> None:
     section, rest = COMMANDS[word]
-    one = start(f"[{section}]\nhosts_deny = 127.0.0.9\nusername = jo\npassword = pw\n")
+    one = start(f"[websocket:consumer]\n[{section}]\nhosts_deny = 127.0.0.9\nusername = jo\npassword = pw\n")
     command = f'{{"cmd": "{word}", "queue": "{{}}", {rest}}}'.replace("{}", queue)
     ours = f"http://127.0.0.1:{one.port}"
 
@@ -313,6 +313,26 @@ def test_without_admin_both_rest_sections_are_needed(start: Any) -> None:
             assert asked(one, method, path, body, basic("jo", "pw")) == 200
             for source in ("127.0.0.8", "127.0.0.9"):
                 assert asked(one, method, path, body, basic("jo", "pw"), source) == 403
+
+
+def test_a_live_section_that_is_absent_follows_rest_consumer(start: Any) -> None:
+    one = start(
+        "[rest:consumer]\nhosts_deny = 127.0.0.9\nusername = jo\npassword = pw\n"
+        "[rest:producer]\nusername = jo\npassword = other\n"
+    )
+    ours = f"http://127.0.0.1:{one.port}"
+    for path, status in (("/c/{}", 200), ("/sse/{}", 200), ("/ws/{}", 101), ("/c/{}?tap=1", 200)):
+        assert asked(one, "GET", path) == 401
+        assert asked(one, "GET", path, "", basic("jo", "other")) == 401
+        assert asked(one, "GET", path, "", basic("jo", "pw")) == status
+        assert asked(one, "GET", path, "", basic("jo", "pw"), "127.0.0.9") == 403
+        cookie = {"Cookie": "auth=jo:pw", "Origin": ours}
+        assert asked(one, "GET", path, "", cookie) == (101 if status == 101 else 401)
+    with Talker(one.port, "/ws/a", {"Cookie": "auth=jo:pw", "Origin": ours}) as ws:
+        ws.send('{"cmd": "take", "queue": "a"}')
+        assert json.loads(ws.recv()) == {"error": "empty queue"}
+        ws.send('{"cmd": "add", "queue": "a", "value": "x"}')
+        assert json.loads(ws.recv())["status"] == 401
 
 
 def test_without_sse_the_rules_of_comet_hold(start: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from restmq.acl import REMEMBERED, Acl, Networks
+from restmq.acl import KINDS, REMEMBERED, Acl, Networks
 from restmq.errors import Forbidden, Misdirected, Unauthorized
 from restmq.ini import ConfigError
 
@@ -112,11 +112,58 @@ def test_networks_are_written_back_as_cidr():
 # ---- sections
 
 
-def test_sse_follows_comet_unless_it_has_a_section_of_its_own(rules):
+LIVE = ("comet:consumer", "sse:consumer", "websocket:consumer")
+
+
+def test_a_live_section_that_is_absent_follows_rest_consumer_and_sse_comet_before_that(rules):
+    acl = rules("[rest:consumer]\nhosts_deny = all")
+    assert not any(admitted(acl, section, "10.0.0.7") for section in LIVE)
+    acl = rules("[rest:consumer]\nhosts_deny = all\n[comet:consumer]\n")
+    assert [admitted(acl, section, "10.0.0.7") for section in LIVE] == [True, True, False]
+    acl = rules("[rest:consumer]\n[comet:consumer]\nhosts_deny = all")
+    assert [admitted(acl, section, "10.0.0.7") for section in LIVE] == [False, False, True]
     acl = rules("[comet:consumer]\nhosts_deny = all")
-    assert not admitted(acl, "sse:consumer", "10.0.0.7")
-    assert admitted(acl, "websocket:consumer", "10.0.0.7")
+    assert [admitted(acl, section, "10.0.0.7") for section in LIVE] == [False, False, True]
     assert admitted(rules("[comet:consumer]\nhosts_deny = all\n[sse:consumer]\n"), "sse:consumer", "10.0.0.7")
+    acl = rules("[rest:producer]\nhosts_deny = all")
+    assert all(admitted(acl, section, "10.0.0.7") for section in LIVE)
+
+
+def test_what_an_absent_section_follows_is_named_and_its_password_asked_for(rules):
+    acl = rules("[rest:consumer]\nusername = jo\npassword = pw\nhosts_deny = 10.0.0.9\n")
+    for section in LIVE:
+        with pytest.raises(Unauthorized, match=rf"\[{section}\] \(where \[rest:consumer\] holds\)"):
+            acl.check(section, asked())
+        with pytest.raises(Forbidden, match=rf"\[{section}\] \(where \[rest:consumer\] holds\)"):
+            acl.check(section, asked(ip="10.0.0.9"))
+        assert acl.check(section, asked(authorization=basic("jo", "pw"))) is False
+    ours = {"upgrade": "websocket", "cookie": "auth=jo:pw", "origin": "http://10.0.0.1:8888"}
+    assert acl.check("websocket:consumer", asked("/ws/test", **ours)) is False
+    with pytest.raises(Unauthorized):  # a cookie is none of the others' business
+        acl.check("sse:consumer", asked("/sse/test", cookie="auth=jo:pw", origin="http://10.0.0.1:8888"))
+
+
+@pytest.mark.parametrize(
+    ("text", "opened"),
+    [
+        ("", "rest:producer rest:consumer comet:consumer websocket:consumer sse:consumer admin"),
+        ("[rest:producer]\nhosts_deny = all\n", "rest:consumer comet:consumer websocket:consumer sse:consumer"),
+        ("[rest:consumer]\nhosts_allow = 10.0.0.1\n", "rest:producer"),
+        ("[rest:consumer]\nhosts_deny = 10.0.0.1\n", "rest:producer rest:consumer comet:consumer "
+         "websocket:consumer sse:consumer admin"),
+        ("[rest:consumer]\nusername = a\npassword = b\n[sse:consumer]\nhosts_allow = all\n",
+         "rest:producer sse:consumer"),
+        ("[rest:producer]\nhosts_deny = all\n[rest:consumer]\nhosts_deny = all\n[admin]\n", "admin"),
+        ("[rest:producer]\nhosts_deny = all\n[rest:consumer]\nhosts_deny = all\n", ""),
+        ("[rest:producer]\nhosts_deny = all\n[rest:producer x]\nusername = a\npassword = b\n"
+         "[rest:consumer]\nhosts_deny = all\n[rest:consumer office]\n",
+         "rest:consumer comet:consumer websocket:consumer sse:consumer"),
+    ],
+)  # fmt: skip
+def test_which_sections_are_open_is_told_with_those_that_follow_others(rules, text, opened):
+    found, closed = rules(text).opened()
+    assert found == opened.split()
+    assert sorted(found + closed) == sorted(KINDS)
 
 
 def test_without_admin_both_producer_and_consumer_are_needed(rules):

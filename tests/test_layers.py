@@ -15,7 +15,7 @@ LAYERS = [
     {"cyclone3", "head", "form", "request", "http", "stream", "proxies", "accesslog", "handler", "application"}
     | {"acl", "rest", "leases", "commands", "live", "websocket", "rules"}
     | {"admin", "dead", "looking", "pages", "health", "metrics"},
-    {"config", "log", "embedded", "tls", "door", "tap", "web"},
+    {"config", "log", "embedded", "tls", "exposure", "door", "tap", "web"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

@@ -17,7 +17,6 @@ from conftest import free_port
 from wire import until
 
 import restmq
-from restmq import tap
 
 ROOT = Path(__file__).parent.parent
 TWISTD = [str(Path(sys.executable).parent / "twistd")]
@@ -51,23 +50,6 @@ def fetch(port: int, path: str, seconds: float = 20) -> bytes:
             if time.monotonic() > end:
                 raise
             time.sleep(0.05)
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "shown"),
-    [
-        ("tcp:8888:interface=127.0.0.1", "http://127.0.0.1:8888/"),
-        ("tcp:8888:interface=0.0.0.0", "http://127.0.0.1:8888/"),
-        ("tcp:port=80", "http://127.0.0.1:80/"),
-        (r"tcp:8888:interface=\:\:", "http://[::1]:8888/"),
-        (r"tcp:8888:interface=2001\:db8\:\:7", "http://[2001:db8::7]:8888/"),
-        ("ssl:443:privateKey=key.pem", "https://127.0.0.1:443/"),
-        ("unix:/run/restmq.sock", "unix:/run/restmq.sock"),
-        ("systemd:domain=INET:index=0", "systemd:domain=INET:index=0"),
-    ],
-)
-def test_an_endpoint_is_shown_as_the_address_to_open(endpoint, shown):
-    assert tap.address(endpoint) == shown
 
 
 def test_version_is_restmq_s(tmp_path):
