@@ -7,7 +7,6 @@ Read live.py next.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from restmq.errors import BadRequest, Conflict, Error, LeaseLost, NotFound
 from restmq.leases import lease_of, touched
 from restmq.leases import touch as touch_lease
 from restmq.rest import bound, checked
+from restmq.suggest import near
 
 if TYPE_CHECKING:
     from restmq.handler import Handler
@@ -244,8 +244,8 @@ COMMANDS: dict[str, tuple[Verb, str, tuple[str, ...]]] = {
 
 
 def _near(word: str, known: list[str]) -> str:
-    found = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"did you mean {found[0]!r}?" if found else "known: " + ", ".join(known)
+    found = near(word, known)
+    return f"did you mean {found!r}?" if found else "known: " + ", ".join(known)
 
 
 def _id(command: Command) -> str:

@@ -6,12 +6,14 @@ Redis. Every entrance calls `queue_name` or `parse_key`. Read slot.py next.
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import NamedTuple
 
 from restmq.errors import BadKey, BadName
 
 MAX_NAME = 255
+PIECE = 64 << 10  # bytes that are decoded at a time
 _FORBIDDEN = re.compile(r'[\x00-\x20\x7f-\x9f/,{}"<>\\]')
 _LEASE = re.compile(rb'"?([1-9][0-9]{0,15})\.([1-9][0-9]{0,15})@([0-9a-zA-Z.]{1,64})"?\Z')
 _NUMBER = re.compile(rb"[1-9][0-9]{0,15}\Z")
@@ -72,6 +74,18 @@ def queue_name(raw: bytes) -> bytes:
     if text in (".", ".."):
         raise BadName(f"the queue name cannot be {text}, clients fold it away")
     return raw
+
+
+def not_utf8(text: bytes) -> int:
+    """The place of the first byte that cannot stand there in UTF-8, -1 where all is well. Takes little memory."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for at in range(0, len(text), PIECE):
+        pending = len(decoder.getstate()[0])
+        try:
+            decoder.decode(text[at : at + PIECE], at + PIECE >= len(text))
+        except UnicodeDecodeError as error:
+            return at - pending + error.start
+    return -1
 
 
 def number(raw: bytes) -> int:

@@ -7,12 +7,10 @@ say. Read application.py next, then acl.py and rest.py.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from cyclone import web
 from twisted.logger import Logger
@@ -21,9 +19,11 @@ from twisted.python.failure import Failure
 from restmq.accesslog import NO_ADDRESS
 from restmq.element import queue_name
 from restmq.errors import BadOption, BadRequest, Error, NotAllowed
+from restmq.form import unquote
 from restmq.request import Most, Request
 from restmq.slot import drive
 from restmq.stream import Stream
+from restmq.suggest import near
 
 if TYPE_CHECKING:
     from restmq.application import Application
@@ -55,7 +55,7 @@ def name(raw: bytes) -> bytes:
     """A queue name out of a path: percent-decoded (a plus is a plus), then checked. Raises BadName."""
     good = _names.get(raw)
     if good is None:
-        good = queue_name(unquote_to_bytes(raw))
+        good = queue_name(unquote(raw))
         if len(_names) >= 10_000:
             _names.clear()
         _names[raw] = good
@@ -341,9 +341,9 @@ def _text(word: str, value: bytes) -> str:
 
 
 def _unknown(kind: str, word: str, known: Mapping[str, object]) -> BadOption:
-    near = difflib.get_close_matches(word.removeprefix("RestMQ-"), list(known), 1, 0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "it knows " + (", ".join(known) or "none")
-    return BadOption(f"the {kind} {word!a} is not known to this request; {hint}")
+    meant = near(word.removeprefix("RestMQ-"), known)
+    hint = f"did you mean {meant!r}?" if meant else "it knows " + (", ".join(known) or "none")
+    return BadOption(f"the {kind} {word[:80]!a} is not known to this request; {hint}")
 
 
 def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:

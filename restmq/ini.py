@@ -8,11 +8,12 @@ and no network. Read acl.py and config.py next: they say what may stand there.
 from __future__ import annotations
 
 import configparser
-import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from restmq.suggest import near
 
 _HEADER = re.compile(r"\[(?P<name>.+)\]")
 _KEY = re.compile(r"(?P<key>[^\s#;=:\[][^=:]*?)\s*[=:]")
@@ -40,8 +41,8 @@ class Section(NamedTuple):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The half sentence that names what was probably meant, or all there is."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, 1, 0.5)
-    return f"did you mean {close[0]}?" if close else "known are " + ", ".join(names)
+    close = near(name, names)
+    return f"did you mean {close}?" if close else "known are " + ", ".join(names)
 
 
 def read(path: Path) -> list[Section]:

@@ -6,7 +6,6 @@ mean; knows of the core only its verbs. Read commands.py next.
 
 from __future__ import annotations
 
-import difflib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from restmq.options import MOST
 from restmq.request import Most
 from restmq.rest import etag
 from restmq.slot import begun
+from restmq.suggest import near
 
 TOUCH: dict[str, Callable[[str], Any]] = {"lease": options.release, "delay": options.delay, "error": str}
 EXAMPLE = '{"ack": ["1.1@EPOCH"], "nack": [{"lease": "2.1@EPOCH", "delay": 30, "error": "why"}]}'
@@ -162,8 +162,8 @@ def _document(text: bytes) -> dict[str, Any]:
 def _known(given: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for word in given:
         if word not in known:
-            near = difflib.get_close_matches(word, known, 1, 0.5)
-            hint = f"did you mean {near[0]!r}?" if near else "it knows " + ", ".join(known)
+            meant = near(word, known)
+            hint = f"did you mean {meant!r}?" if meant else "it knows " + ", ".join(known)
             raise BadRequest(f"unknown field {word[:40]!a} in {where}; {hint}")
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import mimetypes
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader
 
 from restmq import commands
 from restmq.errors import BadRequest, Error, NotFound, TooLarge
+from restmq.form import unquote
 from restmq.handler import JSON, Answer, Handler, name
 from restmq.looking import LOOK, NAMED
 from restmq.request import Most
@@ -167,7 +168,7 @@ class Static(Handler):
 
     def get(self, raw: bytes) -> Answer:
         """A file of the pages."""
-        file: Answer = self.app.pages.file(unquote_to_bytes(raw).decode("utf-8", "replace"))
+        file: Answer = self.app.pages.file(unquote(raw).decode("utf-8", "replace"))
         return file
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}

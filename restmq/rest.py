@@ -6,15 +6,16 @@ docs/protocol.txt is the reference. Read leases.py next.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Coroutine, Mapping
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any, ClassVar
-from urllib.parse import unquote_to_bytes
 
 from restmq import options
 from restmq.core import Nack
-from restmq.element import Element, Lease, queue_name
+from restmq.element import Element, Lease, not_utf8, queue_name
 from restmq.errors import BadRequest, BadValue, Error, NotAllowed, NotFound, TooLarge
+from restmq.form import unquote
 from restmq.handler import JSON, Answer, Handler, name
 from restmq.request import LITTLE, Most, Request
 from restmq.slot import drive
@@ -24,6 +25,7 @@ STORE = {"ttl": options.ttl, "delay": options.delay}
 HAND_OUT = {"wait": options.wait, "max": options.most, "lease": options.lease}
 FORGET = {"forget": lambda text: options.yes("forget", text)}
 LINES = 10_000  # values in one batch
+_LINE, _LF = re.compile(rb"[^\n]+"), b"\n"
 REPLAYED = ((b"Idempotency-Replayed", b"true"),)
 NO_GET = "GET changes nothing here (get_consumes = no); POST /q/NAME/take takes"
 
@@ -38,11 +40,9 @@ def checked(value: bytes, most: int, what: str = "the value") -> bytes:
     """A value, if it is UTF-8 and not too large. Raises BadValue, TooLarge, which call it `what`."""
     if len(value) > most:
         raise TooLarge(f"{what} has {len(value)} bytes, {most} are the most (max_value)")
-    if not value.isascii():
-        try:
-            value.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadValue(f"{what} is not UTF-8: byte {error.start} cannot stand there") from None
+    wrong = -1 if value.isascii() else not_utf8(value)
+    if wrong >= 0:
+        raise BadValue(f"{what} is not UTF-8: byte {wrong} cannot stand there")
     return value
 
 
@@ -56,7 +56,7 @@ def value_of(handler: Handler) -> bytes:
         if b"+" in value:
             value = value.replace(b"+", b" ")
         if b"%" in value:
-            value = unquote_to_bytes(value)
+            value = unquote(value)
         return checked(value, most)
     if not kind and request.fields.values.get(b"content-type"):
         return checked(body, most)
@@ -89,14 +89,18 @@ def lines(body: bytes, most: int) -> list[bytes]:
     Raises BadValue, which names the line, when there is none or one is not UTF-8; TooLarge when one
     is over `most` bytes, or there are over 10,000.
     """
-    found = body.split(b"\n")
-    last = found.pop()  # what comes after the last LF: a CR at its end is its own
-    found = [line[:-1] if line[-1:] == b"\r" else line for line in found]
-    values = [checked(line, most, f"line {place}") for place, line in enumerate([*found, last], 1) if line]
+    if b"\r\n" in body:
+        body = body.replace(b"\r\n", b"\n")  # a CR at the end of the last line, which has no LF, is its own
+    values: list[bytes] = []
+    for found in _LINE.finditer(body):
+        if len(values) == LINES:
+            raise TooLarge(f"the batch has more than {LINES} values, which are the most; send several")
+        value = found[0]
+        if len(value) > most or not value.isascii():
+            checked(value, most, f"line {body.count(_LF, 0, found.start()) + 1}")
+        values.append(value)
     if not values:
         raise BadValue("the batch is empty: each line that is not blank is a value")
-    if len(values) > LINES:
-        raise TooLarge(f"the batch has {len(values)} values, {LINES} are the most; send several")
     return values
 
 
@@ -122,6 +126,7 @@ async def store(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> byt
     key = idempotency_key(request)
     batch = is_batch(request)
     values = lines(request.body, app.config.max_value) if batch else [value_of(handler)]
+    request.body = b""  # what it had to say is taken out of it
     if not (batch or key or any(asked.values())):
         return b"%b:%d\r\n" % (queue, await app.core.add(queue, values[0]))
     window = round(app.config.idempotency * 1000)

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
 LAYERS = [
-    {"errors", "element", "slot", "clock", "cork", "ini", "options"},
+    {"errors", "element", "slot", "clock", "cork", "suggest", "ini", "options"},
     {"scripts", "redis", "turn", "due", "books", "core"},
     {"presence", "inbox", "waiting", "message", "consumers", "tapping", "delivery", "resume"},
     {"cyclone3", "head", "form", "request", "http", "stream", "proxies", "accesslog", "handler", "application"}

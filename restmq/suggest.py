@@ -1,0 +1,20 @@
+"""Which name was probably meant: the nearest of those that are known.
+
+Owns the one place that compares words by likeness, which is dear: a word that is
+longer than any name is not compared. Read options.py next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+LONGEST = 64  # characters of a word that may be a misspelt name
+
+
+def near(word: str, known: Iterable[str]) -> str | None:
+    """The nearest name, None when none is near."""
+    if len(word) > LONGEST:
+        return None
+    found = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return found[0] if found else None
