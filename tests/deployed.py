@@ -156,9 +156,15 @@ class Nginx:
         text = (ROOT / "docs" / "nginx.conf").read_text()
         servers = "".join(f"        server {one} max_fails=0;\n" for one in upstreams)
         text, count = re.subn(r"(        server 127\.0\.0\.1:99\d\d max_fails=0;\n)+", servers, text)
-        listen = "".join(f"        listen {where};\n" for where in (f"127.0.0.1:{self.port}", *self._listen))
-        text, counted = re.subn(r"(        listen .*\n)+", listen + more, text)
-        assert count == counted == 1
+        places = (f"127.0.0.1:{self.port}", *self._listen)
+
+        def listening(found: re.Match[str]) -> str:
+            last = " default_server;\n" if "default_server" in found[0] else ";\n"
+            lines = "".join(f"        listen {where}{last}" for where in places)
+            return lines if "default_server" in found[0] else lines + more
+
+        text, counted = re.subn(r"(        listen .*\n)+", listening, text)
+        assert (count, counted) == (1, 2)  # RestMQ's, and the one for other names
         text = text.replace("pid /run/nginx.pid;", f"pid {self.folder}/nginx.pid;\nerror_log {self.log};")
         text = text.replace("http {\n", "http {\n    access_log off;\n")
         self.conf.write_text(text)

@@ -122,6 +122,7 @@ class Nginx:
             count=1,
         )
         text = re.sub(r"(?m)^ *listen \[::\][^;]*;", "", text)
+        text = text.replace("listen 80 default_server;", f"listen 127.0.0.1:{self.port} default_server;")
         text = re.sub(r"(?m)^ *(user|pid|error_log|access_log) [^;]*;", "", text)
         self.conf = folder / "nginx.conf"
         self.conf.write_text(f"pid {folder}/nginx.pid;\nerror_log {folder}/nginx.log;\n{text}")

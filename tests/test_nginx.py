@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -153,6 +154,43 @@ def test_the_part_to_include_is_accepted_too(tmp_path: Path) -> None:
     whole = tmp_path / "nginx.conf"
     whole.write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{ include {tmp_path}/part.conf; }}\n")
     subprocess.run(["nginx", "-t", "-c", str(whole)], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.1:PORT", True),
+        ("localhost:PORT", True),
+        ("mq.example.com", True),
+        ("MQ.example.com:8080", True),
+        ("192.168.7.9", True),
+        ("[::1]:PORT", True),
+        ("[2001:DB8::7]", True),
+        ("evil.example", False),
+        ("evil.example:PORT", False),
+        ("mq.example.com.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("1.evil.example", False),
+        ("a1.", False),
+        ("restmq", False),
+        ("_", False),
+        ("[evil.example]", False),
+    ],
+)
+def test_a_name_that_nginx_was_not_told_is_answered_421_and_takes_nothing(
+    nginx: Nginx, queue: str, host: str, known: bool
+) -> None:
+    assert http_call(nginx.port, "POST", f"/q/{queue}", "value=x", FORM)[0] == 200
+    for path in (f"/q/{queue}", f"/sse/{queue}?tap=1", "/"):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=60)) as link:
+            link.request("GET", path, headers={"Host": host.replace("PORT", str(nginx.port))})
+            reply = link.getresponse()
+            assert reply.status == (200 if known else 421)
+            if not known:
+                assert reply.getheader("Content-Type") == "application/problem+json"
+                assert json.loads(reply.read())["type"] == "urn:restmq:misdirected"
+    assert length(nginx.port, queue) == (0 if known else 1)
 
 
 def test_requests_are_spread_and_the_three_share_their_queues(nginx: Nginx, queue: str) -> None:
