@@ -181,17 +181,17 @@ class Core:
         if known is not None:
             known.birthword, known.settings = self.birthword, settings_in(settings)
             if epoch != known.epoch:
-                if known.epoch:
+                if known.epoch and known.number:  # else nothing was in it, and its epoch went with who heard it
                     log.warn("queue {queue} has another epoch now", queue=queue.decode("utf-8"))
                     known.number = 0
                 known.epoch = epoch or b""
 
     def _saw(self, queue: bytes, number: int) -> None:
-        """A number was given, or taken. Where the queue was born since it was used first, its epoch is asked for."""
+        """A number was given, or taken. At the first one the epoch is asked for: the queue may have been born since."""
         known = self.known.get(queue)
         if known is not None and number > known.number:
-            known.number = number
-            if not known.epoch:
+            first, known.number = not known.number, number
+            if first or not known.epoch:
                 self._first_use(queue)
 
     def _register(self, queue: bytes) -> None:

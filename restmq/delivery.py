@@ -64,6 +64,11 @@ class Joined:
         self.leased: list[tuple[Element, int]] = []  # with ms: written to consumers that lease
         self.unheard: list[Batch] = []  # broadcasts that came when nobody was left to hear them
 
+    @property
+    def unborn(self) -> bool:
+        """Whether nothing is known to have been in it."""
+        return not (self.highest or self.position)
+
 
 class Delivery(Service):
     """queue -> consumers. Everything it takes over is delivered, given back, or told."""
@@ -324,8 +329,15 @@ class Delivery(Service):
             queue.fresh = True
 
     def _renew(self, queue: Joined, epoch: bytes, position: int) -> None:
-        """The queue has another epoch than it had: it was forgotten, or Redis lost data."""
-        log.warn("queue {queue} has another epoch: it was forgotten, or Redis lost data", queue=queue.name.decode())
+        """The queue has another epoch than it had: it was forgotten, or Redis lost data.
+
+        Or nobody ever wrote to it: then its epoch goes with the last who hears it, and nobody missed anything.
+        """
+        if queue.unborn and not position:
+            queue.epoch = epoch
+            return
+        if not queue.unborn:
+            log.warn("queue {queue} has another epoch: it was forgotten, or Redis lost data", queue=queue.name.decode())
         queue.consumers.renewed()
         queue.written, queue.leased = [], []
         queue.past.add(queue.epoch)

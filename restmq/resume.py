@@ -124,6 +124,8 @@ async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int
         if consumer not in queue.consumers.all:
             return
         delivery.renewed(queue, now, position)
+        if not start and not position and epoch != UNREADABLE:  # nobody ever wrote to it: see Delivery._renew()
+            epoch = now
         if now != epoch:
             start, epoch = floor, now
             if epoch == queue.epoch:
