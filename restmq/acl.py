@@ -37,6 +37,8 @@ KEYS = ("hosts_allow", "hosts_deny", "username", "password")
 
 #: Most answers remembered of each sort; past that the memory starts anew.
 REMEMBERED = 4096
+LONGEST_HOST = 300  # bytes of a Host that is remembered: a name has 253 at the most (RFC 1035), and a port follows
+COOKIES = 8  # named auth, that a request is judged by: a browser sends one for each path
 
 #: Open to everybody: whoever watches over the server asks these.
 _OPEN = (b"/healthz", b"/readyz")
@@ -371,10 +373,11 @@ class Acl:
             known = self._knows(host)
             if len(self._known_hosts) >= REMEMBERED:
                 self._known_hosts.clear()
-            self._known_hosts[host] = known
+            if len(host) <= LONGEST_HOST:
+                self._known_hosts[host] = known
         if not known and self._refuses(request):
             raise Misdirected(
-                f"this server is not known as {host.decode('latin-1')!a}: "
+                f"this server is not known as {host[:300].decode('latin-1')!a}: "
                 "put the name into hosts = in restmq.conf if it should be; behind a proxy set xheaders = true"
             )
         if b"origin" in fields or b"sec-fetch-site" in fields or b"referer" in fields:
@@ -430,7 +433,7 @@ class Acl:
             return
         if origin is None and _is_page_visit(request, fields):
             return
-        page = source.decode("latin-1") or "another site"
+        page = source[:300].decode("latin-1") or "another site"
         raise Forbidden(
             f"a page of {page!a} asks, which is another origin than this server: "
             "put it into allowed_origins = in restmq.conf if it should"
@@ -525,11 +528,13 @@ def _basic(header: bytes) -> bytes | None:
 
 
 def _cookies(header: bytes) -> list[bytes]:
-    """Every value of a cookie named auth, as it stands and percent-decoded."""
+    """The values of the first eight cookies named auth, each as it stands and percent-decoded."""
     found: list[bytes] = []
     for pair in header.split(b";"):
         name, _equals, value = pair.strip().partition(b"=")
         if name == b"auth":
             value = value.strip(b'"')
             found += [value, unquote_to_bytes(value)]
+        if len(found) >= 2 * COOKIES:
+            break
     return found

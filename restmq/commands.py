@@ -74,7 +74,7 @@ class Command(dict[str, Any]):
             try:
                 _, at = _DECODER.raw_decode(text, start)
             except RecursionError:
-                raise Wrong(f"the field {field!a} is nested too deep") from None
+                raise Wrong(f"the field {field[:40]!a} is nested too deep") from None
             if field == word:
                 found = text[start:at]
             at = _space(text, at)

@@ -51,6 +51,11 @@ class Element(NamedTuple):
         return Lease(self.number, self.deliveries, self.epoch)
 
 
+def told(given: bytes) -> str:
+    """What a client gave, for an error text: in quotes, as ASCII, its first 100 bytes at the most."""
+    return ascii(given[:100].decode("utf-8", "replace")) + ("…" if len(given) > 100 else "")
+
+
 def queue_name(raw: bytes) -> bytes:
     """Check a queue name, already percent-decoded, and give it back.
 
@@ -91,7 +96,7 @@ def not_utf8(text: bytes) -> int:
 def number(raw: bytes) -> int:
     """The number of an element: decimal, from 1, no leading zero. Raises BadKey."""
     if not _NUMBER.match(raw):
-        raise BadKey(f"{raw.decode('utf-8', 'replace')!a} is no element number: it counts from 1")
+        raise BadKey(f"{told(raw)} is no element number: it counts from 1")
     return int(raw)
 
 
@@ -99,7 +104,7 @@ def parse_lease(text: bytes) -> Lease:
     """A lease out of N.D@EPOCH, with or without an ETag's quotes. Raises BadKey."""
     found = _LEASE.match(text)
     if not found:
-        raise BadKey(f"{text.decode('utf-8', 'replace')!a} is no lease: it is N.D@EPOCH, as the element came with it")
+        raise BadKey(f"{told(text)} is no lease: it is N.D@EPOCH, as the element came with it")
     return Lease(int(found[1]), int(found[2]), found[3])
 
 
@@ -107,10 +112,10 @@ def parse_key(key: bytes, queue: bytes) -> int:
     """The number in NAME:N, for the queue it must belong to. Raises BadKey."""
     name, colon, digits = key.rpartition(b":")
     if not colon:
-        raise BadKey(f"{key.decode('utf-8', 'replace')!a} is no key: keys are NAME:N, as add answered them")
+        raise BadKey(f"{told(key)} is no key: keys are NAME:N, as add answered them")
     if name != queue:
         raise BadKey(
-            f"the key {key.decode('utf-8', 'replace')!a} belongs to another queue "
-            f"than {queue.decode('utf-8', 'replace')!a}"
+            f"the key {told(key)} belongs to another queue "
+            f"than {told(queue)}"
         )
     return number(digits)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 
+#: Characters of an error text: it may quote what a client sent, which may be long, in the answer and in the log.
+LONGEST = 2000
+
 
 class Error(Exception):
     """Something a client is told: what happened, why, and what to do.
@@ -24,7 +27,7 @@ class Error(Exception):
 
     def __init__(self, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(text)
-        self.text = text
+        self.text = text if len(text) <= LONGEST else text[:LONGEST] + "…"
         if headers:
             self.headers = headers
 

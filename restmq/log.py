@@ -20,15 +20,18 @@ FILE_SIZE = 10 << 20
 FILES = 10
 
 _FOLD = "\n    | "
+#: Characters of one event that are written.
+MOST = 64 << 10
 #: What comes right before a secret, and the secret: in URLs, header fields (as text or as Python shows
-#: bytes), settings and cookies.
+#: bytes), settings and cookies. Clients write into the log, so each is linear: a match can begin at few places, and
+#: what is searched from one place is not searched again from the next.
 _SECRETS = [
     re.compile(before + secret, re.IGNORECASE)
     for before, secret in (
-        (r"(\w+://[^\s/@:]*:)", r"[^\s/@]+(?=@)"),
+        (r"(\b\w+://[^\s/@:]*:)", r"[^\s/@]+(?=@)"),
         (r"(\bauthorization[\Wb]{1,8}(?:basic|bearer)\s+)", r"[\w+/=.~-]+"),
         (r"(password['\"]?\s*[=:]\s*b?['\"]?)", r"[^\s'\",&;]+"),
-        (r"(\bcookie[\Wb]{1,8}(?:[^\r\n]*;\s*)?auth=)", r"[^\s;'\"]+"),
+        (r"(\bauth=)", r"[^\s;'\"&]+"),
     )
 ]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
@@ -48,7 +51,10 @@ def line(event: LogEvent) -> str | None:
     for secret in _SECRETS:
         text = secret.sub(r"\1***", text)
     # What a client sent must not look like a line of its own, nor steer a terminal.
-    text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text.rstrip().replace("\r\n", "\n"))
+    text = text.rstrip()
+    if len(text) > MOST:
+        text = f"{text[:MOST]}… ({len(text) - MOST} characters more)"
+    text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text.replace("\r\n", "\n"))
     when = datetime.fromtimestamp(event["log_time"], timezone.utc)
     stamp = when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1000:03d}Z"
     return f"{stamp} {level.name} {text.replace(chr(10), _FOLD)}\n"

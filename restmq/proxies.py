@@ -10,6 +10,7 @@ import re
 
 from restmq.acl import Networks
 
+HOPS = 32  # of a chain of trusted proxies: each costs a look at the networks
 _PORT = re.compile(r"\[([^\]]*)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
 
 
@@ -25,9 +26,9 @@ class Proxies:
 
         Of X-Forwarded-For it is the right-most that is no trusted proxy: whatever
         stands before that one the client may have invented. "" is a unix socket's
-        peer: whoever may open it is the proxy.
+        peer: whoever may open it is the proxy. A chain of more than 32 ends with the 32nd.
         """
-        hops = [hop.strip() for hop in given.decode("latin-1").split(",")]
+        hops = [hop.strip() for hop in given.decode("latin-1").rsplit(",", HOPS)[-HOPS:]]
         if peer and peer not in self._networks:
             return peer
         client = peer

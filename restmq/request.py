@@ -115,8 +115,8 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
 
     @cached_property
     def headers(self) -> Any:
-        if len(httputil.HTTPHeaders._normalized_headers) > 10_000:
-            httputil.HTTPHeaders._normalized_headers.clear()  # cyclone keeps every name it ever saw
+        if len(httputil.HTTPHeaders._normalized_headers) > 1000:
+            httputil.HTTPHeaders._normalized_headers.clear()  # cyclone keeps every name it ever saw, however long
         built = httputil.HTTPHeaders()
         for line in self.fields.block.split(b"\r\n"):
             if line:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from restmq.consumers import Batch, Consumer
 from restmq.delivery import Delivery, Joined
-from restmq.element import Element, parse_key
+from restmq.element import Element, parse_key, told
 from restmq.errors import BadKey, BadOption, Unavailable
 from restmq.options import milliseconds
 from restmq.slot import pause
@@ -44,7 +44,7 @@ def parse(text: bytes, queues: list[bytes]) -> dict[bytes, Since]:
         if b":" in word:
             named = word.rpartition(b":")[0]
             if named not in queues:
-                raise BadOption(f"since: the key {word.decode('utf-8', 'replace')!a} is of none of these queues")
+                raise BadOption(f"since: the key {told(word)} is of none of these queues")
             return {queue: _one(word, queue) if queue == named else Since("now") for queue in queues}
         words = words * len(queues)
     if len(words) != len(queues):
@@ -86,7 +86,7 @@ def _one(word: bytes, queue: bytes) -> Since:
         return Since("key", parse_key(word, queue))
     except BadKey:
         raise BadOption(
-            f"since: {word.decode('utf-8', 'replace')!a} is none of: an id (P@EPOCH), a key, -20, 10m, all, latest, now"
+            f"since: {told(word)} is none of: an id (P@EPOCH), a key, -20, 10m, all, latest, now"
         ) from None
 
 
