@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import reactor
@@ -448,6 +449,33 @@ def test_a_try_has_failed_when_it_is_given_back_with_an_error_or_its_lease_ended
     assert (said["state"], said["deliveries"]) == ("dead", 4)
     assert (said["errors"][0], said["errors"][-1]) == ("no water, olá", "again")
     assert get(instance, queue) is None
+
+
+@pytest.mark.parametrize("character", ["x", "é", "€", "\N{PILE OF POO}"])
+@pytest.mark.parametrize("way", ["form", "ack", "command"])
+def test_a_long_error_is_cut_between_characters(
+    instance: Any, redis_server: Any, queue: str, character: str, way: str
+) -> None:
+    size = len(character.encode())
+    batch_add(instance, queue, "a")
+    told = ["-" * shift + character * (200 // size - 1) + tail for shift in range(5) for tail in ("", character * 50)]
+    for text in told:
+        lease = get(instance, queue, "?lease=1h")["lease"]
+        if way == "form":
+            answer = instance.form(f"/q/{queue}/1", urlencode({"lease": 0, "error": text}))
+        elif way == "ack":
+            answer = instance.http("POST", f"/q/{queue}/ack", json.dumps({"nack": [{"lease": lease, "error": text}]}))
+        else:
+            command = {"cmd": "touch", "queue": queue, "key": f"{queue}:1", "lease": 0, "error": text}
+            answer = instance.http("POST", "/queue", json.dumps(command))
+        assert answer[0] == 200, answer
+    kept = [text.encode()[:200].decode("utf-8", "ignore") for text in told]
+    while sum(len(text.encode()) + 1 for text in kept) > 2000:
+        kept.pop(0)
+    assert look(instance, queue, 1)["errors"] == kept
+    with redis.Redis(unix_socket_path=str(redis_server.socket)) as link:
+        stored: Any = link.hget(f"restmq:{{{queue}}}:x", "1")
+    stored.decode("utf-8")
 
 
 def test_an_error_without_a_delay_comes_again_when_backoff_says(instance: Any, core: Any, queue: str) -> None:

@@ -42,6 +42,11 @@ local function die(N)   -- kept with its key, reasons and hand-outs
     end
   end
 end
+local function clip(text, most)   -- its first bytes, but no part of a character: bytes 128 to 191 go on with one (RFC 3629)
+  if #text <= most then return text end
+  while most > 0 and string.find(text, '^[\128-\191]', most + 1) do most = most - 1 end
+  return string.sub(text, 1, most)
+end
 local function release(N, failed, delay, reason)   -- ms of delay, or nil for what the rules say
   arrive(N, grip(N))
   local D, C, F, owner, errors = tries(N)
@@ -49,7 +54,7 @@ local function release(N, failed, delay, reason)   -- ms of delay, or nil for wh
   free(owner, N)
   if failed then F = F + 1 end
   if reason ~= '' then
-    errors = errors..'\n'..string.sub(string.gsub(reason, '%c', ' '), 1, 200)
+    errors = errors..'\n'..clip(string.gsub(reason, '%c', ' '), 200)
     if #errors > 2000 then errors = string.match(string.sub(errors, -2000), '\n.*$') end
   end
   settries(N, D, C, F, '-', errors)
