@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from conftest import ROOT, RedisServer, free_port, free_ports, http_call
-from wire import until
+from wire import PATIENCE, until
 
 SHIPPED = ["restmq", "twisted", "_build", "frontend", "scripts", "docs", "requirements.lock", "restmq.conf", "start.sh"]
 
@@ -209,5 +209,5 @@ class Nginx:
     def end(self) -> str:
         """End it; answers its log."""
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
         return self.log.read_text()

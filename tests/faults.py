@@ -464,6 +464,8 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stop", type=float, default=6, help="seconds that a stop lasts [6]")
     parser.add_argument("--nginx", action="store_true", help="all through one Nginx, with docs/nginx.conf")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
+    parser.add_argument("--deadline", type=float, default=5, help="seconds that Redis has to answer [5]")
+    parser.add_argument("--silence", type=float, default=3, help="seconds until an instance counts as dead [3]")
     parser.add_argument(
         # All clients are this one process, which reads late on a busy machine: it must not be dropped for that.
         "--conf",
@@ -474,6 +476,7 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     plan = parser.parse_args(words)
     plan.faults = [word for word in plan.faults.split(",") if word]
     plan.lanes = plan.lanes.split(",")
+    plan.conf += f"[redis]\ndeadline = {plan.deadline}s\n[server]\nsilence = {plan.silence}s\n"
     for word in [*plan.faults, *plan.lanes]:
         if word not in (*FAULTS, *LANES):
             parser.error(f"{word} is no fault and no lane")

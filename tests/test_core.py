@@ -19,7 +19,7 @@ import pytest
 import reactor
 import redis
 from conftest import ROOT, TWISTD, Instance, RedisServer, free_port, troubles
-from wire import FORM, until
+from wire import FORM, PATIENCE, until
 
 from restmq.errors import Full, Unavailable
 from restmq.redis import NEEDED, Redis, encode, info, named, too_old
@@ -42,7 +42,7 @@ class Consumer:
 
     def _connected(self, one: Instance, queue: str) -> bool:
         """503 as long as the link for messages is not there."""
-        self.link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)
+        self.link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)
         self.link.request("GET", f"/c/{queue}")
         self.answer = self.link.getresponse()
         return self.answer.status == 200
@@ -197,7 +197,7 @@ def test_a_process_that_was_stopped_finds_its_replies_and_trips_no_deadline(own:
     own.process.send_signal(signal.SIGCONT)
     time.sleep(4)
     one.process.send_signal(signal.SIGCONT)
-    posting.join(20)
+    posting.join(PATIENCE)
     assert answers == [(200, b"live:1\r\n")]
     until(lambda: consumer.lines == [b'{"key": "live:1", "value": "x"}\r\n'])
     assert "cannot be used" not in one.stop()
@@ -218,7 +218,7 @@ def test_a_redis_that_loads_its_data_is_asked_again_over_the_same_connection(sil
 
 
 def test_the_watch_counts_its_own_seconds_and_not_those_of_the_wall_clock(redis_server: Any) -> None:
-    with reactor.core(redis_server.address, 12) as core:
+    with reactor.core(redis_server.address, 12, deadline=5.0) as core:
         until(lambda: core.redis.link is not None)
         link, seconds = core.redis.link, [0.0]
         core.redis.now = lambda: seconds[0]
@@ -409,7 +409,7 @@ def ended(redis: str, folder: Path) -> tuple[int, str]:
     command += ["--redis", redis, "--data", str(folder / "data")]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -603,7 +603,7 @@ def test_who_is_told_twice_to_end_ends_at_once_and_without_a_traceback(own: Any,
     assert one.process.poll() is None  # it waits for the rest of the request
     began = time.monotonic()
     one.process.send_signal(number)
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     print(f"ended {time.monotonic() - began:.2f} s after the second signal")
     log = one.stop()
     assert not troubles(log) and "told to end again; connections cut: 1" in log, log
@@ -616,7 +616,7 @@ def test_a_consumer_that_does_not_read_holds_up_no_end(own: Any, start: Any) -> 
     one = start("[server]\ndrain = 60s\n[live]\nmax_waiting = 64MiB\n", own.address)
     deaf = never_reads(one)
     one.process.terminate()
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     log = one.stop()
     assert "told to end again" not in log
     books = start("", own.address).http("GET", "/stats/x")[2]  # what no socket took waits again, the rest is counted
@@ -628,7 +628,7 @@ def test_two_signals_at_once_leave_no_traceback(start: Any) -> None:
     one = start()
     one.process.send_signal(signal.SIGTERM)
     one.process.send_signal(signal.SIGINT)
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     assert not troubles(one.stop())
 
 
@@ -637,7 +637,7 @@ def test_one_signal_ends_also_while_redis_is_stopped(own: Any, start: Any) -> No
     consumer = Consumer(one, "x")
     own.process.send_signal(signal.SIGSTOP)
     one.process.terminate()
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     assert not troubles(one.stop())
     consumer.link.close()
 

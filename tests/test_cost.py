@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT, free_port
+from wire import PATIENCE
 
 loader = importlib.machinery.SourceFileLoader("bench", str(ROOT / "scripts" / "bench"))
 spec = importlib.util.spec_from_loader("bench", loader)
@@ -40,7 +41,7 @@ def calls(command: list[str], port: int, stats: Path) -> float:
         time.sleep(0.5)
         done = bench.load(port, 2, 16)
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(PATIENCE)
     finally:
         process.kill()
     profile: Any = pstats.Stats(str(stats))

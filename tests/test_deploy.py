@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, http_call
 from deployed import Site, deployed, environment, until
 from transcripts import Play, parse, same
+from wire import PATIENCE
 
 from restmq import options
 from restmq.config import Settings
@@ -91,7 +92,7 @@ def test_of_two_starts_at_once_the_second_finds_what_the_first_has_started(site:
     surroundings = {"RESTMQ_DEFAULTS": str(site.folder / "default"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     with (site.folder / "one").open("wb") as one, (site.folder / "other").open("wb") as other:
         both = [subprocess.Popen(command, env=surroundings, stdout=out, stderr=out) for out in (one, other)]
-        assert [process.wait(60) for process in both] == [0, 0]
+        assert [process.wait(PATIENCE) for process in both] == [0, 0]
     said = (site.folder / "one").read_text() + (site.folder / "other").read_text()
     assert (said.count("started, as process"), said.count("runs already")) == (3, 3)
     assert set(site.processes()) == set(site.ports)
@@ -171,7 +172,7 @@ def test_a_pid_file_that_names_somebody_else_s_process_harms_nobody(site: Site) 
         assert code == 0 and "started" in said and site.processes()[site.first] != other.pid
     finally:
         other.kill()
-        other.wait(10)
+        other.wait(PATIENCE)
 
 
 def test_one_instance_is_not_pinned_and_leaves_the_others_ports_alone(site: Site) -> None:
@@ -416,7 +417,7 @@ def test_what_systemd_runs_is_one_instance_in_the_foreground(site: Site, above: 
         assert allowed_cores(process.pid) == {cores[(2 - above * 3) % len(cores)]}
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
     assert process.returncode == -signal.SIGTERM  # which systemd takes for a good end
     assert "Traceback" not in log.read_text() and "lugin cache" not in log.read_text(), log.read_text()
 

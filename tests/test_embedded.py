@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import Instance as Whole
 from conftest import troubles
-from wire import until
+from wire import PATIENCE, until
 
 from restmq import embedded
 from restmq.config import Settings
@@ -95,7 +95,7 @@ class Instance:
 
     def ask(self, command: str) -> bytes:
         with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(5)
+            link.settimeout(PATIENCE)
             link.connect(self.redis)
             link.sendall(command.encode() + b"\r\n")
             return link.recv(65536)
@@ -105,7 +105,7 @@ class Instance:
 
     def end(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
         self._reader.join(0.5 if number == signal.SIGKILL else 20)
 
 
@@ -193,8 +193,8 @@ def test_it_ends_after_restmq_with_its_file_whole_and_keeps_what_was_stored(star
 def test_ctrl_c_at_the_terminal_ends_restmq_first_and_redis_last(start, tmp_path):
     one = start(tmp_path / "data").ready()
     os.killpg(one.process.pid, signal.SIGINT)  # the terminal tells the whole foreground group
-    one.process.wait(20)
-    one._reader.join(20)
+    one.process.wait(PATIENCE)
+    one._reader.join(PATIENCE)
     assert one.said("LAST b':1"), one.lines
 
 
@@ -210,7 +210,7 @@ def test_a_redis_that_died_is_back_with_its_data(start, tmp_path):
             return one.pid() != dead
         return False
 
-    until(back, seconds=20)  # an idle machine takes a few hundredths of a second
+    until(back)  # an idle machine takes a few hundredths of a second
     until(lambda: not one.ask("GET a").startswith(b"-LOADING"))
     assert one.ask("GET a") == b"$1\r\n1\r\n"
 
@@ -230,7 +230,7 @@ def test_a_redis_that_dies_three_times_in_a_row_is_back_each_time(start, tmp_pat
         dead = one.pid()
         os.kill(dead, signal.SIGKILL)
         until(lambda dead=dead: not alive(dead))
-        until(back, seconds=25)
+        until(back)
         seen.add(one.pid())
         until(lambda: not one.ask("GET a").startswith(b"-LOADING"))
         assert one.ask("GET a") == b"$1\r\n1\r\n"
@@ -291,8 +291,8 @@ def test_a_directory_that_is_not_ours_any_more_is_not_used_for_the_socket(tmp_pa
 def test_a_second_start_in_the_same_directory_refuses_and_names_its_owner(start, tmp_path):
     one = start(tmp_path / "data").ready()
     two = start(tmp_path / "data")
-    assert two.process.wait(20) == 1
-    two._reader.join(20)
+    assert two.process.wait(PATIENCE) == 1
+    two._reader.join(PATIENCE)
     (said,) = two.lines
     assert said.startswith("REFUSED") and str(one.process.pid) in said and str(tmp_path / "data") in said
     assert "--redis" in said and one.ask("PING") == b"+PONG\r\n"

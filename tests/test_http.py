@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis
-from wire import stats, until
+from wire import PATIENCE, stats, until
 
 pytestmark = pytest.mark.wire
 H = "Host: localhost\r\n"
@@ -38,7 +38,7 @@ def talk(
             for part in parts:
                 link.sendall(part)
                 if b"\r\nExpect: " in part:
-                    link.settimeout(20)
+                    link.settimeout(PATIENCE)
                     got += link.recv(65536)  # its 100 Continue; there is none for a body that is there already
                 elif len(parts) > 1:
                     time.sleep(0.02)
@@ -247,7 +247,7 @@ def test_who_closes_its_side_waits_no_longer_and_loses_nothing(
     one = asking(queue, method, path, body)
     assert talk(instance.port, [one], half=True)[:2] == ([status], CLOSED)
     assert talk(instance.port, [asking(queue, "GET", "/p/{}", "") + one * 3], half=True)[0] == [200, *[status] * 3]
-    with socket.create_connection(("127.0.0.1", instance.port), timeout=20) as link:
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=PATIENCE) as link:
         link.sendall(one)
         until(lambda: stats(instance, queue)["waiters"] == 1)
         link.shutdown(socket.SHUT_WR)
@@ -284,7 +284,7 @@ def test_a_stream_asked_for_behind_another_request_ends_when_the_client_has_clos
 
 def test_what_is_asked_behind_one_that_waits_piles_up_nowhere_and_takes_nothing(instance: Any, queue: str) -> None:
     with socket.create_connection(("127.0.0.1", instance.port)) as link:
-        link.settimeout(20)
+        link.settimeout(PATIENCE)
         for _ in range(24):  # more than max_body under way at once
             link.sendall(asking(queue, "POST", "/q/{}.large", "x" * 1_000_000))
         until(lambda: stats(instance, f"{queue}.large")["len"] == 24)
@@ -295,7 +295,7 @@ def test_what_is_asked_behind_one_that_waits_piles_up_nowhere_and_takes_nothing(
         time.sleep(0.2)
         assert stats(instance, f"{queue}.large")["len"] == 24
         assert instance.form(f"/q/{queue}", "value=first")[0] == 200
-        link.settimeout(20)
+        link.settimeout(PATIENCE)
         got = b""
         while got.count(b"HTTP/1.1 200") < 25:
             got += link.recv(1 << 20)

@@ -523,7 +523,7 @@ def test_a_queue_that_was_forgotten_while_somebody_listened_leaves_nothing_when_
     assert one.http("DELETE", f"/q/{queue}?forget=1")[0] == 200
     listener.close()
     with redis.Redis(unix_socket_path=str(own.socket)) as store:
-        until(lambda: not store.keys(f"restmq:{{{queue}}}:*"), lambda: store.keys("*"), seconds=5)
+        until(lambda: not store.keys(f"restmq:{{{queue}}}:*"), lambda: store.keys("*"))
 
 
 CAP = "[server]\nxheaders = true\ngrace = 0\n[live]\nper_client = 2\n"
@@ -567,7 +567,7 @@ def test_who_could_not_join_or_was_dropped_is_not_counted_and_this_machine_never
     for _ in range(3):
         assert listen(one, f"/c/{queue}", headers=me).status == 503
     own.start()
-    until(lambda: one.http("GET", "/readyz")[0] == 200, seconds=10)
+    until(lambda: one.http("GET", "/readyz")[0] == 200)
     assert listen(one, f"/c/{queue}?lease=1m", headers=me).status == 400  # it broadcasts
     lazy = [listen(one, f"/c/{queue}", headers=me, buffer=4096) for _ in range(2)]
     assert [one.status for one in lazy] == [200, 200]
@@ -594,7 +594,7 @@ def test_without_redis_sse_says_why_with_200_and_comet_with_503_and_who_is_there
     ws = listen(one, f"/ws/{queue}.away", headers=HANDSHAKE)
     assert ws.status == 503
     own.start()
-    until(lambda: one.http("POST", f"/q/{queue}", "v", TEXT)[0] == 200, seconds=10)
+    until(lambda: one.http("POST", f"/q/{queue}", "v", TEXT)[0] == 200)
     assert stays.until(lambda c: c.objects).values == ["v"]
 
 
@@ -628,7 +628,7 @@ def test_one_that_does_not_read_and_is_not_full_yet_holds_up_nobody(instance: An
     for _ in range(60):
         batch_add(instance, queue, *["x" * 1000] * 100)
         reader.read(0.02)
-    reader.until(lambda c: c.body.count(b'"value"') >= 6000, 30)
+    reader.until(lambda c: c.body.count(b'"value"') >= 6000)
 
 
 def test_a_queue_that_was_heard_and_never_added_to_leaves_no_key(

@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT, http_call
 from deployed import Nginx, Site, deployed, until
 from websockets.sync.client import connect
-from wire import FORM, Listener
+from wire import FORM, PATIENCE, Listener
 
 pytestmark = pytest.mark.timeout(300)
 #: Longest time in which an element that is delivered "at once" may take on a busy machine, in seconds.
@@ -57,7 +57,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         """Turn after turn on one kept connection; Nginx closes it after a thousand requests, and it is made anew."""
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         while not self.over.is_set():
             try:
                 self.turn(link, self)
@@ -69,7 +69,7 @@ class Client(threading.Thread):
     def end(self) -> None:
         """Let it finish its turn."""
         self.over.set()
-        self.join(30)
+        self.join(PATIENCE)
         assert not self.is_alive()
 
 
@@ -123,7 +123,7 @@ wrk.headers["Content-Type"] = "application/x-www-form-urlencoded"
     def end(self) -> tuple[int, list[str]]:
         """How many requests were answered, and what wrk says of those that were not, or not well."""
         self.process.send_signal(signal.SIGINT)
-        said = self.process.communicate(timeout=30)[0]
+        said = self.process.communicate(timeout=PATIENCE)[0]
         count = re.search(r"(\d+) requests in", said)
         assert count, said
         return int(count[1]), re.findall(r"(?:Non-2xx|Socket errors).*", said)
@@ -307,7 +307,7 @@ def test_a_consumer_that_resumes_misses_nothing_in_a_rolling_restart(site: Site,
 def test_new_live_consumers_find_an_instance_that_stays_while_another_ends(
     site: Site, nginx: Nginx, queue: str
 ) -> None:
-    links = [http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=20) for _ in range(12)]
+    links = [http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=PATIENCE) for _ in range(12)]
     for link in links:  # at the same time: Nginx keeps a connection to an instance for each
         link.request("GET", "/readyz")
     for link in links:
@@ -458,7 +458,7 @@ def forwarded(port: int, given: str = "", source: str = "127.0.0.1") -> int:
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
     with socket.socket(family) as link:
         link.bind((source, 0))
-        link.settimeout(20)
+        link.settimeout(PATIENCE)
         link.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
         extra = f"X-Forwarded-For: {given}\r\nX-Real-IP: {given.partition(',')[0]}\r\n" if given else ""
         link.sendall(f"GET /stats/who HTTP/1.0\r\nHost: 127.0.0.1\r\n{extra}\r\n".encode())

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, free_port
+from wire import PATIENCE
 
 import restmq
 
@@ -63,14 +64,14 @@ def served(command: list[str], folder: Path, redis: str) -> Iterator[tuple[int, 
         yield port, process.pid
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
     assert "Traceback" not in (folder / "log").read_text()
     assert "Warning" not in (folder / "log").read_text()
 
 
 def fetch(port: int, path: str) -> bytes:
     """The body of a page that is there."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
         body: bytes = answer.read()
         return body
 
@@ -155,7 +156,7 @@ def test_an_environment_that_was_left_half_made_is_made_anew(started: Path, tmp_
     assert "making an environment" in start.stderr.readline()
     time.sleep(0.5)
     os.killpg(start.pid, signal.SIGKILL)
-    start.wait(10)
+    start.wait(PATIENCE)
     start.stderr.close()
     assert list(tmp_path.iterdir())
     again = subprocess.run(

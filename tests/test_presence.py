@@ -171,7 +171,7 @@ def test_reaping_that_takes_long_keeps_no_beat_back(core: Core, link: Any) -> No
         until(lambda before=before: len(one.told) > before and not one.presence._asking)
     assert one.presence._keeping
     assert link.exists("restmq:{inst}:q:dead")
-    until(lambda: not one.presence._keeping, seconds=60)
+    until(lambda: not one.presence._keeping)
     assert not link.exists("restmq:{inst}:q:dead")
 
 
@@ -196,7 +196,7 @@ def test_who_dies_while_another_is_reaped_is_reaped_with_it_and_not_when_its_cla
     doom(link, "second", 1)
     beat_once(one)
     assert link.exists("restmq:{inst}:q:first")  # the first is not done yet
-    until(lambda: not one.presence._keeping, seconds=60)
+    until(lambda: not one.presence._keeping)
     assert link.zcard(DOOMED) == 0
     assert not link.exists("restmq:{inst}:q:first", "restmq:{inst}:q:second")
 
@@ -208,7 +208,7 @@ def test_who_is_named_again_while_it_is_reaped_is_reaped_once_more_at_the_most(c
         beat_once(one)
         link.zadd(DOOMED, {"dead": 0})  # the claim has ended
     assert one.presence._dead == [b"dead"]
-    until(lambda: not one.presence._keeping, seconds=60)
+    until(lambda: not one.presence._keeping)
     assert link.zcard(DOOMED) == 0
     assert one.presence._dead == []
 

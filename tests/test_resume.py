@@ -14,7 +14,7 @@ import pytest
 import redis
 from conftest import RedisServer
 from twisted.internet.task import Clock
-from wire import Listener, Wire, add, batch, batch_add, handler, stats, texts, until
+from wire import PATIENCE, Listener, Wire, add, batch, batch_add, handler, stats, texts, until
 
 from restmq import resume
 from restmq.delivery import Joined
@@ -60,7 +60,7 @@ def flood(instance: Any, queue: str, listener: Listener, batches: int, size: int
     there = listener.body.count(b'"key": ')
     for number in range(1, batches + 1):
         batch_add(instance, queue, *["x" * size] * 100)
-        listener.until(have(there + 100 * number), 30)
+        listener.until(have(there + 100 * number))
 
 
 # Where it goes on
@@ -470,7 +470,7 @@ class Producer(threading.Thread):
     def stop(self) -> int:
         """How many were added."""
         self.stopping = True
-        self.join(20)
+        self.join(PATIENCE)
         return self.count
 
 
@@ -483,10 +483,10 @@ def test_a_long_past_comes_whole_and_in_order_while_producers_go_on(
     stays = listen(one, f"/c/{queue}?since=now").until(lambda c: c.ids)
     producer = Producer(other, queue)
     for where in (one, other):
-        again = listen(where, f"/{transport}/{queue}?since={ids[0]}").until(have(2600), 30)
+        again = listen(where, f"/{transport}/{queue}?since={ids[0]}").until(have(2600))
         again.close()
     added = producer.stop()
-    last = listen(other, f"/{transport}/{queue}?since={ids[0]}").until(have(2500 + added), 30)
+    last = listen(other, f"/{transport}/{queue}?since={ids[0]}").until(have(2500 + added))
     assert last.told == []
     assert numbers(last) == list(range(1, 2501 + added))
     assert [int(word.split("@")[0]) for word in last.ids] == list(range(2501 + added))
@@ -504,9 +504,9 @@ def test_who_does_not_read_its_past_disturbs_nobody_and_misses_nothing(
     lazy = listen(one, f"/sse/{queue}?since=all", buffer=4096)
     for value in texts(500):
         add(one, queue, value)
-    first.until(have(2500), 30)
+    first.until(have(2500))
     assert stats(one, queue)["consumers"] == 2
-    lazy.hurry().until(have(2500), 60)
+    lazy.hurry().until(have(2500))
     assert numbers(lazy) == list(range(1, 2501))
     assert lazy.told == []
 
@@ -519,7 +519,7 @@ def test_one_who_reads_its_past_too_slowly_for_history_is_told_what_it_missed(
     flood(one, queue, first, 10, 7000)
     lazy = listen(one, f"/c/{queue}?since=all", buffer=4096)
     flood(one, queue, first, 20, 3000)
-    lazy.hurry().until(lambda c: b":3000" in c.body[-6000:], 60)
+    lazy.hurry().until(lambda c: b":3000" in c.body[-6000:])
     (told,) = lazy.told
     low, high = told["gap"]
     assert told["missed"] == high - low + 1
@@ -596,7 +596,7 @@ def test_when_redis_goes_while_the_past_is_read_the_stream_goes_on_when_it_is_ba
     until(lambda: one.http("GET", "/readyz")[0] == 200)
     add(one, queue, "new")
     for listener in (lazy, first):
-        listener.until(lambda c: b":2001" in c.body[-6000:], 30)
+        listener.until(lambda c: b":2001" in c.body[-6000:])
         assert numbers(listener) == list(range(1, 2002))
         listener.quiet(0.5)
         assert len(listener.elements) == 2001 and not listener.ended
@@ -609,7 +609,7 @@ def test_a_past_that_cannot_be_read_ends_the_stream_with_a_reason(
     one, first, lazy = halfway
     link = redis.Redis(unix_socket_path=str(own.socket))
     link.set(f"restmq:{{{queue}}}:h", "somebody else wrote here")
-    lazy.hurry().until_end(20)
+    lazy.hurry().until_end()
     if transport == "sse":
         assert lazy.body.endswith(b": the past could not be read; connect again with the last id\nretry: 1000\n")
     if transport == "ws":
@@ -632,7 +632,7 @@ def test_a_page_that_is_loaded_again_under_load_stops_nothing(start: Any, listen
         batch_add(one, queue, *[value] * 100)
         while new.read(0.01):
             pass  # it reads all that is there: who does not is dropped
-    new.until(lambda c: c.body.count(b'"v14"') >= 100, 30)
+    new.until(lambda c: c.body.count(b'"v14"') >= 100)
     until(lambda: stats(one, queue)["len"] + stats(one, queue)["leased"] == 0, lambda: stats(one, queue))
 
 
@@ -659,14 +659,14 @@ def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
             first.until(have(number))
         here.process.send_signal(signal.SIGCONT)
     for each in told:
-        each.until(lambda c: "v29" in c.values, 20)
+        each.until(lambda c: "v29" in c.values)
         (gap_told,) = each.told
         low, high = gap_told["gap"]
         assert (low, gap_told["missed"]) == (2, high - 1)
         assert numbers(each) == [1, *range(high + 1, 32)]
         assert each.ids[-1].startswith("31@")
     for each in closed:
-        assert numbers(each.until_end(20)) == [1]
+        assert numbers(each.until_end()) == [1]
     assert closed[1].reason == "elements were missed that are no longer kept; connect again"  # type: ignore[attr-defined]
 
 

@@ -16,21 +16,21 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Instance, RedisServer
-from wire import FORM, until
+from wire import FORM, PATIENCE, until
 
 pytestmark = pytest.mark.wire
 
 
 def test_sigterm_ends_streams_cleanly_and_logs_no_trouble(start: Any, queue: str) -> None:
     one = start()
-    link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=10)
+    link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)
     link.request("GET", f"/c/{queue}")
     stream = link.getresponse()
     one.form(f"/q/{queue}", "value=last")
     assert stream.readline() == b'{"key": "%s:1", "value": "last"}\r\n' % queue.encode()
     one.process.send_signal(signal.SIGTERM)
     assert stream.read() == b""  # the chunks end as they should
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     log = one.stop()
     assert one.process.returncode in (0, -signal.SIGTERM)
     assert "Traceback" not in log
@@ -51,7 +51,7 @@ def test_redis_away_is_503_and_live_consumers_stay(tmp_path: Path) -> None:
     redis = RedisServer(tmp_path / "redis")
     one = Instance(tmp_path / "instance", redis.address)
     try:
-        link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)
         link.request("GET", "/c/away")
         stream = link.getresponse()
         assert one.form("/q/kept", "value=before")[0] == 200
@@ -82,7 +82,7 @@ def test_two_instances_share_a_queue(instance: Any, other: Any, queue: str) -> N
     heard: dict[int, list[bytes]] = {}
 
     def listen(instance: Any, lines: list[bytes]) -> None:
-        link = http.client.HTTPConnection("127.0.0.1", instance.port, timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", instance.port, timeout=PATIENCE)
         link.request("GET", f"/c/{queue}")
         answer = link.getresponse()
         while len(lines) < 150:
@@ -97,7 +97,7 @@ def test_two_instances_share_a_queue(instance: Any, other: Any, queue: str) -> N
     for n in range(150):
         (one, two)[n % 2].form(f"/q/{queue}", f"value={n}")
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert len(heard[0]) == 150
     assert heard[0] == heard[1] == heard[2]
 
@@ -128,7 +128,7 @@ def test_start_sh_embeds_a_redis_and_finds_its_data_again(tmp_path: Path) -> Non
         )
         assert answer[2] == wanted
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
     assert took[1] < 5, took  # two seconds on a machine that does nothing else
 
 

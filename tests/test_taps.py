@@ -129,7 +129,7 @@ def test_a_tap_is_closed_with_the_reason_when_redis_was_away(
     tap.until(have(1)), consumer.until(have(1))
     own.stop()
     own.start()
-    tap.until_end(20)
+    tap.until_end()
     reason = "Redis was away, so what was added meanwhile was not seen here; connect again"
     if transport == "sse":
         assert f": {reason}\n".encode() in tap.body

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet import endpoints
-from wire import TEXT, Listener, add, stats, texts, until
+from wire import PATIENCE, TEXT, Listener, add, stats, texts, until
 
 TRANSPORTS = ("c", "sse", "ws")
 
@@ -207,7 +207,7 @@ def test_the_end_of_an_instance_ends_its_streams_over_tls_cleanly(begin: Any, he
         assert ended_in_order(consumer)
         assert consumer.values == ["last"]
         consumer.close()
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     assert "connections cut" not in one.log.read_text()
 
 
@@ -221,7 +221,7 @@ def test_who_does_not_say_goodbye_over_tls_does_not_hold_up_the_end_of_an_instan
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert idle.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
         one.process.send_signal(signal.SIGTERM)
-        one.process.wait(20)  # neither reads meanwhile
+        one.process.wait(PATIENCE)  # neither reads meanwhile
         assert idle.recv(1 << 16) == b""
         idle.close()
     assert comet.until_end().trailer == "RestMQ-Closed: the server is ending"

@@ -16,7 +16,7 @@ import pytest
 import redis
 from conftest import Instance, RedisServer
 from twisted.internet.task import Clock
-from wire import BATCH, Talker, stats, until
+from wire import BATCH, PATIENCE, Talker, stats, until
 
 from restmq.slot import Slot
 from restmq.waiting import Waiting
@@ -51,7 +51,7 @@ def commands(server: RedisServer, beats: int) -> int:
             return stats["cmdstat_set"]["calls"], sum(told["calls"] for name, told in stats.items() if name not in mine)
 
         def between(beat: int) -> tuple[int, int]:  # halfway to the next one, so that none is cut in two
-            until(lambda: now()[0] >= beat, seconds=30)
+            until(lambda: now()[0] >= beat)
             time.sleep(0.4)
             return now()
 
@@ -72,7 +72,7 @@ def test_ten_thousand_that_wait_cost_no_command_and_are_served_in_their_order(st
         for link in links:
             for number in range(EACH):
                 link.send(json.dumps({"cmd": "take", "queue": "waited", "wait": 60, "id": number}))
-        until(lambda: stats(instance, "waited")["waiters"] == WAITS, seconds=60)
+        until(lambda: stats(instance, "waited")["waiters"] == WAITS)
         waiting = commands(server, 4)
         print(f"in four beats: {idle} commands with nobody, {waiting} with {WAITS} that wait")
         assert waiting <= idle + 4
@@ -185,7 +185,7 @@ def test_clients_that_come_and_leave_at_random_lose_nothing_and_strand_nobody(
     until(lambda: stats(instances[0], queue)["len"] == 0)
     cut.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     seen = [int(n) for one in got for n in re.findall(rb":(\d+)\", \"value", one)]
     books = json.loads(instances[0].http("GET", f"/ledger/{queue}")[2])
     assert len(seen) == len(set(seen))
@@ -202,7 +202,7 @@ def test_an_instance_that_ends_answers_who_waits(start: Any, queue: str) -> None
         until(lambda: stats(instance, queue)["waiters"] == 1)
         instance.process.terminate()
         assert answers(link, 1, 10).startswith(b"HTTP/1.1 204 ")
-    instance.process.wait(20)
+    instance.process.wait(PATIENCE)
 
 
 def test_redis_comes_back_and_who_waited_waits_on(own: RedisServer, start: Any) -> None:

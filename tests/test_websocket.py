@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 from websockets.exceptions import ConnectionClosed
-from wire import HANDSHAKE, Talker, Wire, add, batch, handler, ring, stats, until
+from wire import HANDSHAKE, PATIENCE, Talker, Wire, add, batch, handler, ring, stats, until
 
 from restmq.errors import BadRequest, Error, Forbidden, UpgradeRequired
 from restmq.websocket import MOST_COMMANDS, Asking, WebSocket, accept, check_handshake, close_frame, to_frame
@@ -338,7 +338,7 @@ def shake(instance: Any, *replaced: str, headers: str = "", after: bytes = b"", 
         assert old in request
         request = request.replace(old, new, 1)
     answer = b""
-    with socket.create_connection(("127.0.0.1", instance.port), timeout=5) as raw:
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=PATIENCE) as raw:
         raw.sendall(request.encode("latin-1") + after)
         while until not in answer:
             data = raw.recv(4096)
