@@ -22,14 +22,14 @@ import reactor
 import redis
 from forkserver import Forked
 from stored import DB
-from wire import FORM, PATIENCE, Listener, Socket, until
+from wire import FORM, LONG, PATIENCE, Listener, Socket, until
 
 pytest_plugins = ["between"]
 #: These need what is installed on CPython only; what they look at does not depend on the Python that serves it.
 collect_ignore = ["test_browser.py", "test_cycles.py", "test_openapi.py"] if sys.implementation.name == "pypy" else []
 ROOT = Path(__file__).resolve().parent.parent
 #: Seconds an instance may take to answer: PyPy, on a busy machine and with no compiled modules yet, needs many.
-START = 4 * PATIENCE
+START = LONG
 #: Seconds that Redis has to answer, and that an instance may stand still before it counts as dead, for tests whose
 #: subject is something else. A test of these two says `deadline` or `silence` in its restmq.conf.
 DEADLINE = SILENCE = 60

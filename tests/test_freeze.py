@@ -19,7 +19,7 @@ from restmq.slot import begun
 
 pytestmark = pytest.mark.store
 
-SHORT = "[redis]\ndeadline = 1s\n"
+SHORT = "[redis]\ndeadline = 3s\n"
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def talk(
     It listens until nothing came for a moment. However busy the machine is: so many `answers` are waited for, and the
     end of the connection if it `closes`, which it must when `half` of it is closed here.
     """
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     with socket.create_connection(("127.0.0.1", port)) as link:
         got = b""
         try:
@@ -226,7 +226,7 @@ def test_all_that_was_asked_before_the_client_closed_its_side_is_answered_in_ord
 
 def test_the_last_answer_to_who_closed_its_side_says_that_it_is_the_last(instance: Any, redis_server: Any) -> None:
     with redis.Redis(unix_socket_path=str(redis_server.socket)) as store:
-        store.client_pause(300)  # neither is answered before the end is here
+        store.client_pause(2000)  # neither is answered before the end is here
         got, _, data = talk(instance.port, [asking("", "GET", "/q/none", "") * 2], half=True)
     assert got == [204, 204]
     assert data.count(b"Connection: close") == 1 and data.rindex(b"Connection") > data.rindex(b"HTTP/1.1")
@@ -270,15 +270,14 @@ def test_a_stream_whose_client_closed_its_side_takes_nothing(instance: Any, queu
 
 
 def test_a_stream_asked_for_behind_another_request_ends_when_the_client_has_closed_its_side(
-    instance: Any, redis_server: Any, queue: str
+    start: Any, redis_server: Any, queue: str
 ) -> None:
+    instance = start("[live]\nheartbeat = 1h\n")  # the end is not found by trying to write
     asked = [asking(queue, "GET", path, "") for path in ("/p/{}", "/c/{}")]
-    began = time.monotonic()
     with redis.Redis(unix_socket_path=str(redis_server.socket)) as store:
-        store.client_pause(300)  # the end is here before the first is answered
+        store.client_pause(2000)  # the end is here before the first is answered
         got, still, _ = talk(instance.port, [b"".join(asked)], half=True)
     assert (got, still) == ([200], CLOSED)
-    assert time.monotonic() - began < 15
     until(lambda: stats(instance, queue)["consumers"] == 0)
 
 

@@ -453,7 +453,7 @@ def test_a_consumer_that_leaves_gives_what_it_was_not_sent_to_the_next(instance:
         busy.read(0.001)
     lazy.quiet(0.1)  # something of what its kernel holds; then it goes
     lazy.close()
-    busy.until(lambda c: not c.quiet(0.5).read(0.5))
+    busy.everything()
     got, theirs = {one["key"] for one in lazy.objects}, [one["key"] for one in busy.objects]
     assert got
     assert len(theirs) == len(set(theirs))
@@ -481,8 +481,8 @@ def test_a_consumer_that_does_not_read_is_dropped_and_disturbs_nobody(start: Any
 def test_heartbeats_come_while_nothing_else_does(start: Any, listen: Any, queue: str) -> None:
     one = start("[live]\nheartbeat = 200ms\n")
     comet, sse = listen(one, f"/c/{queue}"), listen(one, f"/sse/{queue}")
-    comet.until(lambda c: len(c.body) >= 6, 3)
-    sse.until(lambda c: c.body.count(b"\n:\n:\n") >= 1, 30)
+    comet.until(lambda c: len(c.body) >= 6)
+    sse.until(lambda c: c.body.count(b"\n:\n:\n") >= 1)
     assert comet.body == b"\r\n" * comet.chunks
 
 
@@ -562,7 +562,7 @@ def test_a_client_has_so_many_live_consumers_of_all_kinds_and_no_more(start: Any
 def test_who_could_not_join_or_was_dropped_is_not_counted_and_this_machine_never(
     own: RedisServer, start: Any, listen: Any, queue: str
 ) -> None:
-    one, me = start(CAP + "max_waiting = 64KiB\n[redis]\ndeadline = 500ms\n", own.address), client("10.0.0.7")
+    one, me = start(CAP + "max_waiting = 64KiB\n[redis]\ndeadline = 3s\n", own.address), client("10.0.0.7")
     own.stop()
     for _ in range(3):
         assert listen(one, f"/c/{queue}", headers=me).status == 503
@@ -580,7 +580,7 @@ def test_who_could_not_join_or_was_dropped_is_not_counted_and_this_machine_never
 def test_without_redis_sse_says_why_with_200_and_comet_with_503_and_who_is_there_stays(
     own: RedisServer, start: Any, listen: Any, queue: str
 ) -> None:
-    one = start("[redis]\ndeadline = 500ms\n", own.address)
+    one = start("[redis]\ndeadline = 3s\n", own.address)
     stays = listen(one, f"/c/{queue}")
     own.stop()
     sse = listen(one, f"/sse/{queue}.away").until_end()

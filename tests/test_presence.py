@@ -16,7 +16,7 @@ from restmq.presence import Presence
 
 pytestmark = pytest.mark.store
 ALIVE, DOOMED, LAST = (f"restmq:{{inst}}:{word}" for word in ("alive", "doomed", "last"))
-LASTS = 3000
+LASTS = 60_000  # ms, so that a machine that is busy gives nobody up
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def core(redis_server: Any, link: Any) -> Iterator[Core]:
 class One:
     """A Presence whose seconds the test counts, and what it was told."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, lasts: float = LASTS / 1000) -> None:
         self.clock, self.seconds, self.told = Clock(), 100.0, []
-        self.presence = Presence(core, self.clock, lambda: self.seconds)
+        self.presence = Presence(core, self.clock, lambda: self.seconds, lasts)
         self.presence.alive = lambda: self.told.append("alive")
         self.presence.doomed = lambda: self.told.append("doomed")
 
@@ -54,7 +54,7 @@ def last(link: Any, silent: int = 0, run: str = "") -> str:
 
 
 def test_the_fence_is_up_when_the_last_answered_beat_is_older_than_two_and_a_half_seconds(core: Core) -> None:
-    one = One(core)
+    one = One(core, 3.0)
     assert not one.presence.fenced()  # it never beat: it holds nothing
     one.beat()
     one.seconds = 102.5
@@ -66,7 +66,7 @@ def test_the_fence_is_up_when_the_last_answered_beat_is_older_than_two_and_a_hal
 
 
 def test_a_beat_counts_from_when_it_was_sent(core: Core) -> None:
-    one = One(core)
+    one = One(core, 3.0)
 
     def beat_and_sleep() -> None:  # in the reactor's thread: the answer cannot come between these two
         one.presence.beat()
@@ -89,7 +89,7 @@ def test_it_beats_once_a_second_and_not_after_the_stop(core: Core, link: Any) ->
     assert one.told == ["alive"] * 2
 
 
-def test_a_beat_keeps_its_instance_alive_for_three_seconds_more(core: Core, link: Any) -> None:
+def test_a_beat_keeps_its_instance_alive_for_as_long_as_it_lasts(core: Core, link: Any) -> None:
     one = One(core)
     before = now(link)
     one.beat()
@@ -118,12 +118,12 @@ def test_who_reaps_has_a_claim_on_it_that_ends(core: Core, link: Any) -> None:
     assert reactor.wait(core.beat, b"one", True, LASTS) == [b"ok", b"dead"]
     assert reactor.wait(core.beat, b"two", True, LASTS) == [b"ok"]
     assert now(link) < link.zscore(DOOMED, "dead") <= now(link) + LASTS
-    link.zadd(DOOMED, {"dead": now(link) - 1})  # three seconds later the first one has died, too
+    link.zadd(DOOMED, {"dead": now(link) - 1})  # as long later the first one has died, too
     assert reactor.wait(core.beat, b"two", True, LASTS) == [b"ok", b"dead"]
 
 
-def test_nobody_is_suspected_when_nobody_beat_for_two_seconds_or_redis_was_started_anew(core: Core, link: Any) -> None:
-    for silent, run, dead in ((1500, "", [b"other"]), (2500, "", []), (500, "another", [])):
+def test_nobody_is_suspected_when_nobody_beat_for_long_or_redis_was_started_anew(core: Core, link: Any) -> None:
+    for silent, run, dead in ((30_000, "", [b"other"]), (41_000, "", []), (500, "another", [])):
         link.delete(ALIVE, DOOMED)
         link.set(LAST, last(link, silent, run))
         link.zadd(ALIVE, {"other": now(link) - 100})

@@ -17,7 +17,7 @@ from urllib.parse import quote_plus
 
 import pytest
 from conftest import Instance
-from wire import PATIENCE, until
+from wire import LONG, PATIENCE, until
 
 pytestmark = pytest.mark.wire
 
@@ -64,7 +64,7 @@ def words(one: Instance, more: list[str]) -> list[str]:
 
 def curl(one: Instance, *more: str) -> bytes:
     """What curl prints, to the byte."""
-    done = subprocess.run(words(one, list(more)), capture_output=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(words(one, list(more)), capture_output=True, timeout=LONG, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     return done.stdout
 

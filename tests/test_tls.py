@@ -7,6 +7,7 @@ import http.client
 import ipaddress
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -35,7 +36,7 @@ class Secure(Instance):
     def __init__(self, folder: Path, redis: str, pems: Path, conf: str = "") -> None:
         self.pems = pems
         self.context = ssl.create_default_context(cafile=str(pems / "certificate.pem"))
-        super().__init__(folder, redis, conf)
+        super().__init__(folder, redis, f"[server]\n{conf}")
 
     def endpoint(self) -> str:
         """Where it listens."""
@@ -44,7 +45,9 @@ class Secure(Instance):
 
     def launch(self) -> None:
         """Start it; `listen` has the port that counts, not --port."""
-        self.conf.write_text(f"[server]\nlisten = {self.endpoint()}\n" + self.conf.read_text())
+        listen = f"[server]\nlisten = {self.endpoint()}\n"
+        text = re.sub(r"\[server\]\n(listen = .*\n)?", lambda _: listen, self.conf.read_text(), count=1)
+        self.conf.write_text(text)
         super().launch()
 
 
@@ -113,13 +116,6 @@ def ended_in_order(listener: Listener) -> bool:
     """Whether TLS said goodbye before the connection closed, behind the last chunk too."""
     listener.ended = False
     return not listener.until_end().cut
-
-
-def everything(listener: Listener) -> Listener:
-    """Read until nothing more comes."""
-    while listener.read(0.5):
-        pass
-    return listener
 
 
 def settled(count: Callable[[], int]) -> int:
@@ -275,14 +271,14 @@ def test_what_a_socket_did_not_take_over_tls_is_not_confirmed_and_goes_to_the_ne
         add(secure, queue, "x" * 50_000)
         busy.read(0.001)
     lazy.until(lambda c: c.elements)  # something of what its kernel holds
-    everything(busy)
+    busy.everything()
     held = len(busy.elements)
     leased = settled(lambda: stats(secure, queue)["leased"])
     assert 0 < leased < count - held
     lazy.close()
     busy.until(lambda c: len(c.elements) == held + leased)
     until(lambda: stats(secure, queue)["leased"] == 0)
-    got, theirs = {one["key"] for one in lazy.elements}, [one["key"] for one in everything(busy).elements]
+    got, theirs = {one["key"] for one in lazy.elements}, [one["key"] for one in busy.everything().elements]
     assert len(theirs) == len(set(theirs)) == held + leased
     assert not got & set(theirs)
     assert stats(secure, queue)["len"] == 0

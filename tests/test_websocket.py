@@ -453,7 +453,7 @@ def test_a_command_needs_the_section_of_its_command(start: Any, queue: str) -> N
 
 
 def test_a_peer_that_does_not_answer_pings_is_found_and_one_that_does_stays(start: Any, queue: str) -> None:
-    one = start("[live]\nheartbeat = 1s\n")
+    one = start("[live]\nheartbeat = 2s\n")
     with Talker(one.port, f"/ws/{queue}") as alive:
         answers: list[bytes] = []
         deaf = threading.Thread(target=lambda: answers.append(shake(one, until=b"the end of it")))

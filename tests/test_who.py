@@ -19,16 +19,15 @@ pytestmark = pytest.mark.wire
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
-def lines(path: Path, word: str, count: int, seconds: float = 30) -> list[str]:
+def lines(path: Path, word: str, count: int) -> list[str]:
     """The lines with a word in them, without their time, once there are `count`: the log is written at ticks."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = [line for line in path.read_text("utf-8").splitlines() if word in line]
-        if len(found) >= count:
-            assert all(re.match(STAMP, line) for line in found)
-            return [re.sub(f"^{STAMP} ", "", line) for line in found]
-        assert time.monotonic() < deadline, f"{len(found)} lines with {word!r}, not {count}"
-        time.sleep(0.05)
+
+    def found() -> list[str]:
+        return [line for line in path.read_text("utf-8").splitlines() if word in line]
+
+    until(lambda: len(found()) >= count, lambda: f"{len(found())} lines with {word!r}, not {count}")
+    assert all(re.match(STAMP, line) for line in found())
+    return [re.sub(f"^{STAMP} ", "", line) for line in found()]
 
 
 def raw(one: Any, request: bytes) -> bytes:

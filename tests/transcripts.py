@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from conftest import ROOT, http_call
-from wire import PATIENCE, until
+from wire import LONG, PATIENCE, until
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, TextMessage
 
@@ -322,7 +322,7 @@ class Play:
 
     def shell(self, command: str) -> bytes:
         """Run a command as it stands, but for the port; answers what it prints."""
-        done = subprocess.run(self._bash(command), capture_output=True, timeout=PATIENCE, check=False, cwd=ROOT)
+        done = subprocess.run(self._bash(command), capture_output=True, timeout=LONG, check=False, cwd=ROOT)
         assert not done.stderr, done.stderr.decode("utf-8", "replace")
         return done.stdout
 

@@ -29,6 +29,8 @@ from restmq.head import NOTHING
 #: Seconds until what has to come counts as missing. It is the end of a wait for an event, never a measure of speed:
 #: on a busy machine a process may stand still for many seconds, and PyPy runs slowly until it is warm.
 PATIENCE = 60.0
+#: The same for what starts a Python of its own, or runs a program to its end.
+LONG = 4 * PATIENCE
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 TEXT = {"Content-Type": "text/plain"}
 BATCH = {"Content-Type": "application/x-ndjson"}
@@ -441,6 +443,12 @@ class Listener:
             left = deadline - time.monotonic()
             assert left > 0, f"the stream did not end: {self.body[-500:]!r}"
             self.read(left)
+        return self
+
+    def everything(self, seconds: float = 2.0) -> Listener:
+        """Read until nothing came for so long."""
+        while self.read(seconds):
+            pass
         return self
 
     def quiet(self, seconds: float = 0.3) -> Listener:
