@@ -165,23 +165,29 @@ def test_connecting_has_the_deadline_too(silent: Any) -> None:
             each.close()
 
 
-def test_what_this_process_slept_over_is_read_before_a_deadline_counts(redis_server: Any) -> None:
+def test_what_this_process_slept_over_is_read_before_a_deadline_counts(own: Any) -> None:
     """The reactor is held up for longer than the deadline while the replies come; the watch comes first."""
-    with reactor.core(redis_server.address, 12, deadline=5.0) as core:
+    with reactor.core(own.address, deadline=5.0) as core:
         until(lambda: core.redis.link is not None)
         link, seconds, clock = core.redis.link, [0.0], Clock()
         core.redis.now, core.redis.clock = lambda: seconds[0], clock
         value = b"x" * 1_000_000  # more than one read of a socket takes
+        reactor.wait(core.redis.call, b"SET", b"large", value)
         answers: list[Any] = []
 
-        def sleep_through() -> None:
+        def ask() -> None:
             for _ in range(3):
-                core.redis.call(b"ECHO", value).then(lambda reply, error: answers.append(error or reply))
+                core.redis.call(b"GET", b"large").then(lambda reply, error: answers.append(error or reply))
+
+        def sleep_through() -> None:
+            own.process.send_signal(signal.SIGCONT)
             assert select.select([link.transport.socket], [], [], PATIENCE)[0]
             seconds[0] += 6
             core.redis.watch()
             clock.advance(0)
 
+        own.process.send_signal(signal.SIGSTOP)
+        reactor.call(ask)
         reactor.call(sleep_through)
         while core.redis.link is link and len(answers) < 3:
             until(lambda: not link.quiet)  # it has read some of them

@@ -53,12 +53,12 @@ class Queue(Index):
         self.swept: list[float] = []  # when, in seconds
 
     def script(self, name: str, queue: bytes, *args: bytes) -> Slot[Any]:
-        """A step of the sweep: it tells the ms until something is due next, 0 for at once, -1 for never."""
+        """A step of the sweep: it tells the ms until something is due next, 0 for at once, None for never."""
         assert name == "sweep"
         self.swept.append(self.clock.seconds())
         self.left -= 1
         slot: Slot[Any] = Slot()
-        slot.resolve([0 if self.left else -1, 0])
+        slot.resolve([0 if self.left else None, 0])
         return slot
 
 

@@ -98,7 +98,7 @@ def test_a_beat_keeps_its_instance_alive_for_as_long_as_it_lasts(core: Core, lin
 
 def test_an_expired_instance_is_doomed_and_reaped(core: Core, link: Any) -> None:
     link.set(LAST, last(link))
-    link.zadd(ALIVE, {"dead": now(link) - 1, "well": now(link) + 60_000})
+    link.zadd(ALIVE, {"dead": now(link) - 1, "well": now(link) + 2 * LASTS})
     link.sadd("restmq:{inst}:q:dead", "lost")
     live = (b"11", b"dead", b"1", b"0", b"1", b"0", b"", b"0", b"0", b"{}", b"e", b"0")
     reactor.wait(core.set_policy, b"lost", "roundrobin")
@@ -152,7 +152,7 @@ def test_the_fence_stays_up_until_the_new_id_has_been_answered(core: Core, link:
     one = One(core)
     one.beat()
     one.presence.doomed = lambda: (one.told.append("doomed"), one.presence.renew())
-    one.seconds += 10
+    one.seconds += 100
     link.zrem(ALIVE, one.presence.instance)
     one.beat()
     assert one.presence.fenced()
