@@ -54,7 +54,8 @@ class Site:
         self.first = free_ports(instances)
         self.ports = [self.first + number for number in range(instances)]
         self.conf = folder / "restmq.conf"
-        self.configure("[server]\nxheaders = true\n")
+        # An idle connection is Nginx's to close, also when it is late.
+        self.configure("[server]\nxheaders = true\ngrace = 30s\ndrain = 60s\n")
         self.defaults: dict[str, str] = {
             "USER": user,
             "INSTANCES": str(instances),

@@ -16,7 +16,6 @@ import pytest
 from conftest import free_port
 from wire import LONG, Carrier
 
-pytestmark = pytest.mark.wire
 WAYS = ("GET", "/c", "/sse", "/ws")
 ROOT = Path(__file__).resolve().parent.parent
 

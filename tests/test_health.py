@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import redis
 from conftest import RedisServer
 from wire import until
 
-pytestmark = pytest.mark.wire
 NO_FILE = "Redis has no append-only file"
 
 

@@ -16,7 +16,7 @@ import redis
 from conftest import Instance, RedisServer, shared
 from wire import PATIENCE, TEXT, Listener, add, batch_add, stats, texts, until
 
-pytestmark = pytest.mark.wire
+pytestmark = [pytest.mark.wire, pytest.mark.store]
 LARGE = "x" * 50_000
 
 

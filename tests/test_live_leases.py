@@ -18,7 +18,6 @@ from wire import PATIENCE, Listener, Socket, add, batch_add, stats, texts, until
 
 from restmq.scripts import load
 
-pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
 
 

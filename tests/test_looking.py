@@ -15,7 +15,6 @@ from wire import BATCH, FORM, PATIENCE, TEXT, Listener, batch_add, stats, texts,
 from restmq import scripts
 from restmq.looking import STATES, Rates
 
-pytestmark = pytest.mark.wire
 COLUMNS = (
     "added waiting delayed leased dead taken delivered acked deleted expired purged dropped bytes imbalance"
 ).split()

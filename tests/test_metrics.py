@@ -9,7 +9,6 @@ import socket
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from conftest import ROOT, RedisServer
 from prometheus_client.parser import text_string_to_metric_families
 from wire import HANDSHAKE, PATIENCE, Listener, until
@@ -17,7 +16,6 @@ from wire import HANDSHAKE, PATIENCE, Listener, until
 from restmq.metrics import COUNTERS, GAUGES, Requests, route_name
 from restmq.web import ROUTES
 
-pytestmark = pytest.mark.wire
 NAME = re.compile(r"(restmq|process)_[a-z0-9_]+\Z")
 
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, free_port
-from wire import LONG, PATIENCE, until
+from conftest import ROOT, free_port, http_call
+from wire import FORM, LONG, PATIENCE, until
 
 import restmq
 
@@ -146,24 +145,34 @@ def test_the_folder_may_move_after_the_first_start(started: Path, tmp_path: Path
         moved.rename(started)
 
 
-def test_an_environment_that_was_left_half_made_is_made_anew(started: Path, tmp_path: Path) -> None:
-    start = subprocess.Popen(
-        [started / "start.sh", "--help"], env=environment(RESTMQ_ENV=str(tmp_path)), text=True, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert start.stderr is not None
-    assert "making an environment" in start.stderr.readline()
-    time.sleep(0.5)
-    os.killpg(start.pid, signal.SIGKILL)
-    start.wait(PATIENCE)
-    start.stderr.close()
-    assert list(tmp_path.iterdir())
-    again = subprocess.run(
-        [started / "start.sh", "--help"], env=environment(RESTMQ_ENV=str(tmp_path)), text=True, capture_output=True,
-        check=False,
-    )  # fmt: skip
+@pytest.mark.wire
+def test_start_sh_embeds_a_redis_and_finds_its_data_again(started: Path, tmp_path: Path) -> None:
+    for number, wanted in enumerate((b"kept:1\r\n", b'{"count": 0, "key": "kept:1", "value": "x"}\r\n')):
+        with served([str(started / "start.sh")], tmp_path, "embedded") as (port, _):
+            words: tuple[Any, ...] = ("GET", "/q/kept") if number else ("POST", "/q/kept", "value=x", FORM)
+            assert http_call(port, *words)[2] == wanted
+
+
+def test_an_environment_that_was_left_half_made_is_made_anew(checkout: Path, tmp_path: Path) -> None:
+    entry = re.search(r"^idna==.*\n(?: .*\n)+", (ROOT / "requirements.lock").read_text(), re.M)
+    assert entry
+    lock, place = tmp_path / "lock", tmp_path / "place"
+    lock.write_text(entry[0])  # one package is enough
+    command = [checkout / "_build" / "environment", sys.executable, place, lock]
+    first = subprocess.Popen(
+        command, env=environment(), text=True, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert first.stderr is not None
+    assert "making an environment" in first.stderr.readline()
+    until(lambda: list(place.glob("*.new/*")))
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait(PATIENCE)
+    first.stderr.close()
+    (half,) = place.glob("*.new")
+    again = subprocess.run(command, env=environment(), text=True, capture_output=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "making an environment" in again.stderr
+    assert not half.exists() and (Path(again.stdout.strip()) / "bin" / "python").exists()
 
 
 def test_a_link_to_start_sh_starts_it_too(started: Path, tmp_path: Path) -> None:

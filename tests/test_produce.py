@@ -13,7 +13,7 @@ import redis
 from conftest import RedisServer, http_call
 from wire import BATCH, FORM, TEXT, lengths, until
 
-pytestmark = pytest.mark.wire
+pytestmark = pytest.mark.store
 MIB = 1 << 20
 
 

@@ -19,8 +19,6 @@ import pytest
 from conftest import Instance
 from wire import LONG, PATIENCE, until
 
-pytestmark = pytest.mark.wire
-
 POLICY = "http://localhost:8888/p/queue_name"
 QUEUE = "http://localhost:8888/q/queue_name"
 PRODUCE = ["-d", "value=my element", QUEUE]

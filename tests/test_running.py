@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import http.client
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Instance, RedisServer
-from wire import FORM, PATIENCE, until
+from wire import PATIENCE, until
 
 pytestmark = pytest.mark.wire
 
@@ -100,33 +97,6 @@ def test_two_instances_share_a_queue(instance: Any, other: Any, queue: str) -> N
         thread.join(PATIENCE)
     assert len(heard[0]) == 150
     assert heard[0] == heard[1] == heard[2]
-
-
-def test_start_sh_embeds_a_redis_and_finds_its_data_again(tmp_path: Path) -> None:
-    from conftest import START, free_port, http_call
-
-    port = free_port()
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["PYTHON"] = sys.executable
-    command = [str(ROOT / "start.sh"), "--port", str(port), "--data", str(tmp_path / "data"), "--redis", "embedded"]
-
-    def ready() -> bool:
-        try:
-            return http_call(port, "GET", "/readyz")[0] == 200
-        except OSError:
-            return False
-
-    answers = (b"kept:1\r\n", b'{"count": 0, "key": "kept:1", "value": "x"}\r\n')
-    for number, wanted in enumerate(answers):
-        with (tmp_path / f"log{number}").open("wb") as log:
-            process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-        until(ready, (tmp_path / f"log{number}").read_text, 2 * START)
-        words = ("GET",) if number else ("POST", "value=x", FORM)
-        answer = http_call(port, words[0], "/q/kept", *words[1:])
-        assert answer[2] == wanted
-        process.terminate()
-        process.wait(PATIENCE)
-    assert "environment" not in (tmp_path / "log1").read_text()  # it was made before
 
 
 def test_folders_of_restmq_conf_are_served_in_place_of_our_own_pages(start: Any, tmp_path: Path) -> None:

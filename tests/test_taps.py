@@ -13,7 +13,6 @@ import redis
 from conftest import RedisServer
 from wire import Listener, add, batch_add, stats, texts, until
 
-pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
 
 

@@ -19,7 +19,6 @@ from wire import BATCH, PATIENCE, Talker, stats, until
 from restmq.slot import Slot
 from restmq.waiting import Waiting
 
-pytestmark = pytest.mark.wire
 WAITS, EACH = 10_000, 1_000  # takes, and how many on one connection
 
 

@@ -15,7 +15,6 @@ from conftest import Instance
 from websockets.exceptions import ConnectionClosed
 from wire import FORM, HANDSHAKE, PATIENCE, Listener, Talker, until
 
-pytestmark = pytest.mark.wire
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
