@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from restmq import options, rules
 from restmq.errors import BadOption
-from restmq.handler import Answer, Handler, name
+from restmq.handler import Answer, Handler, is_object, name
 from restmq.ini import nearest
 from restmq.looking import LOOK, named, together
 
@@ -24,6 +24,7 @@ SCOPES = ("live", "pull", "add")
 class Policy(Handler):
     """/p/NAME."""
 
+    old = True
     sections: ClassVar = {"GET": LOOK, "POST": CHANGE}
 
     async def get(self, raw: bytes) -> Answer:
@@ -35,7 +36,7 @@ class Policy(Handler):
     async def post(self, raw: bytes) -> bytes:
         """Set it."""
         queue = name(raw)
-        self.options({})
+        self.options({}, ("policy",))
         policy = self.field(b"policy")
         if policy not in (b"broadcast", b"roundrobin"):
             raise BadOption("policy is broadcast or roundrobin; send it as a form field: -d policy=roundrobin")
@@ -82,6 +83,7 @@ def _flow(queue: bytes, status: int, stops: Mapping[str, float]) -> dict[str, ob
 class Control(Handler):
     """/control/NAME."""
 
+    old = True
     sections: ClassVar = {"GET": LOOK, "POST": CHANGE}
 
     async def get(self, raw: bytes) -> Answer:
@@ -97,7 +99,7 @@ class Control(Handler):
     async def post(self, raw: bytes) -> Answer:
         """Stop or start flows."""
         queue, core = name(raw), self.app.core
-        asked = self.options({"what": _what, "for": _lasting})
+        asked = self.options({"what": _what, "for": _lasting}, ("status",))
         status = self.field(b"status")
         if status not in (b"start", b"stop"):
             raise BadOption("status is start or stop; send it as a form field: -d status=stop")
@@ -143,11 +145,8 @@ class Controls(Handler):
 class Settings(Handler):
     """/settings/NAME."""
 
+    body = "own"
     sections: ClassVar = {"GET": LOOK, "POST": CHANGE}
-
-    def old_words(self) -> tuple[str, ...]:
-        """No old client knows this address."""
-        return ()
 
     async def get(self, raw: bytes) -> Answer:
         """Every setting, and which of them the queue was told itself."""
@@ -174,7 +173,7 @@ class Settings(Handler):
         body, form = self.request.body, self.request.fields.form
         told = self.options(dict.fromkeys(rules.NAMES, str))
         given: list[tuple[str, str | None]]
-        if body[:1] == b"{" or (body and not form):  # curl -d says of any body that it is a form
+        if is_object(body) or (body and not form):  # curl -d says of any body that it is a form
             given = rules.of_json(body)
         else:  # an empty field is no option, but takes a setting back
             fields = self.request.form

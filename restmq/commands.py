@@ -8,13 +8,12 @@ Read live.py next.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
-from json.decoder import scanstring  # type: ignore[attr-defined]  # it is there, and undocumented
 from typing import TYPE_CHECKING, Any
 
-from restmq import options
+from restmq import document, options
 from restmq.core import Nack
+from restmq.document import Document as Command
 from restmq.element import Element, Lease, parse_key, queue_name
 from restmq.errors import BadRequest, Conflict, Error, LeaseLost, NotFound
 from restmq.leases import lease_of, touched
@@ -49,6 +48,11 @@ class Client:
         """Whether it has left: what a command has in hand for it then goes back."""
         return self._handler is not None and self._handler.gone
 
+    def usable(self) -> None:
+        """It is about to be handed something: can it use that? Raises errors; over a WebSocket it can."""
+        if self._handler is not None:
+            self._handler.hands_out((b"application/json", b"text/html"))
+
     def waits(self, wait: Wait) -> None:
         """A take waits from now on; wait.leave() is to be called when the client leaves."""
         if self._handler is not None:
@@ -59,59 +63,12 @@ class Client:
         return False
 
 
-class Command(dict[str, Any]):
-    """A command's fields, and the text that it came in."""
-
-    text = ""
-
-    def written(self, word: str) -> str:
-        """A field as it stands in the text, byte for byte: 1.10 is not 1.1, and no key is lost."""
-        text, found = self.text, ""
-        at = _space(text, text.index("{") + 1)
-        while text[at] != "}":
-            field, at = scanstring(text, at + 1)
-            start = _space(text, _space(text, at) + 1)
-            try:
-                _, at = _DECODER.raw_decode(text, start)
-            except RecursionError:
-                raise Wrong(f"the field {field[:40]!a} is nested too deep") from None
-            if field == word:
-                found = text[start:at]
-            at = _space(text, at)
-            if text[at] == ",":
-                at = _space(text, at + 1)
-        return found
-
-
-_SPACES = re.compile(r"[ \t\r\n]*")
-
-
-def _space(text: str, at: int) -> int:
-    """The position after the white space (RFC 8259 section 2)."""
-    found = _SPACES.match(text, at)
-    return found.end() if found else at
-
-
-def _constant(word: str) -> None:
-    raise ValueError(f"{word} is Python's and JavaScript's, not JSON's")
-
-
-_DECODER = json.JSONDecoder(parse_int=options.whole, parse_constant=_constant)
+WANTED = 'a command is a JSON object: {"cmd": "add", "queue": "test", "value": "oi"}'
 
 
 def parse(text: bytes | str) -> Command:
-    """A command out of its text (RFC 8259). Raises BadRequest for what is no JSON object."""
-    try:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8")
-        found = _DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"this is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise BadRequest('a command is a JSON object: {"cmd": "add", "queue": "test", "value": "oi"}')
-    command = Command(found)
-    command.text = text
-    return command
+    """A command out of its text: the value of `value` is passed on as it stands. Raises BadRequest."""
+    return document.read(text, WANTED, "value")
 
 
 def _field(command: Command, word: str) -> Any:
@@ -150,14 +107,16 @@ def _string(command: Command, word: str) -> bytes:
 
 
 def _time(command: Command, word: str, parse: Callable[[str], int]) -> int:
-    """A field that is a time, in ms; 0 when it is not there. Raises BadOption."""
-    return options.told(word, command.get(word, ""), parse)
+    """A field that is a time, in ms; 0 when it is not there, or is the ttl and empty. Raises BadOption."""
+    if word not in command or (word == "ttl" and command[word] == ""):
+        return 0
+    return options.told(word, command[word], parse)
 
 
 async def add(app: Any, command: Command, client: Client) -> Said:
     """Store a value."""
     queue, value = _queue(command), _field(command, "value")
-    text = value if isinstance(value, str) else command.written("value")
+    text = value if isinstance(value, str) else command.opaque
     ttl_ms, delay_ms = _time(command, "ttl", options.ttl), _time(command, "delay", options.delay)
     stored, key = checked(_bytes("value", text), app.config.max_value), b""
     if "idempotency_key" in command:
@@ -182,8 +141,9 @@ async def get(app: Any, command: Command, client: Client) -> Said:
 async def take(app: Any, command: Command, client: Client) -> Said:
     """Remove or lease the next element."""
     queue = _queue(command)
+    client.usable()
     wait_ms = _time(command, "wait", options.wait)
-    leased = command.get("lease", "") != ""
+    leased = "lease" in command
     ms = _time(command, "lease", options.lease)
     found: list[Element | None]
     if wait_ms:
@@ -225,7 +185,8 @@ async def touch(app: Any, command: Command, client: Client) -> Said:
     """Prolong a lease, or give it back."""
     queue, number, lease = _named(command)
     asked: dict[str, Any] = {"lease": options.told("lease", _field(command, "lease"), options.release)}
-    if command.get("delay", "") != "":
+    client.usable()
+    if "delay" in command:
         asked["delay"] = _time(command, "delay", options.delay)
     if "error" in command:
         asked["error"] = _string(command, "error").decode("utf-8")
@@ -275,7 +236,7 @@ async def _run(app: Any, command: Command, allow: Callable[[str], object], order
             raise Wrong(f"unknown field {field[:40]!a} in {word}; {_near(field, known)}")
     if not _own(command, client):
         allow(section)
-    if ordered and command.get("wait", 0) not in (0, "") and "id" not in command:
+    if ordered and command.get("wait", 0) != 0 and "id" not in command:
         raise Wrong("a take that waits needs an 'id': it is answered when it is served, others go on meanwhile")
     said: Said = await do(app, command, client)
     return said
@@ -297,7 +258,10 @@ async def run(
     """
     echo = ""
     try:
-        command = parse(text)
+        try:
+            command = parse(text)
+        except document.Unclear as unclear:
+            return json.dumps({"error": unclear.text}).encode("ascii")
         try:
             echo = _id(command)
             said = await _run(app, command, allow, whole, client or Client())

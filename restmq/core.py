@@ -250,8 +250,11 @@ class Core:
         delay_ms: int = 0,
         key: bytes = b"",
         window_ms: int = 600_000,
+        written: bytes = b"",
     ) -> Added:
         """Store values, all or none. With an idempotency `key`, the same key within `window_ms` stores nothing more.
+
+        `written` is how an earlier RestMQ would have stored that key: with its quotes.
 
         Raises Conflict when the key came with other values before, TooLarge when they are over a bound by themselves.
         """
@@ -263,6 +266,8 @@ class Core:
         if key:
             digest = hashlib.sha256(b"".join(b"%d:%b" % (len(value), value) for value in values)).hexdigest()[:32]
             options.update(key=key.decode("latin-1"), digest=digest, window=window_ms)
+            if written not in (b"", key):
+                options["written"] = written.decode("latin-1")
         if ttl_ms or delay_ms:
             self.due.soon(queue, min(ms for ms in (ttl_ms, delay_ms) if ms))
         self._register(queue)

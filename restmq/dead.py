@@ -32,10 +32,6 @@ class Dead(Handler):
 
     sections: ClassVar = {"GET": LOOK, "POST": "admin", "DELETE": "admin"}
 
-    def old_words(self) -> tuple[str, ...]:
-        """No old client knows this address."""
-        return ()
-
     def most(self) -> Most:
         return Most(LARGEST, "a list of keys")
 

@@ -103,6 +103,12 @@ class NotAllowed(Error):
         super().__init__(text, ((b"Allow", allow.encode("ascii")),))
 
 
+class NotAcceptable(Error):
+    """Accept excludes every type that the answer could have (RFC 9110 section 15.5.7)."""
+
+    status, type, title = 406, "not-acceptable", "Not acceptable"
+
+
 class TooSlow(Error):
     """The request did not arrive in time."""
 
@@ -121,6 +127,12 @@ class LeaseLost(Error):
     status, type, title = 412, "lease-lost", "Lease lost"
 
 
+class NotMatched(Error):
+    """A precondition does not hold, or is one that nobody looks at (RFC 9110 section 15.5.13)."""
+
+    status, type, title = 412, "precondition-failed", "Precondition failed"
+
+
 class TooLarge(Error):
     """The value, form or body is over its limit."""
 
@@ -131,6 +143,12 @@ class TargetTooLong(Error):
     """The request line is over its limit."""
 
     status, type, title = 414, "uri-too-long", "URI too long"
+
+
+class UnsupportedMedia(Error):
+    """The body's type, charset or coding is not read here (RFC 9110 section 15.5.16)."""
+
+    status, type, title = 415, "unsupported-media-type", "Unsupported media type"
 
 
 class Misdirected(Error):
@@ -193,6 +211,12 @@ class Unavailable(Error):
 
     def problem(self) -> dict[str, object]:
         return {**super().problem(), "stored": "maybe" if self.maybe else "no"}
+
+
+class Prefetched(Error):
+    """A browser asks ahead of its user: nothing is consumed."""
+
+    status, type, title = 503, "prefetch", "Not for prefetching"
 
 
 class Full(Error):

@@ -11,6 +11,7 @@ import re
 
 from restmq import errors
 from restmq.head import LINE, TOKEN
+from restmq.negotiation import check_charset, named_utf_8
 
 MAX_FIELDS = 100
 MAX_PART = 8192  # bytes of a part's header lines
@@ -127,6 +128,10 @@ def _part(body: bytes, at: int, end: int) -> tuple[bytes, bytes]:
             if name is not None:
                 raise errors.BadRequest("a part of multipart/form-data has two Content-Disposition")
             name = _name(text)
+        elif word == b"content-type":
+            check_charset(text)
+        elif word == b"content-encoding":
+            raise errors.UnsupportedMedia("a part has a Content-Encoding of its own: compress the whole body")
         elif word == b"content-transfer-encoding" and text.lower() not in (b"7bit", b"8bit", b"binary"):
             raise errors.BadRequest("multipart/form-data is not decoded: send it as it is (RFC 7578 section 4.7)")
     if name is None:
@@ -161,3 +166,14 @@ def _parameters(text: bytes, what: str) -> list[tuple[bytes, bytes]]:
         found.append((one[1].lower(), value))
         at = one.end()
     return found
+
+
+def check(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """A form's fields, if its field `_charset_` names UTF-8 or is not there (RFC 7578 section 4.6).
+
+    Raises UnsupportedMedia.
+    """
+    for name, value in fields:
+        if name == b"_charset_":
+            named_utf_8(value)
+    return fields

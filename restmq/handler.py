@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from cyclone import web
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from restmq import document, negotiation
 from restmq.accesslog import NO_ADDRESS
 from restmq.element import queue_name
-from restmq.errors import BadOption, BadRequest, Error, NotAllowed
+from restmq.errors import BadOption, BadRequest, Error, NotAllowed, UnsupportedMedia
 from restmq.form import unquote
+from restmq.options import EMPTY
 from restmq.request import Most, Request
 from restmq.slot import drive
 from restmq.stream import Stream
@@ -31,6 +33,12 @@ if TYPE_CHECKING:
 log = Logger()
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
+SCRIPTS = (b"application/javascript", b"text/javascript", b"application/x-javascript", b"application/ecmascript")
+SAFE = ("GET", "HEAD", "OPTIONS")  # methods that change nothing (RFC 9110 section 9.2.1), but for what hands out
+#: Options that may be empty, and then are absent: a listing's page, and what the first RestMQ had that way.
+BLANK = ("after", "match", "ttl", "error")
+READS = "send a form, or a JSON object, such as {\"NAME\": \"VALUE\"}"
+ACCEPT_POST = ((b"Accept-Post", b"application/x-www-form-urlencoded, multipart/form-data, application/json"),)
 CLIENT_LEFT = 499  # what the access log says, as Nginx's does, of a request that nobody waits for any more
 #: Header lines that requests of ours know, which a page of another origin may send if that is allowed.
 _MAY_SEND = re.compile(
@@ -73,6 +81,14 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
 
     verbs: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     sections: ClassVar[Mapping[str, str]] = {}
+    #: Methods that hand out elements, or stream them, with the types of their answers; see check_use().
+    gives: ClassVar[Mapping[str, tuple[bytes, ...]]] = {}
+    #: Preconditions that a method looks at itself, as RFC 9110 section 13.1 has them.
+    conditions: ClassVar[Mapping[str, tuple[bytes, ...]]] = {}
+    #: What the body of a POST is: its options; a value, or a form with one; or what the handler reads by itself.
+    body: ClassVar[str] = "options"
+    #: Whether the first RestMQ had this address: its clients' other fields pass.
+    old: ClassVar[bool] = False
     hot = False  # whether it may be answered while others of its connection are still under way
     #: Cache-Control of good answers. A cache that keeps one would give an element twice, or show what was (RFC 9111).
     cache: ClassVar[bytes] = b"no-store"
@@ -106,6 +122,10 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         self.allow(self.sections.get(request.method))
         if request.method not in self.verbs and not (request.method == "OPTIONS" and request.shared):
             raise self._not_allowed()
+        if request.fields.special or self.streams:
+            self._rare()
+        if request.method == "POST" and self.body == "options":
+            self._check_type()
         most = self.most() if request.method == "POST" else Most()
         if request.fields.length > most.bytes:
             raise most.passed(request.fields.length)
@@ -126,6 +146,10 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                 return
             if verb is None:
                 raise self._not_allowed()
+            if request.fields.special or self.streams:
+                if not request.judged:
+                    self._rare()
+                self._unzip()
             said = verb(self, *arguments)
         except Exception as error:
             self.failed(error)
@@ -134,6 +158,52 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             self.reply(said)
         else:
             drive(said, self.reply, self.failed)
+
+    def _rare(self) -> None:
+        """What rare header lines ask for is refused where it is not done. Raises errors."""
+        request = self.request
+        kinds = self.gives.get(request.method)
+        if kinds is not None:
+            self.hands_out(kinds)
+        elif request.method not in SAFE:
+            self._check_conditions()
+        if request.fields.length or request.fields.chunked:
+            negotiation.check_charset(request.fields.values.get(b"content-type", b""))
+            negotiation.zipped(request.fields.values)
+
+    def hands_out(self, kinds: tuple[bytes, ...]) -> None:
+        """Before anything is handed out: can this client use an answer of these types? Raises errors."""
+        request = self.request
+        if request.fields.special or self.streams:
+            if kinds == (JSON,) and b"callback" in request.raw_query:
+                kinds = SCRIPTS
+            queue = request.raw_path.split(b"/")[2:3] or [value for word, value in request.query if word == b"queue"]
+            named = queue[0].decode("utf-8", "replace")[:200] if queue else "NAME"
+            negotiation.check_use(request.fields.values, kinds, named)
+            self._check_conditions()
+
+    def _check_conditions(self) -> None:
+        values, method = self.request.fields.values, self.request.method
+        hint = "" if b"if-match" not in values else "; a lease in If-Match goes with one element, at /q/NAME/N"
+        negotiation.check_conditions(values, self.conditions.get(method, ()), hint)
+
+    def _check_type(self) -> None:
+        """Raises UnsupportedMedia for a body that is neither a form nor JSON, by its type."""
+        fields = self.request.fields
+        kind = fields.values.get(b"content-type", b"")
+        if kind and not (fields.form or fields.json):
+            word = kind[:80].decode("latin-1")
+            raise UnsupportedMedia(f"a body of type {word!a} is not read here: {READS}", ACCEPT_POST)
+
+    def _unzip(self) -> None:
+        """A gzip body becomes what it holds, within what the address takes. Raises BadRequest, TooLarge."""
+        request = self.request
+        if request.body and negotiation.zipped(request.fields.values):
+            most = self.most() if request.method == "POST" else Most()
+            body = negotiation.unzipped(request.body, most.bytes)
+            if body is None:
+                raise most.passed()
+            request.connection.replaced(request, body)
 
     def allow(self, section: str | None) -> None:
         """Ask the ACL. What rests on the address alone is remembered on the connection."""
@@ -174,20 +244,17 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         for callback in self.on_half or ():
             callback()
 
-    def options(self, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-        """Options out of the query, RestMQ- headers and the form, in that order of weight.
+    def options(self, known: Mapping[str, Callable[[str], Any]], fields: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Options out of the query, RestMQ- headers and the body, in that order of weight.
 
-        `known` maps names to parsers, which raise BadOption. Raises BadOption for a
-        query parameter or RestMQ- header that is not known; a form may hold others.
+        `known` maps names to parsers, which raise BadOption; `fields` are those of the body that
+        field() reads. Raises BadOption for a name that is not known, but for old clients'; and for
+        one that is empty, for it may be a variable that was not set.
         """
         request = self.request
         found: dict[str, str] = {}
-        for raw, value in request.form if known and request.fields.form else ():
-            word = raw.decode("utf-8", "replace")
-            if word in known and value:
-                if word in found:
-                    raise BadOption(f"the option {word!r} was given more than once in the form")
-                found[word] = _text(word, value)
+        if request.body and not (self.body == "own" and request.method == "POST"):
+            self._body_options(known, fields, found)
         if request.fields.twice:
             raise BadOption(f"the header {request.fields.twice!r} was given more than once")
         for header, value in request.fields.values.items() if request.fields.special else ():
@@ -195,7 +262,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                 word = header[7:].decode("ascii").replace("-", "_")
                 if word not in known:
                     raise _unknown("header", "RestMQ-" + word, known)
-                if value:
+                if _filled(word, value):
                     found[word] = _text(word, value)
         told = set()
         for raw, value in request.query if request.raw_query else ():
@@ -204,7 +271,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                 continue
             if word not in known:
                 raise _unknown("query parameter", word, known)
-            if value:
+            if _filled(word, value):
                 if word in told:
                     raise BadOption(f"the option {word!r} was given more than once in the query")
                 told.add(word)
@@ -215,16 +282,57 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         """Whether a query may have this word, though it is no option of this request."""
         return word in ("_", "callback") or word in self.old_words()
 
+    def _body_options(self, known: Mapping[str, object], fields: tuple[str, ...], found: dict[str, str]) -> None:
+        """Options that stand in the body; those that are not known pass in a form of an old address only."""
+        given = self.given()
+        passes = self.old and self.request.method == "POST" and not self._is_document()
+        for raw, value in given:
+            word = raw.decode("utf-8", "replace")
+            if word in known:
+                if _filled(word, value):
+                    if word in found:
+                        raise BadOption(f"the option {word!r} was given more than once in the form")
+                    found[word] = _text(word, value)
+            elif not passes and word not in fields:
+                raise _unknown("field", word, (*known, *fields))
+
+    def given(self) -> list[tuple[bytes, bytes]]:
+        """The fields of the body: of a form, or of a JSON object as a form would have them.
+
+        Raises UnsupportedMedia for a body of another type, BadRequest for one that is malformed.
+        """
+        request = self.request
+        if not request.body or (self.body == "value" and request.method == "POST"):
+            return request.form
+        if self._is_document():
+            return [
+                (word.encode("utf-8"), _field(word, value).encode("utf-8"))
+                for word, value in document.read(request.body, READS).items()
+            ]
+        if not request.fields.form:
+            self._check_type()
+            raise UnsupportedMedia(f"the body came without a Content-Type, and is no JSON: {READS}", ACCEPT_POST)
+        return request.form
+
+    def _is_document(self) -> bool:
+        """Whether the body is a JSON object by its type or by its beginning: curl -d calls everything a form."""
+        request = self.request
+        if self.body == "value" and request.method == "POST":
+            return False
+        return request.fields.json or (request.fields.form != 2 and is_object(request.body))
+
     def old_words(self) -> tuple[str, ...]:
         """What old clients put in the query of a POST instead of its form."""
-        return ("value", "msg", "queue", "policy", "status", "body", "ttl") if self.request.method == "POST" else ()
+        old = self.old and self.request.method == "POST"
+        return ("value", "msg", "queue", "policy", "status", "body", "ttl") if old else ()
 
     def field(self, *words: bytes) -> bytes | None:
-        """A field of the form, or of the query as old clients have it; None when it is not there.
+        """A field of the body, or of the query as old clients have it; None when it is not there.
 
         The first of `words` that is there counts. Two of one are refused with BadRequest.
         """
-        for given in (self.request.form, self.request.query if self.request.raw_query else []):
+        body = self.given() if self.body == "options" else self.request.form
+        for given in (body, self.request.query if self.request.raw_query else []):
             there: list[bytes] = []
             for word in words:
                 values = [value for found, value in given if found == word]
@@ -288,6 +396,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         if self.gone or self._streaming:
             return
         try:
+            if self.request.fields.special and said is not None:
+                said = self._conditional(Answer(said) if isinstance(said, bytes) else said)
             if said.__class__ is bytes:
                 self._write(said, 200, b"text/plain; charset=utf-8", ())
             elif isinstance(said, Answer):
@@ -297,18 +407,27 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         except Exception as error:
             self.failed(error)
 
+    def _conditional(self, said: Answer) -> Answer:
+        """What was only looked at, if its preconditions hold (RFC 9110 section 13.2.1). Raises NotMatched."""
+        method = self.request.method
+        looked = said.status == 200 and method in ("GET", "HEAD") and method not in self.gives
+        if looked and negotiation.unchanged(self.request.fields.values):
+            return Answer(status=304)
+        return said
+
     def _write(self, body: Any, status: int, kind: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> None:
         """The one place that writes. Raises ValueError for a header that would break the head apart."""
         request = self.request
         connection = request.connection
-        head = self.app.head(status, kind if status != 204 else b"", self.cache if status < 400 else b"no-store")
+        empty = status in (204, 304)
+        head = self.app.head(status, b"" if empty else kind, self.cache if status < 400 else b"no-store")
         if headers or request.shared:
             head += _lines((*headers, *request.shared))
         if connection.closes(request):
             head += b"Connection: close\r\n"
         elif request.fields.keep:
             head += b"Connection: keep-alive\r\n"
-        if status == 204:
+        if empty:
             data = head + b"\r\n"
         elif request.method == "HEAD":
             data = b"%bContent-Length: %d\r\n\r\n" % (head, len(body))
@@ -340,7 +459,26 @@ def _text(word: str, value: bytes) -> str:
         raise BadOption(f"{word} is not UTF-8") from None
 
 
-def _unknown(kind: str, word: str, known: Mapping[str, object]) -> BadOption:
+def is_object(body: bytes) -> bool:
+    """Whether a body begins as a JSON object does, perhaps with a byte order mark, which is told then."""
+    return body[:64].removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")[:1] == b"{"
+
+
+def _field(word: str, value: Any) -> str:
+    text = document.plain(value)
+    if text is None:
+        raise BadOption(f"the field {word[:40]!a} must be a string, a number, true or false")
+    return text
+
+
+def _filled(word: str, value: bytes) -> bool:
+    """Whether an option has a value. Raises BadOption for an empty one, but where that always was none."""
+    if not value and word not in BLANK:
+        raise BadOption(f"the option {word!r} {EMPTY}")
+    return value != b""
+
+
+def _unknown(kind: str, word: str, known: Iterable[str]) -> BadOption:
     meant = near(word.removeprefix("RestMQ-"), known)
     hint = f"did you mean {meant!r}?" if meant else "it knows " + (", ".join(known) or "none")
     return BadOption(f"the {kind} {word[:80]!a} is not known to this request; {hint}")

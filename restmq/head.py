@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from restmq import errors
+from restmq.negotiation import media_type, unusual
 
 MAX_HEADERS = 100
 
@@ -17,7 +18,6 @@ FIELD = TOKEN + rb"+:[\t -~\x80-\xff]*"
 LINE = re.compile(FIELD + rb"\Z")
 _HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*\Z")
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
-_SPECIAL = (b"sec-purpose", b"if-match", b"idempotency-key")  # beside RestMQ-…: what makes a request mean more
 
 
 class Fields:
@@ -28,7 +28,7 @@ class Fields:
     Raises errors for what makes a request's end or its host doubtful.
     """
 
-    __slots__ = ("block", "chunked", "close", "expects", "form", "keep", "length", "special", "twice", "values")
+    __slots__ = ("block", "chunked", "close", "expects", "form", "json", "keep", "length", "special", "twice", "values")
 
     def __init__(self, block: bytes, newer: bool) -> None:
         self.block = block
@@ -73,9 +73,10 @@ class Fields:
         self.close = b"close" in wishes or (not newer and b"keep-alive" not in wishes)
         self.keep = not newer and not self.close
         self.expects = newer and b"100-continue" in values.get(b"expect", b"").lower()
-        kind = values.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        kind = media_type(values.get(b"content-type", b""))
         self.form = {b"application/x-www-form-urlencoded": 1, b"multipart/form-data": 2}.get(kind, 0)
-        self.special = any(name.startswith(b"restmq-") or name in _SPECIAL for name in values)
+        self.json = kind.endswith((b"/json", b"+json"))
+        self.special = any(name.startswith(b"restmq-") for name in values) or unusual(values, kind)
 
 
 NOTHING = Fields(b"", False)

@@ -476,6 +476,11 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             self._held += request.size
         self.app(request)
 
+    def replaced(self, request: Request, body: bytes) -> None:
+        """A request has another body now, which was unpacked: it counts while the request is under way."""
+        self._held += len(body) - request.size
+        request.body, request.size = body, len(body)
+
     # -- answering
 
     def answer(self, request: Request, data: bytes) -> None:

@@ -6,17 +6,16 @@ mean; knows of the core only its verbs. Read commands.py next.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from restmq import options
+from restmq import document, options
 from restmq.books import shown
 from restmq.core import Nack
 from restmq.element import Lease, number, parse_lease
 from restmq.errors import BadKey, BadOption, BadRequest, LeaseLost, NotFound, TooLarge
-from restmq.handler import Answer, Handler, name
+from restmq.handler import JSON, Answer, Handler, name
 from restmq.options import MOST
 from restmq.request import Most
 from restmq.rest import etag
@@ -80,6 +79,8 @@ def touched(queue: bytes, wanted: int, lease: Lease | None) -> dict[str, object]
 class One(Handler):
     """/q/NAME/N."""
 
+    gives: ClassVar = {"POST": (JSON,)}
+    conditions: ClassVar = {"POST": (b"if-match",), "DELETE": (b"if-match",)}
     sections: ClassVar = dict.fromkeys(("GET", "POST", "DELETE"), "rest:consumer")
 
     async def get(self, raw: bytes, digits: bytes) -> Answer:
@@ -116,6 +117,7 @@ class One(Handler):
 class Ack(Handler):
     """/q/NAME/ack: many leases at once."""
 
+    body = "own"
     sections: ClassVar = {"POST": "rest:consumer"}
 
     def most(self) -> Most:
@@ -126,12 +128,12 @@ class Ack(Handler):
         queue = name(raw)
         self.options({})
         self.jsonp(b"")
-        document = _document(self.request.body)
-        acks = {_text(f"lease {place} of 'ack'", one): None for place, one in enumerate(_list(document, "ack"), 1)}
-        nacks = dict(_nack(f"entry {place} of 'nack'", one) for place, one in enumerate(_list(document, "nack"), 1))
+        told = _document(self.request.body)
+        acks = {_text(f"lease {place} of 'ack'", one): None for place, one in enumerate(_list(told, "ack"), 1)}
+        nacks = dict(_nack(f"entry {place} of 'nack'", one) for place, one in enumerate(_list(told, "nack"), 1))
         leases = [parse_lease(word.encode("utf-8")) for word in acks]
         given = [*leases, *(nack.lease for nack in nacks.values())]
-        if len(set(given)) < len(document.get("ack", ())) + len(document.get("nack", ())):
+        if len(set(given)) < len(told.get("ack", ())) + len(told.get("nack", ())):
             raise BadRequest("a lease stands there twice; each can be acknowledged or given back once")
         core = self.app.core
         acked, nacked = begun(core.ack(queue, leases)), begun(core.nack(queue, list(nacks.values())))  # in one write
@@ -148,12 +150,9 @@ class Ack(Handler):
     verbs: ClassVar[dict[str, Any]] = {"POST": post}
 
 
-def _document(text: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(text.decode("utf-8"), parse_int=options.whole)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"this is no JSON: {error}; send {EXAMPLE}") from None
-    if not isinstance(found, dict) or not found:
+def _document(text: bytes) -> document.Document:
+    found = document.read(text, f"send an object: {EXAMPLE}")
+    if not found:
         raise BadRequest(f"send an object: {EXAMPLE}")
     _known(found, ("ack", "nack"), "the object")
     return found
@@ -167,8 +166,8 @@ def _known(given: Mapping[str, Any], known: tuple[str, ...], where: str) -> None
             raise BadRequest(f"unknown field {word[:40]!a} in {where}; {hint}")
 
 
-def _list(document: Mapping[str, Any], word: str) -> list[Any]:
-    found = document.get(word, [])
+def _list(told: Mapping[str, Any], word: str) -> list[Any]:
+    found = told.get(word, [])
     if not isinstance(found, list):
         raise BadRequest(f"the field {word!r} must be a list")
     if len(found) > MOST:

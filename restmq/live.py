@@ -45,6 +45,14 @@ RETRY = 2000  # ms: an EventSource that lost its stream comes again after this
 RETRY_ENDING = 1000  # ms: the same, when this instance ends and another may serve at once
 # Nothing on the way may keep, rewrite or hold back a stream; Nginx holds it back without the second.
 CACHE = b"no-store, no-transform"
+#: What clients call lines of JSON; the first is ours.
+LINES = (
+    b"application/x-ndjson",
+    b"application/ndjson",
+    b"application/jsonl",
+    b"application/x-jsonlines",
+    b"application/json",
+)
 HEADERS = ((b"X-Accel-Buffering", b"no"),)
 
 log = Logger()
@@ -549,6 +557,7 @@ class CometHandler(Handler):
 
     streams = True
     cache = CACHE
+    gives: ClassVar = {"GET": LINES}
     sections: ClassVar[dict[str, str]] = {"GET": Comet.section}
 
     async def get(self, raw: bytes) -> None:
@@ -566,6 +575,7 @@ class SseHandler(Handler):
 
     streams = True
     cache = CACHE
+    gives: ClassVar = {"GET": (b"text/event-stream",)}
     sections: ClassVar[dict[str, str]] = {"GET": Sse.section}
 
     def passes(self, word: str) -> bool:

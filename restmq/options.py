@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from restmq.document import written
 from restmq.errors import BadOption
 
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(ms|s|m|h|d)?\Z", re.ASCII)
@@ -19,6 +20,9 @@ YEAR = 366 * DAY
 MINUTE = 60_000
 MOST = 1000  # elements in one answer, leases in one request
 _NUMBER = re.compile(r"0*([1-9][0-9]{0,2}|1000)\Z", re.ASCII)
+_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"\Z', re.ASCII)  # RFC 9651 section 3.3.3
+EMPTY = "is empty, perhaps a variable that was not set; give it a value or leave it out"
+_SWITCH = {"1": True, "0": False, "true": True, "false": False}
 _KEY = re.compile(r"[!-~]{1,255}\Z", re.ASCII)
 
 
@@ -89,24 +93,23 @@ def idempotency_key(name: str, text: str) -> bytes:
     return text.encode("ascii")
 
 
+def unquoted(name: str, text: str) -> str:
+    """What a header's string means (RFC 9651 section 3.3.3): "k" is k; a word stands as it is. Raises BadOption."""
+    if text[:1] != '"':
+        return text
+    found = _STRING.match(text)
+    if not found:
+        raise BadOption(f'{name} begins with a quote, but is no string: "k", in which only \\" and \\\\ are escaped')
+    return re.sub(r"\\(.)", r"\1", found[1])
+
+
 def told(name: str, value: Any, parse: Callable[[str], int]) -> int:
-    """A time in a JSON document, a number of seconds or a text such as "5m"; "" is 0. Raises BadOption."""
+    """A time in a JSON document, a number of seconds or a text such as "5m". Raises BadOption."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise BadOption(f"the field {name!r} must be a number of seconds or a text such as \"5m\"")
-    return parse(written(value)) if value != "" else 0
-
-
-def written(value: str | float) -> str:
-    """A string, or a number as people write it: 0.00001 and not 1e-05, up to nine digits behind the dot."""
-    if isinstance(value, float):
-        text = f"{value:.9f}".rstrip("0")
-        return text + "0" if text.endswith(".") else text
-    return str(value)
-
-
-def whole(digits: str) -> int | float:
-    """A whole number in JSON, as its `parse_int`. A very long one is infinite: Python's int() refuses it."""
-    return int(digits) if len(digits) <= 1000 else float(digits)
+    if value == "":
+        raise BadOption(f"the field {name!r} {EMPTY}")
+    return parse(written(value))
 
 
 def prefetch(text: str) -> int:
@@ -115,7 +118,7 @@ def prefetch(text: str) -> int:
 
 
 def yes(name: str, text: str) -> bool:
-    """A switch: 1 or 0. Raises BadOption."""
-    if text not in ("0", "1"):
+    """A switch: 1 or 0, in JSON true or false. Raises BadOption."""
+    if text not in _SWITCH:
         raise BadOption(f"{name} is 1 or 0, not {text[:40]!a}")
-    return text == "1"
+    return _SWITCH[text]

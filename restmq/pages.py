@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 from restmq import commands
 from restmq.errors import BadRequest, Error, NotFound, TooLarge
 from restmq.form import unquote
-from restmq.handler import JSON, Answer, Handler, name
+from restmq.handler import JSON, Answer, Handler, is_object, name
 from restmq.looking import LOOK, NAMED
 from restmq.request import Most
 
@@ -103,6 +103,9 @@ class Jobs(Handler):
 class Form(Handler):
     """/queue: the form, and the JSON protocol."""
 
+    old = True
+    body = "own"
+
     def get(self) -> Answer:
         """The page with the form."""
         return self._page(EXAMPLES[0][0].encode("ascii"), b"")
@@ -135,7 +138,7 @@ class Form(Handler):
         text = self.request.body
         if len(text) > self.app.config.max_form:
             raise TooLarge(f"a command has {self.app.config.max_form} bytes at the most")
-        if text[:1] != b"{" and (self.request.fields.form or not text):
+        if not is_object(text[:4]) and (self.request.fields.form or not text):
             found = self.field(b"body", b"msg")
             if found is not None:
                 text = found

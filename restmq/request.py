@@ -14,7 +14,7 @@ from cyclone import httpserver, httputil
 from twisted.internet.interfaces import ISSLTransport
 
 from restmq.errors import TooLarge
-from restmq.form import MAX_FIELDS, multipart, pairs
+from restmq.form import MAX_FIELDS, check, multipart, pairs
 from restmq.head import Fields
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
     def form(self) -> list[tuple[bytes, bytes]]:
         """The body's fields; none when it is no form. Raises BadRequest."""
         if self.fields.form == 1:
-            return pairs(self.body)
+            return check(pairs(self.body))
         if self.fields.form == 2:
-            return multipart(self.fields.values[b"content-type"], self.body)
+            return check(multipart(self.fields.values[b"content-type"], self.body))
         return []
 
     def request_time(self) -> float:

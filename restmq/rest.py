@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 from restmq import options
 from restmq.core import Nack
 from restmq.element import Element, Lease, not_utf8, queue_name
-from restmq.errors import BadRequest, BadValue, Error, NotAllowed, NotFound, TooLarge
+from restmq.errors import BadRequest, BadValue, NotAllowed, NotFound, TooLarge
 from restmq.form import unquote
 from restmq.handler import JSON, Answer, Handler, name
+from restmq.negotiation import media_type
 from restmq.request import LITTLE, Most, Request
 from restmq.slot import drive
 from restmq.waiting import Wait
@@ -24,16 +25,12 @@ from restmq.waiting import Wait
 STORE = {"ttl": options.ttl, "delay": options.delay}
 HAND_OUT = {"wait": options.wait, "max": options.most, "lease": options.lease}
 FORGET = {"forget": lambda text: options.yes("forget", text)}
+#: One kind of body has several names: none of them is registered.
+BATCHES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines")
 LINES = 10_000  # values in one batch
 _LINE, _LF = re.compile(rb"[^\n]+"), b"\n"
 REPLAYED = ((b"Idempotency-Replayed", b"true"),)
 NO_GET = "GET changes nothing here (get_consumes = no); POST /q/NAME/take takes"
-
-
-class Prefetched(Error):
-    """A browser asked ahead of its user (Sec-Purpose: prefetch): nothing is consumed."""
-
-    status, type, title = 503, "prefetch", "Not for prefetching"
 
 
 def checked(value: bytes, most: int, what: str = "the value") -> bytes:
@@ -80,7 +77,7 @@ def value_of(handler: Handler) -> bytes:
 def is_batch(request: Request) -> bool:
     """Whether the body is a batch: one value a line."""
     kind: bytes = request.fields.values.get(b"content-type", b"")
-    return kind.partition(b";")[0].strip().lower() == b"application/x-ndjson"
+    return media_type(kind) in BATCHES
 
 
 def lines(body: bytes, most: int) -> list[bytes]:
@@ -114,23 +111,29 @@ def producing(handler: Handler) -> Most:
     return Most(max(LITTLE, config.max_value), "the value", "max_value")
 
 
-def idempotency_key(request: Request) -> bytes:
-    """The header Idempotency-Key, b"" when there is none. Raises BadOption."""
+def idempotency_key(request: Request) -> tuple[bytes, bytes]:
+    """The key in the header Idempotency-Key, b"" when there is none, and the header as it came. Raises BadOption.
+
+    The header is a string or a word: "k" and k are one key (draft-ietf-httpapi-idempotency-key-header).
+    """
     given = request.fields.values.get(b"idempotency-key")
-    return b"" if given is None else options.idempotency_key("Idempotency-Key", given.decode("latin-1"))
+    if given is None:
+        return b"", b""
+    word = "Idempotency-Key"
+    return options.idempotency_key(word, options.unquoted(word, given.decode("latin-1"))), given
 
 
 async def store(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> bytes | Answer:
     """Store what a POST with options brings, a value or a batch of them; the answer is one key a line."""
     app, request = handler.app, handler.request
-    key = idempotency_key(request)
+    key, header = idempotency_key(request)
     batch = is_batch(request)
     values = lines(request.body, app.config.max_value) if batch else [value_of(handler)]
     request.body = b""  # what it had to say is taken out of it
     if not (batch or key or any(asked.values())):
         return b"%b:%d\r\n" % (queue, await app.core.add(queue, values[0]))
     window = round(app.config.idempotency * 1000)
-    added = await app.core.add_all(queue, values, asked.get("ttl", 0), asked.get("delay", 0), key, window)
+    added = await app.core.add_all(queue, values, asked.get("ttl", 0), asked.get("delay", 0), key, window, header)
     keys = b"".join([b"%b:%d\r\n" % (queue, number) for number in range(added.first, added.first + added.many)])
     return Answer(keys, headers=REPLAYED) if added.replayed else keys
 
@@ -152,17 +155,10 @@ def etag(lease: Lease) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"ETag", b'"%b"' % bytes(lease)),)
 
 
-def no_prefetch(handler: Handler) -> None:
-    """Raises Prefetched: what a browser fetches ahead of its user must not consume."""
-    if b"prefetch" in handler.request.fields.values.get(b"sec-purpose", b""):
-        raise Prefetched("a prefetch consumes nothing; ask again when the element is really wanted")
-
-
 async def take(handler: Handler, queue: bytes) -> Element | None:
     """The oldest element, removed; nothing is removed for a client that has left already."""
     if handler.gone:
         return None
-    no_prefetch(handler)
     found: Element | None = await handler.app.core.take(queue)
     return found
 
@@ -182,7 +178,6 @@ async def several(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> l
     """What `wait`, `max` and `lease` ask for. What comes for a client that has left goes back."""
     if handler.gone:
         return []
-    no_prefetch(handler)
     core, most, ms, wait = handler.app.core, asked.get("max", 1), asked.get("lease", 0), asked.get("wait", 0)
     # What is taken behind it could not be answered before it, and would be lost with a client that leaves.
     handler.request.alone = wait > 0 or most > 1
@@ -225,15 +220,17 @@ async def hand_out(handler: Handler, queue: bytes, known: Mapping[str, Any] = HA
 
 
 def plain(handler: Handler) -> bool:
-    """Whether the request carries nothing but itself: no query, no header of ours, no form."""
+    """Whether the request carries nothing but itself: no query, no header of ours, no body."""
     request = handler.request
-    return not (request.raw_query or request.fields.special or (request.fields.form and request.body))
+    return not (request.raw_query or request.fields.special or request.body)
 
 
 class Queue(Handler):
     """/q/NAME."""
 
-    hot = True
+    hot = old = True
+    body = "value"
+    gives: ClassVar = {"GET": (JSON,)}
     sections: ClassVar = {
         "POST": "rest:producer",
         "GET": "rest:consumer",
@@ -288,6 +285,7 @@ class Queue(Handler):
 class Take(Handler):
     """/q/NAME/take: GET /q/NAME for those that must not change things with a GET."""
 
+    gives: ClassVar = {"POST": (JSON,)}
     sections: ClassVar = {"POST": "rest:consumer"}
 
     async def post(self, raw: bytes) -> Answer:
@@ -300,6 +298,8 @@ class Take(Handler):
 class Root(Handler):
     """/: the page, which is open; with `queue`, the same as /q/NAME as old clients have it, which is not."""
 
+    old = True
+    body = "value"
     sections: ClassVar = {"POST": "rest:producer"}
 
     def most(self) -> Most:
@@ -325,6 +325,7 @@ class Root(Handler):
             raise NotAllowed("HEAD takes nothing; HEAD /q/NAME tells the queue's lengths", "GET, POST")
         if not self.app.config.get_consumes:
             raise NotAllowed(NO_GET, "POST")
+        self.hands_out((JSON,))
         if len(found) > 1:
             raise BadRequest(f"the parameter 'queue' was given {len(found)} times")
         queue = queue_name(found[0])

@@ -7,13 +7,12 @@ admin.py takes them over the wire, config.py out of restmq.conf. Read those next
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from restmq import options
-from restmq.errors import BadOption, BadRequest
+from restmq import document, options
+from restmq.errors import BadOption
 from restmq.ini import nearest
 from restmq.scripts import RULES
 
@@ -120,22 +119,12 @@ def checked(given: Iterable[tuple[str, str | None]]) -> dict[str, str]:
 
 def of_json(text: bytes) -> list[tuple[str, str | None]]:
     """The settings in a JSON object, each as people write it in a form. Raises BadRequest, BadOption."""
-    try:
-        document = json.loads(text.decode("utf-8"), object_pairs_hook=_Pairs, parse_int=options.whole)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"this is no JSON: {error}") from None
-    if not isinstance(document, _Pairs):
-        raise BadRequest('settings are one JSON object, such as {"max_length": 1000}')
     found: list[tuple[str, str | None]] = []
-    for name, value in document:
-        if isinstance(value, bool) or not isinstance(value, (str, int, float, type(None))):
+    for name, value in document.read(text, 'settings are one JSON object, such as {"max_length": 1000}').items():
+        if isinstance(value, (bool, list)) or (told := document.plain(value)) is None:
             raise BadOption(f"{name[:40]!a}: it takes a string, a number, or null for its default")
-        found.append((name, None if value is None else options.written(value)))
+        found.append((name, None if value is None else told))
     return found
-
-
-class _Pairs(list[Any]):
-    """A JSON object as it was written, so that a name that stands there twice is seen."""
 
 
 def shown(told: Mapping[str, str], defaults: Mapping[str, object]) -> dict[str, int | str]:

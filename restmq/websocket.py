@@ -368,6 +368,7 @@ class WebSocketHandler(Handler):
     """GET /ws/NAMES."""
 
     streams = True
+    gives: ClassVar = {"GET": ()}
     sections: ClassVar[dict[str, str]] = {"GET": WebSocket.section}
 
     async def get(self, raw: bytes) -> None:

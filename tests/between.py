@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import redis
 from conftest import Instance, RedisServer
-from wire import PATIENCE
 
 
 class Between:
@@ -67,7 +66,7 @@ class Between:
                 if self._kinds.get(target) == "commands":
                     self.asked(data)
                     if self._held is None or target in self._held:
-                        self.flows.wait(PATIENCE)
+                        self.flows.wait(10)
                 elif far is not None:
                     time.sleep(self.slow if self._kinds.get(far) == "commands" else self.late)
                 if far not in self._deaf:
@@ -101,12 +100,12 @@ class Between:
 class Pair:
     """Two instances on a Redis of their own; the links of the second can be cut while it is stopped."""
 
-    def __init__(self, server: RedisServer, start: Any, conf: str) -> None:
+    def __init__(self, server: RedisServer, start: Any) -> None:
         self.link = redis.Redis(unix_socket_path=str(server.socket))
         self.there: Instance = start("", server.address)
         self.between = Between(server.folder, server)
         self.others = {client["id"] for client in self.link.client_list()}
-        self.here: Instance = start(conf, f"unix:{self.between.path}")
+        self.here: Instance = start("", f"unix:{self.between.path}")
         self.links = [client["id"] for client in self.own()]
 
     def own(self) -> list[dict[str, str]]:
@@ -137,11 +136,11 @@ class Pair:
 
 
 @pytest.fixture
-def pair(start: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
-    """here and there; a parameter is the restmq.conf of `here`."""
+def pair(start: Any, tmp_path: Path) -> Iterator[Pair]:
+    """here and there."""
     server = RedisServer(tmp_path)
     try:
-        made = Pair(server, start, getattr(request, "param", ""))
+        made = Pair(server, start)
         yield made
         made.between.stop()
         made.link.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import socket
@@ -10,12 +11,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from wire import PATIENCE, Talker, stats
+from wire import Talker, stats
 
 pytestmark = pytest.mark.wire
 
 MIB = 1 << 20
 FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
 TEXT = "text/plain"
 BATCH = "application/x-ndjson"
 PARTS = "multipart/form-data; boundary=X"
@@ -83,7 +85,7 @@ def refused(instance: Any, filled: str, bad: bytes, status: int, word: str) -> b
     good = request("GET", f"/stats/{filled}")
     head, gap, body = bad.replace(b"{}", filled.encode()).partition(b"\r\n\r\n")
     bad = re.sub(rb"Content-Length: \d+", b"Content-Length: %d" % len(body), head) + gap + body
-    with socket.create_connection(("127.0.0.1", instance.port), timeout=PATIENCE) as link:
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=60) as link:
         link.sendall(good + bad + good)
         before, wrong, behind = answers(link, 3)
         assert (before[0], behind[0]) == (200, 200)
@@ -106,6 +108,9 @@ OPTIONS = [  # (what follows the target, header lines, part of the text)
     ("", ("RestMQ-Leese: 5",), "RestMQ-leese"),
     ("?" + "&".join(f"_={n}" for n in range(101)), (), "more than 100"),
 ]
+#: Statuses with their words, for those that come often.
+UNUSABLE, AHEAD = (406, "not-acceptable"), (503, "prefetch")
+UNMET, UNREAD = (412, "precondition-failed"), (415, "unsupported-media-type")
 BAD: list[tuple[bytes, int, str]] = [
     # REST: a form
     (request("POST", "/q/{}", b"", FORM), 400, "bad-value"),
@@ -221,7 +226,7 @@ BAD: list[tuple[bytes, int, str]] = [
     (request("POST", "/p/{}", b"policy=random", FORM), 400, "bad-option"),
     (request("POST", "/p/{}", b"", FORM), 400, "bad-option"),
     (request("POST", "/p/{}", b"policy=roundrobin&policy=broadcast", FORM), 400, "bad-request"),
-    (request("POST", "/p/{}", b"policy=roundrobin", TEXT), 400, "bad-option"),
+    (request("POST", "/p/{}", b"policy=roundrobin", TEXT), *UNREAD),
     (request("POST", "/control/{}", b"status=pause", FORM), 400, "bad-option"),
     (request("POST", "/control/{}", b"status=stop&status=start", FORM), 400, "bad-request"),
     (request("POST", "/control/", b"status=stop", FORM), 405, "method-not-allowed"),
@@ -246,6 +251,106 @@ BAD: list[tuple[bytes, int, str]] = [
     (request("GET", "/q/{}/take"), 405, "method-not-allowed"),
     (request("GET", "/q/{}/1/2"), 404, "not-found"),
     (request("GET", "/q/{}/"), 404, "not-found"),
+    # options of a body, where the first RestMQ had no address
+    *((request("POST", f"/q/{{}}{path}", body, kind), 400, "bad-option")
+      for path, body, kind in (
+          ("/take", b"leese=30s", FORM), ("/take", b'{"leese": "30s"}', JSON), ("/take", b'{"lease": 0}', FORM),
+          ("/take", part(("leese", b"30s")), PARTS), ("/take", b'{"max": true}', JSON),
+          ("/take", b'{"max": [1]}', JSON),
+          ("/take", b'{"lease": {"a": 1}}', JSON), ("/take?ttl=5", b"", None), ("/take?value=x", b"", None),
+          ("/1", b"leese=30s", FORM), ("/1", b'{"lease": 5, "eror": "x"}', JSON), ("/1?msg=x", b"lease=5", FORM))),
+    *((request("POST", path, body, kind), 400, "bad-option")
+      for path, body, kind in (
+          ("/dead/{}", b"kick=1&kik=2", FORM), ("/dead/{}", b'{"kick": 1, "kik": 2}', JSON),
+          ("/p/{}", b'{"policy": "roundrobin", "polcy": 1}', JSON), ("/p/{}", b'{"policy": 1}', JSON),
+          ("/control/{}", b'{"status": "stop", "fro": "5s"}', JSON))),
+    *((request("GET", "/q/{}", body, kind), 400, "bad-option")
+      for body, kind in ((b"leese=5", FORM), (b'{"leese": 5}', JSON), (b'{"lease": null}', FORM))),
+    (request("DELETE", "/q/{}", b"forgte=1", FORM), 400, "bad-option"),
+    *((request("POST", f"/q/{{}}{path}", text, kind), 400, "bad-request")
+      for path in ("/take", "/1")
+      for text, kind in ((b"{", FORM), (b"[]", JSON), (b"lease=5", JSON), (b'{"lease": 5, "lease": 6}', JSON),
+                         (b"\xef\xbb\xbf{}", JSON), (b'{"lease": NaN}', JSON), (b'{"wait": 1e999}', JSON))),
+    *((request(method, path, b"lease=30s", kind), *UNREAD)
+      for method, path in (("POST", "/q/{}/take"), ("POST", "/q/{}/1"), ("GET", "/q/{}"), ("POST", "/dead/{}"),
+                           ("GET", "/?queue={}"), ("POST", "/control/{}"), ("DELETE", "/q/{}"), ("DELETE", "/q/{}/1"))
+      for kind in (TEXT, "application/xml", None)),
+    # an option that is empty, such as a variable that was not set
+    *((request(method, f"{path}?{word}=", b"", None), 400, "bad-option")
+      for method, path in (("GET", "/q/{}"), ("POST", "/q/{}/take"))
+      for word in ("lease", "wait", "max")),
+    *((request(method, path, body, kind, *lines), 400, "bad-option")
+      for method, path, body, kind, lines in (
+          ("GET", "/q/{}", b"", None, ("RestMQ-Lease:",)), ("POST", "/q/{}/take", b"lease=", FORM, ()),
+          ("POST", "/q/{}/take", b'{"lease": ""}', JSON, ()), ("POST", "/q/{}/take", b'{"lease": null}', JSON, ()),
+          ("POST", "/q/{}/take", b"lease", FORM, ()), ("GET", "/?queue={}&lease=", b"", None, ()),
+          ("POST", "/q/{}/1", b"lease=", FORM, ()), ("POST", "/q/{}/1", b"lease=0&delay=", FORM, ()),
+          ("POST", "/q/{}", b"value=x&delay=", FORM, ()), ("POST", "/control/{}", b"status=stop&for=", FORM, ()),
+          ("DELETE", "/q/{}?forget=", b"", None, ()), ("GET", "/c/{}?lease=", b"", None, ()),
+          ("GET", "/sse/{}?tap=", b"", None, ()), ("GET", "/c/{}?since=", b"", None, ()))),
+    # a client that cannot use what it would be handed
+    *((request(method, path, b"", None, line), status, word)
+      for method, path in (("GET", "/q/{}"), ("POST", "/q/{}/take"), ("GET", "/?queue={}"), ("GET", "/q/{}?max=2"))
+      for line, status, word in (
+          ("Purpose: prefetch", *AHEAD), ("Sec-Purpose: prefetch;prerender", *AHEAD),
+          ("X-Moz: prefetch", *AHEAD), ("X-Purpose: preview", *AHEAD), ("purpose: Preview", *AHEAD),
+          ("Accept: text/event-stream", *UNUSABLE), ("Accept: image/*", *UNUSABLE),
+          ("Accept: text/html, text/plain;q=0.5", *UNUSABLE), ("Accept: application/xml", *UNUSABLE),
+          ("Accept: */*;q=0", *UNUSABLE), ("Accept: application/json;q=0, */*", *UNUSABLE),
+          ("Accept: */*, application/*;q=0.0", *UNUSABLE),
+          ("Upgrade: websocket\r\nConnection: Upgrade", 426, "upgrade-required"),
+          ("Range: bytes=0-5", 400, "bad-request"), ("If-Match: *", *UNMET),
+          ("If-None-Match: \"1.1@e\"", *UNMET), ("If-Range: \"x\"", *UNMET),
+          ("If-Modified-Since: Sat, 29 Oct 1994 19:43:31 GMT", *UNMET),
+          ("If-Unmodified-Since: Sat, 29 Oct 1994 19:43:31 GMT", *UNMET))),
+    *((request("POST", path, body, kind, line), status, word)
+      for path, body, kind in (("/q/{}/1", b"lease=5", FORM), ("/queue", b'{"cmd": "take", "queue": "{}"}', JSON))
+      for line, status, word in (("Purpose: prefetch", *AHEAD), ("Accept: image/*", *UNUSABLE),
+                                 ("Upgrade: WebSocket", 426, "upgrade-required"))),
+    *((request("GET", path, b"", None, line), status, word)
+      for path, line, status, word in (
+          ("/q/{}?callback=f", "Accept: image/*", *UNUSABLE),
+          ("/c/{}", "Accept: text/event-stream", *UNUSABLE), ("/c/{}", "Accept: text/html", *UNUSABLE),
+          ("/sse/{}", "Accept: application/json", *UNUSABLE), ("/sse/{}", "Purpose: prefetch", *AHEAD),
+          ("/c/{}", "Upgrade: websocket", 426, "upgrade-required"), ("/sse/{}", "If-Match: *", *UNMET))),
+    # a precondition that nobody looks at, where something would change
+    *((request(method, path, body, kind, line), *UNMET)
+      for method, path, body, kind in (
+          ("DELETE", "/q/{}", b"", None), ("POST", "/q/{}", b"value=x", FORM), ("POST", "/q/{}", b"x", TEXT),
+          ("POST", "/", b"queue={}&value=x", FORM), ("POST", "/q/{}/ack", b'{"ack": ["1.1@e"]}', JSON),
+          ("POST", "/queue", b'{"cmd": "take", "queue": "{}"}', JSON), ("POST", "/p/{}", b"policy=roundrobin", FORM),
+          ("POST", "/control/{}", b"status=stop", FORM), ("POST", "/settings/{}", b"history=1", FORM),
+          ("POST", "/dead/{}", b"kick=1", FORM), ("DELETE", "/dead/{}", b"", None))
+      for line in ("If-Match: \"1.1@e\"", "If-Match: *", "If-None-Match: *", "If-Unmodified-Since: x",
+                   "If-Modified-Since: x", "If-Range: \"x\"")),
+    *((request(method, "/q/{}/1", body, kind, line), *UNMET)
+      for method, body, kind in (("POST", b"lease=5", FORM), ("DELETE", b"", None))
+      for line in ("If-None-Match: *", "If-Unmodified-Since: Sat, 29 Oct 1994 19:43:31 GMT", "If-Range: \"x\"")),
+    *((request("GET", path, b"", None, "If-Match: \"x\""), *UNMET)
+      for path in ("/q/{}/1", "/stats/{}", "/ledger/{}", "/p/{}", "/j/{}", "/healthz")),
+    # text and codings that are not read here
+    *((request("POST", path, body, f"{kind}; charset={charset}"), *UNREAD)
+      for path, body, kind in (("/q/{}", b"x", TEXT), ("/q/{}", b"{}", JSON), ("/q/{}", b"value=x", FORM),
+                               ("/q/{}", b"a\nb", BATCH), ("/q/{}/take", b"lease=5", FORM),
+                               ("/", b"queue={}&value=x", FORM), ("/q/{}/ack", b'{"ack": []}', JSON),
+                               ("/queue", b'{"cmd": "take", "queue": "{}"}', JSON),
+                               ("/settings/{}", b"history=1", FORM), ("/p/{}", b"policy=roundrobin", FORM))
+      for charset in ("utf-16le", "ISO-8859-1", '"Latin1"', "utf-8; charset=utf-16")),
+    (request("POST", "/q/{}", b"value=x&_charset_=windows-1252", FORM), *UNREAD),
+    (request("POST", "/q/{}", part(("value", b"x"), ("_charset_", b"latin1")), PARTS), *UNREAD),
+    *((request("POST", "/q/{}", part(("value", b"x")).replace(b"\r\n\r\n", line + b"\r\n\r\n"), PARTS), *UNREAD)
+      for line in (b"\r\nContent-Type: text/plain; Charset=UTF-16", b"\r\nContent-Encoding: gzip")),
+    *((request("POST", path, b"x", TEXT, f"Content-Encoding: {coding}"), *UNREAD)
+      for path in ("/q/{}", "/q/{}/take", "/q/{}/ack", "/queue", "/p/{}", "/settings/{}", "/dead/{}", "/q/{}/1")
+      for coding in ("br", "deflate", "gzip, gzip", "gzip, br", "compress", "zstd", "x")),
+    *((request("POST", "/q/{}", body, TEXT, "Content-Encoding: gzip"), 400, "bad-request")
+      for body in (b"x", gzip.compress(b"x")[:-1], gzip.compress(b"x")[:5], gzip.compress(b"x") + b"rest",
+                   gzip.compress(b"x")[:-8] + b"12345678", gzip.compress(b"") * 1001)),
+    (request("POST", "/q/{}", gzip.compress(BIG), TEXT, "Content-Encoding: gzip"), 413, "too-large"),
+    (request("POST", "/settings/{}", gzip.compress(b"x=" + BIG), FORM, "Content-Encoding: gzip"), 413, "too-large"),
+    # an Idempotency-Key that is a string of a structured field, and is none
+    *((request("POST", "/q/{}", b"value=x", FORM, f"Idempotency-Key: {key}"), 400, "bad-option")
+      for key in ('"', '""', '"k', '"k"x', '"k\\n"', '"two words"', '"a", "b"')),
     # live consumers
     *((request("GET", f"/{kind}/{names}"), 400, "bad-name")
       for kind in ("c", "sse")

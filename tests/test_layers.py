@@ -9,11 +9,11 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
 LAYERS = [
-    {"errors", "element", "slot", "clock", "cork", "suggest", "ini", "options"},
+    {"errors", "element", "slot", "clock", "cork", "suggest", "ini", "options", "document"},
     {"scripts", "redis", "turn", "due", "books", "core"},
     {"presence", "inbox", "waiting", "message", "consumers", "tapping", "delivery", "resume"},
-    {"cyclone3", "head", "form", "request", "http", "stream", "proxies", "accesslog", "handler", "application"}
-    | {"acl", "rest", "leases", "commands", "live", "websocket", "rules"}
+    {"cyclone3", "negotiation", "head", "form", "request", "http", "stream", "proxies", "accesslog"}
+    | {"handler", "application", "acl", "rest", "leases", "commands", "live", "websocket", "rules"}
     | {"admin", "dead", "looking", "pages", "health", "metrics"},
     {"config", "log", "embedded", "tls", "exposure", "door", "tap", "web"},
 ]

@@ -13,7 +13,7 @@ import redis
 from conftest import RedisServer, http_call
 from wire import BATCH, FORM, TEXT, lengths, until
 
-pytestmark = pytest.mark.store
+pytestmark = pytest.mark.wire
 MIB = 1 << 20
 
 
@@ -61,7 +61,7 @@ def test_a_delay_out_of_range_is_400_and_stores_nothing(instance: Any, queue: st
     assert lengths(instance, queue) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("delay", ["0", "", "0s"])
+@pytest.mark.parametrize("delay", ["0", "0s"])
 def test_a_delay_of_nothing_is_none(instance: Any, queue: str, delay: str) -> None:
     assert instance.http("POST", f"/q/{queue}?delay={delay}", "x", TEXT)[2] == keys(queue, 1, 1)
     assert lengths(instance, queue) == [1, 0, 0]
@@ -236,7 +236,7 @@ def test_a_key_holds_at_any_instance_and_after_a_purge_but_not_after_forget(
 
 
 def test_whoever_sends_a_key_may_try_again_blindly(own: RedisServer, start: Any, queue: str) -> None:
-    one = start("[redis]\ndeadline = 3s\n", own.address)
+    one = start("[redis]\ndeadline = 1s\n", own.address)
     stored = []
     for number in range(1, 4):
         os.kill(own.process.pid, signal.SIGSTOP)

@@ -17,7 +17,9 @@ from urllib.parse import quote_plus
 
 import pytest
 from conftest import Instance
-from wire import LONG, PATIENCE, until
+from wire import until
+
+pytestmark = pytest.mark.wire
 
 POLICY = "http://localhost:8888/p/queue_name"
 QUEUE = "http://localhost:8888/q/queue_name"
@@ -62,7 +64,7 @@ def words(one: Instance, more: list[str]) -> list[str]:
 
 def curl(one: Instance, *more: str) -> bytes:
     """What curl prints, to the byte."""
-    done = subprocess.run(words(one, list(more)), capture_output=True, timeout=LONG, check=False)
+    done = subprocess.run(words(one, list(more)), capture_output=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     return done.stdout
 
@@ -79,7 +81,7 @@ def listening(one: Instance, path: Path) -> Iterator[Path]:
         yield path
     finally:
         process.kill()
-        process.wait(PATIENCE)
+        process.wait(10)
 
 
 def consumers(one: Instance) -> int:

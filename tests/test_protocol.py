@@ -10,9 +10,9 @@ from conftest import ROOT
 from openapi import undeclared
 from transcripts import Play, fits, parse
 
-from restmq import errors, rest, web
+from restmq import errors, web
 
-pytestmark = [pytest.mark.wire, pytest.mark.store]
+pytestmark = pytest.mark.wire
 TEXT = (ROOT / "docs/protocol.txt").read_text("utf-8")
 
 
@@ -33,7 +33,6 @@ def test_every_transcript_of_the_protocol_is_true(start: Any) -> None:
 
 def test_every_error_s_word_stands_in_the_protocol_with_its_status() -> None:
     words = {(one.status, one.type) for one in vars(errors).values() if _is_error(one)}
-    words |= {(rest.Prefetched.status, rest.Prefetched.type)}
     told = {(int(status), word) for status, word in re.findall(r"^    ([45]\d\d) ([a-z-]+)(?: |$)", TEXT, re.M)}
     assert words == told
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 from conftest import RedisServer
 from twisted.internet.task import Clock
-from wire import PATIENCE, Listener, Wire, add, batch, batch_add, handler, stats, texts, until
+from wire import Listener, Wire, add, batch, batch_add, handler, stats, texts, until
 
 from restmq import resume
 from restmq.delivery import Joined
@@ -60,7 +60,7 @@ def flood(instance: Any, queue: str, listener: Listener, batches: int, size: int
     there = listener.body.count(b'"key": ')
     for number in range(1, batches + 1):
         batch_add(instance, queue, *["x" * size] * 100)
-        listener.until(have(there + 100 * number))
+        listener.until(have(there + 100 * number), 30)
 
 
 # Where it goes on
@@ -109,14 +109,7 @@ def test_a_time_ago_leaves_out_what_is_older(instance: Any, listen: Any, queue: 
     listener = listen(instance, f"/c/{queue}")
     add(instance, queue, "young")
     listener.until(have(1))
-    between = time.monotonic() - 0.75
-
-    def since_then() -> list[str]:  # a machine that is late may ask for too long a time, or too short a one
-        ago = time.monotonic() - between
-        again = listen(instance, f"/c/{queue}?since={ago:.3f}s").until(have(1))
-        return again.quiet().values
-
-    until(lambda: since_then() == ["young"])
+    assert listen(instance, f"/c/{queue}?since=1s").until(have(1)).quiet().values == ["young"]
     assert len(listen(instance, f"/c/{queue}?since=0.5h").until(have(11)).values) == 11
 
 
@@ -477,7 +470,7 @@ class Producer(threading.Thread):
     def stop(self) -> int:
         """How many were added."""
         self.stopping = True
-        self.join(PATIENCE)
+        self.join(20)
         return self.count
 
 
@@ -490,10 +483,10 @@ def test_a_long_past_comes_whole_and_in_order_while_producers_go_on(
     stays = listen(one, f"/c/{queue}?since=now").until(lambda c: c.ids)
     producer = Producer(other, queue)
     for where in (one, other):
-        again = listen(where, f"/{transport}/{queue}?since={ids[0]}").until(have(2600))
+        again = listen(where, f"/{transport}/{queue}?since={ids[0]}").until(have(2600), 30)
         again.close()
     added = producer.stop()
-    last = listen(other, f"/{transport}/{queue}?since={ids[0]}").until(have(2500 + added))
+    last = listen(other, f"/{transport}/{queue}?since={ids[0]}").until(have(2500 + added), 30)
     assert last.told == []
     assert numbers(last) == list(range(1, 2501 + added))
     assert [int(word.split("@")[0]) for word in last.ids] == list(range(2501 + added))
@@ -511,9 +504,9 @@ def test_who_does_not_read_its_past_disturbs_nobody_and_misses_nothing(
     lazy = listen(one, f"/sse/{queue}?since=all", buffer=4096)
     for value in texts(500):
         add(one, queue, value)
-    first.until(have(2500))
+    first.until(have(2500), 30)
     assert stats(one, queue)["consumers"] == 2
-    lazy.hurry().until(have(2500))
+    lazy.hurry().until(have(2500), 60)
     assert numbers(lazy) == list(range(1, 2501))
     assert lazy.told == []
 
@@ -526,7 +519,7 @@ def test_one_who_reads_its_past_too_slowly_for_history_is_told_what_it_missed(
     flood(one, queue, first, 10, 7000)
     lazy = listen(one, f"/c/{queue}?since=all", buffer=4096)
     flood(one, queue, first, 20, 3000)
-    lazy.hurry().until(lambda c: b":3000" in c.body[-6000:])
+    lazy.hurry().until(lambda c: b":3000" in c.body[-6000:], 60)
     (told,) = lazy.told
     low, high = told["gap"]
     assert told["missed"] == high - low + 1
@@ -550,7 +543,7 @@ def test_the_only_consumer_s_past_counts_for_nothing_as_long_as_it_is_not_there(
     lazy.close()
     until(lambda: stats(one, queue)["consumers"] == 0)
     assert stats(one, queue)["len"] == 1
-    assert listen(one, f"/c/{queue}").until(have(1)).values == ["not read"]
+    assert listen(one, f"/c/{queue}").until(have(1), 10).values == ["not read"]
 
 
 def test_who_leaves_in_the_middle_of_its_past_leaves_nothing_behind(start: Any, listen: Any, queue: str) -> None:
@@ -576,7 +569,7 @@ def test_who_leaves_in_the_middle_of_its_past_leaves_nothing_behind(start: Any, 
 @pytest.fixture
 def halfway(own: RedisServer, start: Any, listen: Any, queue: str, transport: str) -> Any:
     """An instance, who heard two thousand elements, and who has read a part of them as its past."""
-    one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[redis]\ndeadline = 3s\n", own.address)
+    one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[redis]\ndeadline = 500ms\n", own.address)
     first = listen(one, f"/c/{queue}")
     flood(one, queue, first, 20, 4000)
     return one, first, listen(one, f"/{transport}/{queue}?since=all", buffer=4096)
@@ -592,7 +585,7 @@ def test_when_redis_goes_while_the_past_is_read_the_stream_goes_on_when_it_is_ba
         own.stop()
     else:
         own.process.send_signal(signal.SIGSTOP)  # longer than the deadline: what was asked is given up
-    lazy.hurry().quiet(0.5 if how == "stopped" else 4.5)
+    lazy.hurry().quiet(2)
     assert lazy.ended is False
     there = numbers(lazy)
     assert there == list(range(1, len(there) + 1)) and len(there) < 2000
@@ -603,7 +596,7 @@ def test_when_redis_goes_while_the_past_is_read_the_stream_goes_on_when_it_is_ba
     until(lambda: one.http("GET", "/readyz")[0] == 200)
     add(one, queue, "new")
     for listener in (lazy, first):
-        listener.until(lambda c: b":2001" in c.body[-6000:])
+        listener.until(lambda c: b":2001" in c.body[-6000:], 30)
         assert numbers(listener) == list(range(1, 2002))
         listener.quiet(0.5)
         assert len(listener.elements) == 2001 and not listener.ended
@@ -616,7 +609,7 @@ def test_a_past_that_cannot_be_read_ends_the_stream_with_a_reason(
     one, first, lazy = halfway
     link = redis.Redis(unix_socket_path=str(own.socket))
     link.set(f"restmq:{{{queue}}}:h", "somebody else wrote here")
-    lazy.hurry().until_end()
+    lazy.hurry().until_end(20)
     if transport == "sse":
         assert lazy.body.endswith(b": the past could not be read; connect again with the last id\nretry: 1000\n")
     if transport == "ws":
@@ -639,7 +632,7 @@ def test_a_page_that_is_loaded_again_under_load_stops_nothing(start: Any, listen
         batch_add(one, queue, *[value] * 100)
         while new.read(0.01):
             pass  # it reads all that is there: who does not is dropped
-    new.until(lambda c: c.body.count(b'"v14"') >= 100)
+    new.until(lambda c: c.body.count(b'"v14"') >= 100, 30)
     until(lambda: stats(one, queue)["len"] + stats(one, queue)["leased"] == 0, lambda: stats(one, queue))
 
 
@@ -666,14 +659,14 @@ def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
             first.until(have(number))
         here.process.send_signal(signal.SIGCONT)
     for each in told:
-        each.until(lambda c: "v29" in c.values)
+        each.until(lambda c: "v29" in c.values, 20)
         (gap_told,) = each.told
         low, high = gap_told["gap"]
         assert (low, gap_told["missed"]) == (2, high - 1)
         assert numbers(each) == [1, *range(high + 1, 32)]
         assert each.ids[-1].startswith("31@")
     for each in closed:
-        assert numbers(each.until_end()) == [1]
+        assert numbers(each.until_end(20)) == [1]
     assert closed[1].reason == "elements were missed that are no longer kept; connect again"  # type: ignore[attr-defined]
 
 

@@ -1,7 +1,7 @@
 -- Idempotent adds: what a key answered is kept in two generations, swapped when the older is over.
 local function remembered(o)   -- the answer to give again, an error reply, or nil
   for _, hash in ipairs({'k0', 'k1'}) do
-    local told = call('HGET', P..hash, o.key)
+    local told = call('HGET', P..hash, o.key) or o.written and call('HGET', P..hash, o.written)
     if told then
       local at, digest, first, many = string.match(told, '^(%d+) (%S+) (%d+) (%d+)$')
       if time() - tonumber(at) <= o.window then

@@ -1,0 +1,282 @@
+"""What a request asks for, however it is said, and who can use the answer: options, bodies, conditions."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import http_call
+from wire import BATCH, FORM, TEXT, add, batch_add, lengths, stats
+
+from restmq import negotiation
+
+pytestmark = pytest.mark.wire
+JSON = {"Content-Type": "application/json"}
+MIB = 1 << 20
+
+
+def taken(answer: tuple[int, dict[str, str], bytes]) -> Any:
+    """What was handed out."""
+    assert answer[0] == 200, answer
+    return json.loads(answer[2])
+
+
+# -- options in the body
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ('{"lease": "30s", "max": 2}', JSON),
+        ('{"lease": 30, "max": "2"}', {"Content-Type": "application/vnd.jobs+json; charset=UTF-8"}),
+        (' \n{"lease": 30.0, "max": 2}', FORM),
+        ("lease=30s&max=2", FORM),
+    ],
+)
+def test_the_options_of_a_take_may_stand_in_its_body(
+    instance: Any, queue: str, body: str, kind: dict[str, str]
+) -> None:
+    for method, path in (("POST", f"/q/{queue}/take"), ("GET", f"/q/{queue}")):
+        batch_add(instance, queue, "a", "b", "c")
+        found = taken(instance.http(method, path, body, kind))
+        assert [one["value"] for one in found] == ["a", "b"] and all("lease" in one for one in found)
+        assert lengths(instance, queue) == [1, 0, 2]
+        instance.http("DELETE", f"/q/{queue}")
+
+
+def test_the_query_weighs_more_than_a_header_and_a_header_more_than_the_body(instance: Any, queue: str) -> None:
+    batch_add(instance, queue, *"abcdefghi")
+    path = f"/q/{queue}/take"
+    assert len(taken(instance.http("POST", path + "?max=1", '{"max": 3}', {**JSON, "RestMQ-Max": "2"}))) == 1
+    assert len(taken(instance.http("POST", path, '{"max": 3}', {**JSON, "RestMQ-Max": "2"}))) == 2
+    assert len(taken(instance.http("POST", path, '{"max": 3}', JSON))) == 3
+
+
+def test_every_address_with_options_reads_them_from_json(instance: Any, queue: str) -> None:
+    assert instance.http("POST", f"/p/{queue}", '{"policy": "roundrobin"}', JSON)[2] == b"OK\r\n"
+    stop = '{"status": "stop", "what": ["pull", "add"], "for": 60}'
+    told = taken(instance.http("POST", f"/control/{queue}", stop, JSON))
+    assert set(told["stat"]["stops"]) == {"pull", "add"}
+    assert instance.http("POST", f"/control/{queue}", '{"status": "start"}', JSON)[0] == 200
+    instance.http("POST", f"/settings/{queue}", '{"max_deliveries": 1}', JSON)
+    batch_add(instance, queue, "a", "b")
+    taken(instance.http("POST", f"/q/{queue}/take", '{"lease": "1m", "max": 2}', JSON))
+    for number in (1, 2):
+        answer = instance.http("POST", f"/q/{queue}/{number}", '{"lease": 0, "error": "why"}', JSON)
+        assert taken(answer)["lease"] is None
+    keys = [f"{queue}:1", f"{queue}:2"]
+    assert taken(instance.http("POST", f"/dead/{queue}", json.dumps({"keys": keys}), JSON))["kicked"] == keys
+    assert taken(instance.http("DELETE", f"/q/{queue}", '{"forget": true}', JSON))["status"] == 1
+    add(instance, queue, "anew")
+    assert stats(instance, queue)["added"] == 1
+
+
+def test_old_clients_may_send_other_fields_in_their_forms(instance: Any, queue: str) -> None:
+    assert instance.form(f"/q/{queue}", "value=x&other=1&colour=red")[0] == 200
+    assert instance.form("/", f"queue={queue}&value=x&other=1")[0] == 200
+    assert instance.form(f"/p/{queue}", "policy=roundrobin&other=1")[0] == 200
+    assert instance.form(f"/control/{queue}", "status=start&other=1")[0] == 200
+
+
+# -- who can use what is handed out
+
+ACCEPTS = [
+    "*/*",
+    "application/json",
+    "application/*;q=0.1",
+    "text/html,application/xhtml+xml,image/avif,image/webp,*/*;q=0.8",
+    "application/json, text/javascript, */*; q=0.01",
+    "text/event-stream, application/json",
+    "Application/JSON;Charset=utf-8;q=1.000",
+    "image/*, */*;q=0.5",
+    "",
+    ";;,nonsense,*/*",
+]
+
+
+@pytest.mark.parametrize("accept", ACCEPTS)
+def test_whoever_can_use_json_is_handed_it(instance: Any, queue: str, accept: str) -> None:
+    for method, path in (("GET", f"/q/{queue}"), ("POST", f"/q/{queue}/take"), ("GET", f"/?queue={queue}")):
+        add(instance, queue, "x")
+        assert taken(instance.http(method, path, None, {"Accept": accept}))["value"] == "x"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        {"Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAMAAABkAAQCAAAAAAIAAAAA"},
+        {"Sec-Purpose": "something", "Purpose": "other"},
+        {"Accept": "text/javascript, */*;q=0", "X": "?callback=show"},
+        {"Accept": "application/javascript", "X": "?callback=show"},
+    ],
+)
+def test_what_does_not_keep_a_client_from_using_it_does_not_matter(
+    instance: Any, queue: str, lines: dict[str, str]
+) -> None:
+    add(instance, queue, "x")
+    fields = {name: value for name, value in lines.items() if name != "X"}
+    status, _, body = instance.http("GET", f"/q/{queue}{lines.get('X', '')}", None, fields)
+    assert status == 200 and b'"value": "x"' in body
+
+
+def test_the_error_tells_the_address_that_is_meant(instance: Any, queue: str) -> None:
+    for line, where in (
+        ({"Accept": "text/event-stream"}, f"/sse/{queue}"),
+        ({"Upgrade": "websocket", "Connection": "Upgrade"}, f"/ws/{queue}"),
+        ({"Accept": "application/x-ndjson"}, f"/c/{queue}"),
+    ):
+        for path in (f"/q/{queue}", f"/?queue={queue}"):
+            assert where in json.loads(instance.http("GET", path, None, line)[2])["error"]
+
+
+@pytest.mark.parametrize(
+    ("transport", "accept"), [("c", "application/json"), ("c", "*/*"), ("sse", "text/event-stream"), ("sse", "text/*")]
+)
+def test_a_stream_is_opened_for_who_reads_its_type(
+    instance: Any, queue: str, listen: Any, transport: str, accept: str
+) -> None:
+    assert listen(instance, f"/{transport}/{queue}", headers=f"Accept: {accept}\r\n").status == 200
+
+
+# -- conditions
+
+
+def test_a_look_is_told_whether_its_conditions_hold(instance: Any, queue: str) -> None:
+    add(instance, queue, "x")
+    for path in (f"/q/{queue}/1", f"/stats/{queue}", f"/peek/{queue}", "/healthz", f"/j/{queue}"):
+        for line, wanted in (
+            ({"If-Match": "*"}, 200),
+            ({"If-Match": '"tag"'}, 412),
+            ({"If-None-Match": '"tag"'}, 200),
+            ({"If-None-Match": "*"}, 304),
+            ({"If-Modified-Since": "Sat, 29 Oct 1994 19:43:31 GMT"}, 200),
+            ({"If-Unmodified-Since": "Sat, 29 Oct 1994 19:43:31 GMT"}, 200),
+            ({"If-Range": '"tag"', "Range": "bytes=0-1"}, 200),
+        ):
+            for method in ("GET", "HEAD"):
+                status, headers, body = instance.http(method, path, None, line)
+                assert status == wanted, (path, line)
+                assert headers["cache-control"] == "no-store"
+                assert bool(body) == (method == "GET" and status != 304)
+    assert instance.http("GET", f"/q/{queue}/9", None, {"If-Match": '"tag"'})[0] == 404
+
+
+def test_a_worker_that_forgets_the_number_is_told(instance: Any, queue: str) -> None:
+    add(instance, queue, "x")
+    lease = taken(instance.http("GET", f"/q/{queue}?lease=1m"))["lease"]
+    answer = instance.http("DELETE", f"/q/{queue}", None, {"If-Match": f'"{lease}"'})
+    assert answer[0] == 412 and "/q/NAME/N" in json.loads(answer[2])["error"]
+    assert instance.http("DELETE", f"/q/{queue}/1", None, {"If-Match": f'"{lease}"'})[0] == 200
+
+
+# -- charsets and codings
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "utf8", "us-ascii", '"\\utf-8"'])
+def test_utf_8_and_ascii_are_read_however_they_are_written(instance: Any, queue: str, charset: str) -> None:
+    for number, (kind, body) in enumerate(
+        (("text/plain", "x"), ("application/json", '"x"'), (FORM["Content-Type"], "value=x")), 1
+    ):
+        answer = instance.http("POST", f"/q/{queue}", body, {"Content-Type": f"{kind}; charset={charset}"})
+        assert answer[2] == f"{queue}:{number}\r\n".encode()
+
+
+def test_a_byte_order_mark_in_text_is_text(instance: Any, queue: str) -> None:
+    instance.http("POST", f"/q/{queue}", b"\xef\xbb\xbfx", TEXT)
+    assert taken(instance.http("GET", f"/q/{queue}"))["value"] == "\ufeffx"
+
+
+def test_415_tells_what_is_read(instance: Any, queue: str) -> None:
+    status, headers, _ = instance.http("POST", f"/q/{queue}", b"x", {**TEXT, "Content-Encoding": "br"})
+    assert (status, headers["accept-encoding"]) == (415, "gzip, identity")
+    status, headers, _ = instance.http("POST", f"/q/{queue}/take", b"x", TEXT)
+    assert status == 415 and "application/json" in headers["accept-post"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZIP", "identity, gzip", "identity"])
+def test_bodies_that_are_compressed_are_read(instance: Any, queue: str, coding: str) -> None:
+    def packed(text: str) -> bytes:
+        return text.encode() if coding == "identity" else gzip.compress(text.encode())
+
+    lines = {"Content-Encoding": coding}
+    assert instance.http("POST", f"/q/{queue}", packed("olá"), {**TEXT, **lines})[0] == 200
+    assert instance.http("POST", f"/q/{queue}", packed("value=form"), {**FORM, **lines})[0] == 200
+    batch = "\n".join(f"line {number}" for number in range(5000))
+    assert instance.http("POST", f"/q/{queue}", packed(batch), {**BATCH, **lines})[2].count(b"\r\n") == 5000
+    command = json.dumps({"cmd": "take", "queue": queue})
+    assert taken(instance.http("POST", "/queue", packed(command), {**JSON, **lines}))["value"] == "olá"
+    found = taken(instance.http("POST", f"/q/{queue}/take", packed('{"lease": 60}'), {**JSON, **lines}))
+    assert found["value"] == "form"
+    acks = json.dumps({"ack": [found["lease"]]})
+    assert taken(instance.http("POST", f"/q/{queue}/ack", packed(acks), {**JSON, **lines}))["acked"] == 1
+    assert instance.http("POST", f"/settings/{queue}", packed('{"history": 5}'), {**JSON, **lines})[0] == 200
+
+
+def test_several_members_are_one_body(instance: Any, queue: str) -> None:
+    body = b"".join(gzip.compress(part) for part in (b"one ", b"", b"two ", b"x" * 200_000))
+    assert instance.http("POST", f"/q/{queue}", body, {**TEXT, "Content-Encoding": "gzip"})[0] == 200
+    assert taken(instance.http("GET", f"/q/{queue}"))["value"] == "one two " + "x" * 200_000
+
+
+def test_an_idempotency_key_goes_with_what_was_compressed(instance: Any, queue: str) -> None:
+    fields = {**TEXT, "Idempotency-Key": "k"}
+    bodies = ((gzip.compress(b"x", 1), "gzip"), (b"x", "identity"), (gzip.compress(b"") + gzip.compress(b"x"), "gzip"))
+    for body, coding in bodies:
+        answer = instance.http("POST", f"/q/{queue}", body, {**fields, "Content-Encoding": coding})
+        assert answer[2] == f"{queue}:1\r\n".encode()
+    assert instance.http("POST", f"/q/{queue}", gzip.compress(b"y"), {**fields, "Content-Encoding": "gzip"})[0] == 422
+
+
+def resident(pid: int) -> int:
+    """KiB of memory that a process ever had at once."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.partition("VmHWM:")[2].split()[0])
+
+
+def test_a_bomb_takes_no_more_memory_than_the_bound(start: Any, queue: str) -> None:
+    one = start("[limits]\nmax_value = 256k\nmax_body = 1MiB\n")
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join([*(packer.compress(b"\n" * MIB) for _ in range(300)), packer.flush()])
+    assert len(bomb) < MIB
+    fields = {**BATCH, "Content-Encoding": "gzip"}
+    pid = one.process.pid
+    before = resident(pid)
+    for _ in range(5):
+        assert http_call(one.port, "POST", f"/q/{queue}", bomb, fields)[0] == 413
+    assert resident(pid) - before < 16 << 10
+
+
+def test_unpacking_ends_at_the_bound_in_any_number_of_members() -> None:
+    assert negotiation.unzipped(gzip.compress(b"x" * 1000), 1000) == b"x" * 1000
+    assert negotiation.unzipped(gzip.compress(b"x" * 1001), 1000) is None
+    assert negotiation.unzipped(gzip.compress(b"x" * 500) * 2, 1000) == b"x" * 1000
+    assert negotiation.unzipped(gzip.compress(b"x" * 500) * 2, 999) is None
+    assert negotiation.unzipped(gzip.compress(b"") * 1000, 0) == b""
+
+
+# -- Idempotency-Key
+
+
+def test_a_key_in_quotes_is_the_key_without_them(instance: Any, other: Any, queue: str) -> None:
+    wanted = f"{queue}:1\r\n".encode()
+    for key in ('"k2"', "k2", ' "k2" '):
+        assert instance.http("POST", f"/q/{queue}", b"x", {**TEXT, "Idempotency-Key": key})[2] == wanted
+    command = {"cmd": "add", "queue": queue, "value": "x", "idempotency_key": "k2"}
+    assert taken(other.http("POST", "/queue", json.dumps(command), JSON))["replayed"] is True
+    wanted = f"{queue}:2\r\n".encode()
+    for key in (r'"a\"b\\c"', r"a\"b\\c".replace("\\\"", '"').replace("\\\\", "\\")):
+        assert instance.http("POST", f"/q/{queue}", b"x", {**TEXT, "Idempotency-Key": key})[2] == wanted
+
+
+def test_a_key_that_an_earlier_restmq_stored_with_its_quotes_is_found(instance: Any, link: Any, queue: str) -> None:
+    first = instance.http("POST", f"/q/{queue}", b"x", {**TEXT, "Idempotency-Key": "k"})[2]
+    link.select(0)
+    keys = f"restmq:{{{queue}}}:k0"
+    link.hset(keys, '"k"', link.hget(keys, "k"))  # as it would lie there
+    link.hdel(keys, "k")
+    assert instance.http("POST", f"/q/{queue}", b"x", {**TEXT, "Idempotency-Key": '"k"'})[2] == first
+    assert instance.http("POST", f"/q/{queue}", b"x", {**TEXT, "Idempotency-Key": "k"})[2] != first
