@@ -46,12 +46,12 @@ def pinned(lock: str) -> dict[str, set[str]]:
 
 
 @contextmanager
-def served(command: list[str], folder: Path, redis: str) -> Iterator[tuple[int, int]]:
+def served(command: list[str], folder: Path, redis: str, **more: str) -> Iterator[tuple[int, int]]:
     """RestMQ started by a command in a folder, until it answers: its port and process id. folder/log is its output."""
     port = free_port()
     words = ["--port", str(port), "--redis", redis, "--data", str(folder / "data")]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*command, *words], cwd=folder, env=environment(), stdout=log, stderr=log)
+        process = subprocess.Popen([*command, *words], cwd=folder, env=environment(**more), stdout=log, stderr=log)
     try:
         for _ in range(1200):
             assert process.poll() is None, (folder / "log").read_text()
@@ -132,6 +132,32 @@ def test_a_second_start_makes_nothing_and_takes_under_two_seconds(started: Path,
             assert b"<form" in fetch(port, "/queue")
         assert "environment" not in (folder / "log").read_text()
     assert min(took) < 2, took
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder in it, with its size and the time of its last change."""
+    found = [folder, *(path for path in folder.rglob("*") if ".venv" not in path.parts)]
+    return {str(path): (path.stat().st_size if path.is_file() else 0, path.stat().st_mtime_ns) for path in found}
+
+
+@LONG
+def test_what_is_started_in_a_checkout_leaves_nothing_in_it(
+    started: Path, checkout: Path, tmp_path: Path, redis_server: Any
+) -> None:
+    folder = tmp_path / "restmq"
+    shutil.copytree(checkout, folder, ignore=shutil.ignore_patterns(".venv"))
+    before, env = tree(folder), environment(RESTMQ_ENV=str(started / ".venv"))
+    for words in (["--help"], ["--version"], ["--port", "none"], ["--no-such-option"]):
+        said = subprocess.run(
+            [folder / "start.sh", *words], env=env, cwd=folder, text=True, capture_output=True, check=False
+        )
+        assert "environment" not in said.stderr
+        assert tree(folder) == before, words
+    with served([str(folder / "start.sh")], tmp_path, redis_server.address, RESTMQ_ENV=env["RESTMQ_ENV"]) as (port, _):
+        assert b"<form" in fetch(port, "/queue")
+        assert fetch(port, "/static/restmq.css") and fetch(port, "/openapi.json")
+        assert tree(folder) == before
+    assert tree(folder) == before
 
 
 @LONG
