@@ -382,13 +382,8 @@ class Acl:
             )
         if b"origin" in fields or b"sec-fetch-site" in fields or b"referer" in fields:
             self._judge_page(host, fields, request)
-        elif (
-            request.raw_query and _has(b"callback", request.raw_query) and not is_loopback(request.remote_ip)
-        ):
-            raise Forbidden(
-                "callback is for pages: this request names none (no Origin, Sec-Fetch-Site or Referer), "
-                "which passes only from loopback"
-            )
+        elif request.raw_query or b"accept-language" in fields:
+            _judge_unnamed(host, fields, request)
 
     def _knows(self, host: bytes) -> bool:
         """Against DNS rebinding: whether a page could not have pointed a name of its own at this machine."""
@@ -440,6 +435,56 @@ class Acl:
         )
 
 
+def _judge_unnamed(host: bytes, fields: Mapping[bytes, bytes], request: Request) -> None:
+    """Judge a request that does not say which page asks: browsers say nothing over plain http, if a page wants so.
+
+    They send Sec-Fetch-Site to localhost, to loopback addresses and over https only (Secure Contexts, section
+    3.1), and a page keeps Referer back with Referrer-Policy: no-referrer.
+    """
+    browser = _is_browser(fields)
+    if request.raw_query and _has(b"callback", request.raw_query) and (browser or not _is_loopback_name(host)):
+        raise Forbidden(
+            "callback is for pages, and this request does not say which page asks (no Origin, Sec-Fetch-Site or "
+            "Referer): it passes only by http://localhost or a loopback address. Programs need no callback"
+        )
+    if browser and _hands_out(request):
+        raise Forbidden(
+            "a browser asks for elements and does not say for which page (no Origin, Sec-Fetch-Site or Referer): "
+            "any page could take them so. Look at /j/NAME, which takes nothing; take with POST /q/NAME/take, "
+            "or with curl; by https or http://localhost a browser says where its requests come from"
+        )
+
+
+def _is_browser(fields: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser asks: each names itself Mozilla/ and sends Accept-Language, which a page cannot prevent.
+
+    PowerShell's Invoke-WebRequest, Delphi's Indy and WinHTTP have such a name, too, and send no Accept-Language.
+    Qt's QNetworkAccessManager sends it with a * at the end, and has a name that no browser has.
+    """
+    agent = fields.get(b"user-agent", b"")
+    if not agent.startswith(b"Mozilla/") or b"accept-language" not in fields:
+        return False
+    return not (agent == b"Mozilla/5.0" and fields[b"accept-language"].endswith(b",*"))
+
+
+def _is_loopback_name(host: bytes) -> bool:
+    """Whether Host is localhost or a loopback address: browsers send Sec-Fetch-Site there, also over plain http."""
+    name = _split(host.lower())[0]
+    return name == b"localhost" or is_loopback(name.strip(b"[]").decode("latin-1"))
+
+
+def _hands_out(request: Request) -> bool:
+    """Whether a GET takes elements, or listens to them. A WebSocket of a browser always says its Origin."""
+    path = request.raw_path
+    if request.method != "GET":
+        return False
+    if path == b"/":
+        return _has(b"queue", request.raw_query)
+    if path.startswith((b"/c/", b"/sse/")):
+        return True
+    return path.startswith(b"/q/") and len(path) > 3 and path.count(b"/") == 2
+
+
 def _split(authority: bytes) -> tuple[bytes, bytes]:
     """Host and port of `host[:port]`; the brackets of an IPv6 address stay, a root's dot goes."""
     name, colon, port = authority.rpartition(b":")
@@ -482,7 +527,7 @@ def _is_page_visit(request: Request, fields: Mapping[bytes, bytes]) -> bool:
         and fields.get(b"sec-fetch-mode", b"navigate") == b"navigate"
         and (path in _PAGES or path.startswith(_PAGE_FOLDERS))
         and not _has(b"callback", request.raw_query)
-        and not (path == b"/" and _has(b"queue", request.raw_query))  # GET /?queue= hands out
+        and not _hands_out(request)
     )
 
 

@@ -623,19 +623,33 @@ def test_a_preflight_tells_a_page_of_an_allowed_origin_what_it_may_and_no_other(
     assert told(befriended, "OPTIONS", "/nothing", "", {"Origin": FRIEND, **wish})[0] == 404
 
 
-def test_callback_without_a_page_passes_from_loopback_only(start: Any, queue: str) -> None:
-    one = start("[server]\nxheaders = true\n")
+def test_callback_without_a_page_passes_by_a_loopback_name_only(start: Any, queue: str) -> None:
+    one = start("[server]\nhosts = mq.example localhost 127.0.0.1\n")
+    there: dict[str, str] = {"Host": "mq.example"}
     for path in ("/stats/", f"/p/{queue}", f"/control/{queue}", f"/q/{queue}"):
         for word in ("callback", "c%61llback"):
-            there, here = {"X-Real-IP": "10.0.0.7"}, {"X-Real-IP": "127.0.0.9"}
             assert asked(one, "GET", f"{path}?{word}=f", "", there) == 403
             assert asked(one, "GET", f"{path}?{word}=f", "", {**there, "Sec-Fetch-Site": "same-origin"}) in (200, 204)
-            assert asked(one, "GET", f"{path}?{word}=f", "", here) in (200, 204)
+            for here in ({}, {"Host": "localhost"}, {"Host": f"127.0.0.1:{one.port}"}):
+                assert asked(one, "GET", f"{path}?{word}=f", "", here) in (200, 204)
         assert asked(one, "GET", path, "", there) in (200, 204)
     # It is the parameter that is meant, not the word.
     assert asked(one, "POST", f"/q/{queue}?value=my+callback", "", there) == 200
     assert asked(one, "GET", "/stats/?match=callback&max=5", "", there) == 200
     assert asked(one, "GET", "/?queue=callbacks", "", there) == 404
+
+
+#: A browser over plain http by another name than localhost, when its page says no-referrer.
+UNNAMED = {"User-Agent": "Mozilla/5.0 (X11; Linux; rv:140.0) Gecko/20100101 Firefox/140.0", "Accept-Language": "en"}
+
+
+@pytest.mark.parametrize(("section", "method", "path", "body"), REQUESTS)
+def test_a_browser_that_names_no_page_is_refused_where_elements_are_handed_out(
+    instance: Any, section: str, method: str, path: str, body: str
+) -> None:
+    takes = method == "GET" and (path == "/q/{}" or path.startswith(("/?", "/c/", "/sse/")))
+    assert (asked(instance, method, path, body, UNNAMED) == 403) == (takes or "callback" in path)
+    assert asked(instance, method, path, body, {"User-Agent": UNNAMED["User-Agent"]}) != 403  # as PowerShell
 
 
 def test_a_refused_request_leaves_its_connection_and_the_queue_as_they_were(guarded: Any, queue: str) -> None:

@@ -528,13 +528,80 @@ def test_a_page_embedded_elsewhere_as_script_is_no_visit():
 @pytest.mark.parametrize(
     "query", ["callback=f", "a=1&callback=f", "c%61llback=f", "%63%61%6c%6c%62%61%63%6b=f"]
 )
-def test_callback_without_a_page_passes_only_from_loopback(query):
-    acl = Acl()
-    acl.admit(asked("/stats/?" + query, ip="127.0.0.1", host="localhost:8888"))
-    acl.admit(asked("/stats/?" + query, sec_fetch_site="same-origin"))
-    for ip in ("10.0.0.7", ""):
+def test_callback_without_a_page_passes_only_by_a_loopback_name_and_from_no_browser(query):
+    acl = Acl(trusted_proxies=["127.0.0.0/8"])
+    target = "/stats/?" + query
+    for host in ("localhost", "localhost:8888", "LOCALHOST.", "127.0.0.1:8888", "127.9.9.9", "[::1]:8888", "[::1]"):
+        acl.admit(asked(target, ip="127.0.0.1", host=host))
+        acl.admit(asked(target, ip="10.0.0.7", host=host))
         with pytest.raises(Forbidden, match="callback"):
-            acl.admit(asked("/stats/?" + query, ip=ip))
-    with pytest.raises(Forbidden, match="callback"):  # through a proxy, the client is not on loopback
-        acl.admit(asked("/stats/?" + query, ip="10.0.0.7", peer="127.0.0.1", host="localhost"))
-    acl.admit(asked("/stats/?max=3"))
+            acl.admit(asked(target, ip="127.0.0.1", host=host, **CHROMIUM))
+    for host in ("mq.example", "10.0.0.1", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]", ""):
+        for ip in ("10.0.0.7", ""):
+            with pytest.raises(Forbidden, match="callback"):
+                acl.admit(asked(target, ip=ip, host=host))
+        acl.admit(asked(target, host=host, sec_fetch_site="same-origin"))
+        acl.admit(asked("/stats/?max=3", host=host))
+
+
+CHROMIUM = {
+    "user_agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0 Safari/537.36",
+    "accept_language": "en-US,en;q=0.9",
+}
+#: What others than browsers send, as their sources and documents have it.
+PROGRAMS = {
+    "curl": {"user_agent": "curl/8.5.0"},
+    "wget": {"user_agent": "Wget/1.21.3", "accept_encoding": "identity"},
+    "PowerShell 5.1": {"user_agent": "Mozilla/5.0 (Windows NT; Windows NT 10.0; de-DE) WindowsPowerShell/5.1.19041.1"},
+    "PowerShell 7": {"user_agent": "Mozilla/5.0 (Windows NT 10.0; Microsoft Windows 10.0; en-US) PowerShell/7.4.1"},
+    "WinHTTP": {"user_agent": "Mozilla/4.0 (compatible; Win32; WinHttp.WinHttpRequest.5)"},
+    "Delphi's Indy": {"user_agent": "Mozilla/3.0 (compatible; Indy Library)"},
+    "Google Apps Script": {"user_agent": "Mozilla/5.0 (compatible; Google-Apps-Script; beanserver; id: UAE)"},
+    "Qt": {"user_agent": "Mozilla/5.0", "accept_language": "de-DE,en,*"},
+    "Qt in English": {"user_agent": "Mozilla/5.0", "accept_language": "en-GB,*"},
+    "node": {"user_agent": "node", "accept_language": "*", "sec_fetch_mode": "cors"},
+    "Deno": {"user_agent": "Deno/1.44.0", "accept_language": "*"},
+    "Bun": {"user_agent": "Bun/1.1.0"},
+    "CFNetwork": {"user_agent": "App/1 CFNetwork/1496.0.7 Darwin/23.5.0", "accept_language": "en-US,en;q=0.9"},
+    "Ruby's Mechanize": {"user_agent": "Mechanize/2.8 Ruby/3.2", "accept_language": "en-us,en;q=0.5"},
+    "Python": {"user_agent": "Python-urllib/3.11"},
+    "Java": {"user_agent": "Java/17.0.2"},
+    "Go": {"user_agent": "Go-http-client/1.1"},
+    "okhttp": {"user_agent": "okhttp/4.12.0"},
+    "libwww-perl": {"user_agent": "libwww-perl/6.67"},
+    "Postman": {"user_agent": "PostmanRuntime/7.37.3"},
+    "nothing at all": {},
+}
+BROWSERS = {
+    "Chromium": CHROMIUM,
+    "Firefox": {"user_agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+                "accept_language": "en-US,en;q=0.5"},
+    "Safari": {"user_agent": "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) "
+               "Version/17.4 Safari/605.1.15", "accept_language": "en-GB,en;q=0.9"},
+    "Internet Explorer": {"user_agent": "Mozilla/5.0 (Windows NT 10.0; WOW64; Trident/7.0; rv:11.0) like Gecko",
+                          "accept_language": "en-US"},
+    "one whose page chose": {**CHROMIUM, "accept_language": "en,*"},
+    "one whose page chose none": {**CHROMIUM, "accept_language": ""},
+    "one with a short name": {"user_agent": "Mozilla/5.0", "accept_language": "en-US,en;q=0.9"},
+}  # fmt: skip
+TAKES = ("/q/test", "/q/a%2Fb", "/?queue=test", "/?%71ueue=test", "/c/test", "/sse/test,other", "/c/test?tap=1")
+LOOKS = ("/", "/?max=1", "/q/", "/q", "/queue", "/j/test", "/stats/", "/stats/test", "/q/test/1", "/peek/test")
+
+
+@pytest.mark.parametrize("name", BROWSERS)
+@pytest.mark.parametrize("host", ["mq.example", "10.0.0.1:8888", "localhost"])
+def test_a_browser_that_does_not_say_which_page_asks_takes_nothing(name, host):
+    for target in TAKES:
+        with pytest.raises(Forbidden, match="POST /q/NAME/take.*curl"):
+            Acl().admit(asked(target, host=host, **BROWSERS[name]))
+        Acl().admit(asked(target, host=host, referer=f"http://{host}/j/test", **BROWSERS[name]))
+        Acl().admit(asked(target, host=host, sec_fetch_site="none", **BROWSERS[name]))
+    for target in LOOKS:
+        Acl().admit(asked(target, host=host, **BROWSERS[name]))
+    Acl().admit(asked("/q/test", method="HEAD", host=host, **BROWSERS[name]))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_is_no_browser(name):
+    for target in (*TAKES, *LOOKS):
+        Acl().admit(asked(target, host="mq.example", **PROGRAMS[name]))
