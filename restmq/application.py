@@ -195,7 +195,7 @@ class Application(web.Application):  # type: ignore[misc]
 
         A request that is under way or arriving is answered with `Connection: close`.
         Idle connections are closed after `grace` seconds: a request may be on its way
-        to one. Streams are their owners' to close. What is left after `seconds` is aborted.
+        to one. Streams are their owners' to close. What is left after `seconds` is cut.
         """
         self.draining = True
         for connection in list(self.connections):
@@ -207,7 +207,7 @@ class Application(web.Application):  # type: ignore[misc]
         while self.connections and self.wheel.clock.seconds() < end:
             await deferLater(self.wheel.clock, 0.02)
         for connection in list(self.connections):
-            connection.transport.abortConnection()
+            connection.cut(linger=False)
         while self.connections:
             await deferLater(self.wheel.clock, 0.02)
 

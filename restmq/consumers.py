@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from restmq.element import Element, Lease
 
 AHEAD = 64  # round-robin elements on their way to one consumer that takes them
+AHEAD_BYTES = 1 << 20  # and as many bytes of them as a rule: of large elements fewer are on their way
 
 
 class Batch:
@@ -61,6 +62,13 @@ class Consumer(Protocol):
     @property
     def unsent(self) -> int: ...
 
+    @property
+    def overfull(self) -> bool:
+        """Whether more waits for its socket than its buffer may hold."""
+
+    def fell_behind(self, queue: bytes, position: int, epoch: bytes) -> None:
+        """It is given no more of what comes: what was broadcast after this position it reads from history."""
+
     def frame(self, batch: Batch) -> bytes:
         """The bytes of a batch; asked once for all consumers of equal framing."""
 
@@ -68,7 +76,7 @@ class Consumer(Protocol):
         """Write framed bytes. Never raises."""
 
     def missed(self, queue: bytes, first: int, last: int) -> None:
-        """These positions will never come: tell, or end so that it shows."""
+        """These positions will never come: tell."""
 
     def renewed(self, queue: bytes, epoch: bytes, position: int) -> None:
         """The queue has begun another life, and goes on from this position in it."""
@@ -133,6 +141,7 @@ class Consumers:
         self._replaying: dict[int, list[Batch]] = {}  # id(consumer) -> what came while it gets the past
         self._since: dict[int, int] = {}  # id(consumer) -> position after which it gets everything
         self._ahead: dict[int, int] = {}  # id(consumer) -> position that it has, though not heard here yet
+        self._ahead_most = AHEAD  # how many round-robin elements one consumer may have on their way
 
     def __len__(self) -> int:
         return len(self.all)
@@ -157,10 +166,20 @@ class Consumers:
             if not self.takes(consumer):
                 room += held
             elif consumer.lease:
-                room += held + consumer.prefetch - len(self._leased.get(id(consumer), ()))
+                most = held + consumer.prefetch - len(self._leased.get(id(consumer), ()))
+                room += most if self._ahead_most == AHEAD else min(most, max(held, self._ahead_most))
             else:
-                room += AHEAD
+                room += max(held, self._ahead_most)
         return room
+
+    def _sized(self, elements: list[Element]) -> None:
+        """Round-robin elements came: how many may be on their way follows from how large they are, in powers of two."""
+        largest = max((len(element.value) for element in elements), default=0)
+        fit = AHEAD
+        while fit > 1 and fit * largest > AHEAD_BYTES:
+            fit //= 2
+        # Fewer at once, and more again in steps: one small element between large ones says little.
+        self._ahead_most = min(fit, 2 * self._ahead_most)
 
     @property
     def held(self) -> set[int]:
@@ -217,14 +236,25 @@ class Consumers:
     @property
     def out(self) -> int:
         """The highest position that some consumer's socket took, while one before it is stuck; 0 for none."""
+        last = self._witnesses[-1] if self._witnesses else None
+        if last is not None and any(not each.unsent and self._has(each, last) for each in self.current):
+            return last.position  # one that took all it was given, whoever is the witness
         return next((one.position for one in reversed(self._witnesses) if one.who and flushed(one.who) >= one.mark), 0)
 
     # -- broadcast
 
-    def everyone(self, batch: Batch) -> None:
-        """Broadcast: all of them, in one order."""
+    def everyone(self, batch: Batch) -> list[tuple[Consumer, int]]:
+        """Broadcast: all of them, in one order.
+
+        Answers who falls behind by this, as more waits for it than its buffer may hold, and up to which position it
+        has everything. It is given no more of what comes until replayed() says that it caught up.
+        """
         witness = _Witness(batch.first - 1, batch.last)
+        behind: list[tuple[Consumer, int]] = []
         for consumer in list(self.all):
+            if consumer.full and consumer.overfull and id(consumer) not in self._replaying:
+                behind.append((consumer, max(batch.first - 1, self._ahead.pop(id(consumer), 0))))
+                self._replaying[id(consumer)] = []
             mine: Batch | None = batch
             if self._replaying or self._ahead:
                 mine = self._mine(consumer, batch)
@@ -236,17 +266,34 @@ class Consumers:
             ):
                 witness = _Witness(batch.first - 1, batch.last, consumer, consumer.written, mine, start)
         if self.all:  # while all of them get the past first, this is nowhere but in history
-            self._witnesses.append(witness)
+            self._witness(witness)
+        return behind
+
+    def _witness(self, new: _Witness) -> None:
+        """One more. Two that nobody has yet become one, as long as the same consumers may vouch for both."""
+        last = self._witnesses[-1] if self._witnesses else new
+        if (
+            new.who is None
+            and last.who is None
+            and last.position == new.after
+            and not any(last.after < since <= new.after for since in self._since.values())
+        ):
+            self._witnesses[-1] = _Witness(last.after, new.position)
+        else:
+            self._witnesses.append(new)
 
     def nobody(self, batch: Batch) -> None:
         """Broadcast, but nobody was there."""
-        self._witnesses.append(_Witness(batch.first - 1, batch.last))
+        self._witness(_Witness(batch.first - 1, batch.last))
 
     def _mine(self, consumer: Consumer, batch: Batch) -> Batch | None:
         """What of a batch a consumer should get now."""
         kept = self._replaying.get(id(consumer))
         if kept is not None:
-            kept.append(batch)
+            if consumer.full:  # it will be read again with the past, and does not pile up here
+                kept.clear()
+            else:
+                kept.append(batch)
             return None
         ahead = self._ahead.get(id(consumer))
         if ahead is None:
@@ -298,12 +345,21 @@ class Consumers:
         if id(consumer) in self._replaying:
             self._replaying[id(consumer)] = []
 
+    def skipped(self) -> None:
+        """Positions were passed over: what is kept ends before them, and is read again with the past."""
+        for kept in self._replaying.values():
+            kept.clear()
+
+    @property
+    def behind(self) -> int:
+        """How many read from history."""
+        return len(self._replaying)
+
     def renewed(self) -> None:
         """The queue has begun another life: positions of the old one say nothing any more."""
         self._ahead.clear()
         self._since = dict.fromkeys(self._since, 0)
-        for kept in self._replaying.values():
-            kept.clear()
+        self.skipped()
         self.drop()
         self.forget()
 
@@ -346,6 +402,7 @@ class Consumers:
 
     def give(self, queue: bytes, elements: list[Element], epoch: bytes) -> list[Element]:
         """Round-robin: each element to the next that takes; answers those nobody could take."""
+        self._sized(elements)
         shares: dict[int, tuple[Consumer, list[Element]]] = {}
         refused: list[Element] = []
         for element in elements:

@@ -6,12 +6,14 @@ place here; knows nothing of HTTP or Redis. Read clock.py next.
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.internet import tcp, unix
 from twisted.internet.abstract import FileDescriptor
 
 _PLAIN = (tcp.Server, tcp.Client, unix.Server, unix.Client)
+_RECORD = 16384 + 256  # bytes of a TLS record at the most (RFC 8446 section 5.2)
 
 
 class Cork:
@@ -83,20 +85,50 @@ def bottom(transport: Any) -> Any:
 
 
 def unsent(transport: Any) -> int:
-    """Bytes given to the transport that are not yet with the kernel; over TLS, those not yet encrypted too."""
+    """Bytes given to the transport that are not yet with the kernel; over TLS, those not yet encrypted too.
+
+    A TLS record of which the kernel has only a part counts as unsent as a whole: nobody can read it.
+    """
     waiting = cork.waiting(transport)
-    if hasattr(transport, "_appSendBuffer"):  # twisted.protocols.tls, which gathers small writes of a turn
+    lower = bottom(transport)
+    under = 0
+    if isinstance(lower, FileDescriptor):
+        under = len(lower.dataBuffer) - lower.offset + lower._tempDataLen
+    if lower is not transport:  # twisted.protocols.tls, which gathers small writes of a turn
         parts = [*transport._appSendBuffer, *getattr(getattr(transport, "_aggregator", None), "_buffer", ())]
-        waiting += sum(map(len, parts))
-        transport = bottom(transport)
-    if isinstance(transport, FileDescriptor):
-        waiting += len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-    return waiting
+        waiting += sum(map(len, parts)) + (_RECORD if under else 0)
+    return waiting + under
 
 
 def can_half_close(transport: Any) -> bool:
     """Whether loseWriteConnection() sends a FIN and reading goes on: plain TCP and unix sockets."""
     return transport.__class__ in _PLAIN
+
+
+def finish(transport: Any) -> None:
+    """Throw away what the kernel has not taken, and send a FIN behind what it has (shutdown(2)).
+
+    The peer reads to the end whatever the kernel had; an abort would throw that away, too.
+    """
+    cork.drop(transport)
+    lower: Any = bottom(transport)
+    if lower is not transport:
+        transport._appSendBuffer.clear()
+        gathered = getattr(transport, "_aggregator", None)
+        if gathered is not None and hasattr(gathered, "_buffer"):
+            gathered._buffer.clear()
+    if not isinstance(lower, FileDescriptor) or not lower.connected:
+        return
+    if lower.producer is not None:
+        lower.unregisterProducer()
+    lower.dataBuffer, lower.offset = b"", 0
+    lower._tempDataBuffer, lower._tempDataLen = [], 0
+    lower.stopWriting()
+    handle: Any = lower
+    try:  # loseWriteConnection() would wait until the kernel takes more, which it may never do
+        handle.getHandle().shutdown(socket.SHUT_WR)
+    except OSError:
+        return  # the peer has gone already
 
 
 #: The reactor has one thread, so one cork serves all.

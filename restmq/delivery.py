@@ -137,7 +137,7 @@ class Delivery(Service):
                     if back:
                         queue.consumers.nobody(batch)
                     else:
-                        queue.consumers.everyone(batch)
+                        self._everyone(queue, batch)
                 self._tell(queue)
         except Error:
             self.leave(consumer)
@@ -309,6 +309,7 @@ class Delivery(Service):
         log.warn("queue {queue}: more was missed than history keeps", queue=queue.name.decode())
         for consumer in queue.consumers.current:  # who gets the past finds it out there
             consumer.missed(queue.name, queue.position + 1, last)
+        queue.consumers.skipped()
         queue.position = last
 
     def _replay(self, queue: Joined, history: list[bytes], epoch: bytes) -> None:
@@ -515,9 +516,13 @@ class Delivery(Service):
     def _broadcast(self, queue: Joined, batch: Batch) -> None:
         queue.position = batch.last
         if queue.consumers.all:
-            queue.consumers.everyone(batch)
+            self._everyone(queue, batch)
         else:  # the last one left just now: nobody heard this, and nobody may confirm it
             queue.unheard.append(batch)
+
+    def _everyone(self, queue: Joined, batch: Batch) -> None:
+        for consumer, position in queue.consumers.everyone(batch):
+            consumer.fell_behind(queue.name, position, queue.epoch)
 
     def _give(self, queue: Joined, elements: list[Element]) -> None:
         refused = queue.consumers.give(queue.name, elements, queue.epoch)

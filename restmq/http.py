@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from restmq import errors
 from restmq.clock import NEVER
-from restmq.cork import bottom, can_half_close, cork, send, unsent
+from restmq.cork import bottom, can_half_close, cork, finish, send, unsent
 from restmq.head import FIELD, LINE, NOTHING, TOKEN, Fields, fields
 from restmq.proxies import address
 from restmq.request import LITTLE, Most, Request
@@ -179,7 +179,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             elif not waiting:
                 bottom(self.transport).loseConnection()
             else:
-                self.transport.abortConnection()
+                self.cut()
         elif self._body is not None and self._body.most is None:
             self._lose()  # it has its answer
         elif self._partial or self._body is not None:
@@ -230,6 +230,19 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self.transport.loseConnection()
 
     _lose = lose
+
+    def cut(self, linger: bool = True) -> None:
+        """Close now: what the kernel has not taken is thrown away, what it has can still be read.
+
+        Reading goes on for a moment: to close while something unread has come would reset the connection.
+        """
+        self.closing = self._losing = True
+        self.deadline = self.app.wheel.now + LINGER
+        finish(self.transport)
+        if self.half or not linger:
+            bottom(self.transport).loseConnection()
+        else:
+            self.transport.resumeProducing()
 
     def _linger(self) -> None:
         """Close our half, and read on for a moment: a reset would take the answer away from a client that sends."""

@@ -30,6 +30,7 @@ from restmq.errors import (
     Unavailable,
 )
 from restmq.handler import Answer, Handler, name
+from restmq.pace import Pace
 from restmq.slot import drive, fault, nothing
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ CLOSED = b"RestMQ-Closed"
 MOST_SHOWN = 10  # queues of one consumer in a line of the log
 #: What polyfills of EventSource ask besides: 2 KiB of padding for browsers that are gone, an address that is new.
 POLYFILLS = ("evs_preamble", "padding", "r")
+EARLY = 65536  # bytes that come before the answer's head is out; then the consumer counts as full
 RETRY = 2000  # ms: an EventSource that lost its stream comes again after this
 RETRY_ENDING = 1000  # ms: the same, when this instance ends and another may serve at once
 # Nothing on the way may keep, rewrite or hold back a stream; Nginx holds it back without the second.
@@ -160,6 +162,7 @@ class Live:
         self._places: dict[bytes, tuple[int, bytes]] = {}
         self._before: dict[bytes, tuple[int, bytes]] = {}  # where each queue stood before what came early
         self.full = False
+        self.pace = Pace()  # of what it reads from history
         self.ended = False
         self.written = 0
         self.elements = 0  # it was given so many
@@ -177,6 +180,8 @@ class Live:
         self._sent = -1
         self._left = 0
         self._why = ""
+        self._slow = False  # it fell behind once, which the log has told
+        self._unseen: dict[bytes, int] = {}  # of a tap: how many elements of each queue it was not shown
         self._counted = ""  # the client's address, while this is counted as one of its live consumers
 
     async def begin(self, handler: Handler, head: Callable[[], Stream]) -> None:
@@ -235,12 +240,15 @@ class Live:
         stream.on_full, stream.on_drained = self._filled, self._drained
         stream.on_lost, stream.on_data = self.lost, self.heard
         early, self._early = b"".join(self._early), []
+        waited, self.full = self.full, False
         first = self.opening(positions, early)  # what it adds is not counted: it stands before the elements
         if first:
             stream.write(first)
         self._timer = self._clock.callLater(self._period, self._beat)
         log.info("{who} joined {where}", who=self._who, where=self._where)
         stream.resume()
+        if waited and not self.full:
+            self._drained()
         if self.wish.since is not None:
             drive(self._replay(positions), nothing, self._unreplayed)
 
@@ -267,42 +275,41 @@ class Live:
             return self._left
         return self.written if self._stream is None else self._stream.unsent
 
+    @property
+    def overfull(self) -> bool:
+        """Whether more waits for it than max_waiting. It must be full, too: one large value alone is no sign."""
+        return self.full and self.unsent > self._most
+
     def deliver(self, data: bytes, queue: bytes, batch: Batch) -> None:
         """Write the frames of a batch. The bytes are shared with other consumers."""
-        stream = self._stream
         if self.ended:
             return
-        if stream is None:
-            self._early.append(data)
-        elif self.overdue():
+        if self.wish.tap and self.overfull:
+            self._unseen[queue] = self._unseen.get(queue, 0) + len(batch.elements)
             return
-        else:
-            self.write(data)
-            self.elements += len(batch.elements)
-            return
-        self.written += len(data)
         self.elements += len(batch.elements)
+        if self._stream is not None:
+            self.write(data)
+            return
+        self._early.append(data)
+        self.written += len(data)
+        if self.written > EARLY and not self.full:
+            self._filled()
 
-    def overdue(self) -> bool:
-        """Whether so much waits for it already that it was dropped.
-
-        Asked before writing, so that one large value does not end a healthy consumer.
-        """
-        waits = self.unsent
-        if self.full and waits > self._most:
-            self._drop(f"{waits} bytes wait for it")
-            return True
-        return False
+    def fell_behind(self, queue: bytes, position: int, epoch: bytes) -> None:
+        """More waits for it than its buffer may hold: from this position on it reads from history, at its own pace."""
+        if not self._slow:
+            self._slow = True
+            log.info("{who} reads {where} slowly: it goes on from history", who=self._who, where=self._where)
+        replay = resume.replay(self.app.delivery, self, queue, position, epoch, behind=True)
+        drive(replay, nothing, self._unreplayed)
 
     def frame(self, batch: Batch) -> bytes:
         """A batch as this transport writes it."""
         return b"".join([self.framed(text) for text in documents(batch, bool(self.lease), self._words(batch))])
 
     def missed(self, queue: bytes, first: int, last: int) -> None:
-        """What was broadcast at these positions is no longer kept: tell, or end so that it shows."""
-        if not self.ids:
-            self.close("elements were missed that are no longer kept; connect again")
-            return
+        """What was broadcast at these positions is no longer kept: tell."""
         if queue in self._places:
             self._places[queue] = (last, self._places[queue][1])
         said = {"queue": queue.decode("utf-8"), "gap": [first, last], "missed": last - first + 1}
@@ -351,7 +358,7 @@ class Live:
         if stream is None:
             return
         if waiting:  # leaving gave it to others: it must not go out here as well
-            stream.abort()
+            stream.cut()
         else:
             self.farewell(stream, why)
 
@@ -398,29 +405,36 @@ class Live:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self.app.delivery.leave(self)
+        self.pace.end()
 
     def lost(self) -> None:
         """The connection is gone, or the client has closed its half of it."""
         self.leave()
         if self._left and self._stream is not None:
-            self._stream.abort()  # what others get now must not go out here as well
+            self._stream.cut()  # what others get now must not go out here as well
 
     def _filled(self) -> None:
         self.full = True
+        self.pace.full(True)
         if not self.ended:
             self.app.delivery.full(self)
 
     def _drained(self) -> None:
         self.full = False
-        if not self.ended:
-            self.app.delivery.drained(self)
+        if self.ended:
+            return
+        unseen, self._unseen = self._unseen, {}
+        for queue, many in unseen.items():
+            self._announce("gap", {"queue": queue.decode("utf-8"), "gap": None, "missed": many})
+        self.pace.full(self.full)  # what was just written may have filled it again
+        self.app.delivery.drained(self)
 
     def _drop(self, why: str) -> None:
-        """End a consumer that does not read: what waits for it is thrown away here and goes on elsewhere."""
+        """End a consumer that takes nothing: what waits for it is thrown away here and goes on elsewhere."""
         assert self._stream is not None
-        # leave() follows when the stream is lost: Delivery may be in the middle of its round now
         self._end(f"it does not read: dropped, {why}", LogLevel.warn)
-        self._stream.abort()
+        self.leave()
+        self._stream.cut()
 
     def _end(self, why: str, level: Any = LogLevel.info) -> None:
         if self.ended:

@@ -8,13 +8,14 @@ HTTP nor sockets. While it walks, what is heard is kept for the consumer
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from restmq.consumers import Batch, Consumer
 from restmq.delivery import Delivery, Joined
 from restmq.element import Element, parse_key, told
 from restmq.errors import BadKey, BadOption, Unavailable
 from restmq.options import milliseconds
+from restmq.pace import Pace
 from restmq.slot import pause
 
 _ID = re.compile(rb"(0|[1-9][0-9]{0,15})@([0-9a-zA-Z.]{1,64})\Z")
@@ -22,7 +23,6 @@ _LAST = re.compile(rb"-([1-9][0-9]{0,6})\Z")
 _AGO = re.compile(rb"[0-9.]+(ms|s|m|h|d)\Z")
 _WORDS = (b"all", b"now")
 UNREADABLE = b"unreadable"  # an epoch that no queue has
-PAUSE = 0.01  # seconds between looks whether a socket takes more of the past
 AWAY = 0.3  # seconds until Redis is asked again
 
 
@@ -102,52 +102,91 @@ async def begin(delivery: Delivery, queue: bytes, since: Since, joined: int) -> 
     return min(reply[3], joined), reply[0]
 
 
-async def replay(delivery: Delivery, consumer: Consumer, name: bytes, start: int, epoch: bytes) -> None:
+async def replay(
+    delivery: Delivery, consumer: Reader, name: bytes, start: int, epoch: bytes, behind: bool = False
+) -> None:
     """Give a consumer that has joined all that came after a position of an epoch, and then what comes.
 
-    What is not kept it is told, and that another epoch has begun. It may leave, and Redis go and come back, meanwhile.
+    It reads page by page, at its own pace. What is not kept it is told, and that another epoch has begun. It may
+    leave, and Redis go and come back, meanwhile. `behind` is for one that has everything up to the position, from
+    when it joined on: it is still to confirm some of that.
     """
-    queue, joined = delivery.queues.get(name), start
-    if queue is not None and epoch == queue.epoch:
-        joined = queue.consumers.begins(consumer, start)
-    while queue is not None and consumer in queue.consumers.all:
-        if epoch == queue.epoch and start <= queue.position and 0 < queue.consumers.kept(consumer) <= start + 1:
-            # All that follows is here.
-            queue.consumers.replayed(consumer, start)
-            return
+    queue = delivery.queues.get(name)
+    if queue is None:
+        return
+    past = _Past(delivery, consumer, queue, start, epoch)
+    if not behind and epoch == queue.epoch:
+        past.joined = queue.consumers.begins(consumer, start)
+    while past.goes_on:
+        await consumer.pace.turn()
         try:
-            now, position, floor, _, to, *words = await delivery.core.replay(name, "after", start)
+            caught_up = not past.goes_on or await past.page()
         except Unavailable:  # who is connected stays connected: the past goes on when Redis is back
+            caught_up = False
             await pause(delivery.clock, AWAY)
             _unkept(delivery, consumer)
-            continue
-        if consumer not in queue.consumers.all:
+        finally:
+            consumer.pace.done()
+        if caught_up:
             return
-        delivery.renewed(queue, now, position)
-        if not start and not position and epoch != UNREADABLE:  # nobody ever wrote to it: see Delivery._renew()
-            epoch = now
-        if now != epoch:
-            start, epoch = floor, now
-            if epoch == queue.epoch:
-                queue.consumers.begins(consumer, start)
-            consumer.renewed(name, epoch, start)
-            continue
-        if start > position:  # an id of what Redis has lost, or never had; what came since it joined is for it
-            start = min(joined, position)
-            queue.consumers.begins(consumer, start)
-            continue
-        if start < floor:
-            consumer.missed(name, start + 1, floor)
-        _offer(queue, consumer, epoch, words)
-        start = max(to, floor)
-        queue.consumers.reached(consumer, start)
-        if start >= position and not consumer.full:
-            queue.consumers.replayed(consumer, position)
-            return
-        while consumer.full and consumer in queue.consumers.all:
-            await pause(delivery.clock, PAUSE)
-            _unkept(delivery, consumer)
-        _unkept(delivery, consumer)
+
+
+class Reader(Consumer, Protocol):
+    """A consumer that may read from history."""
+
+    pace: Pace
+
+
+class _Past:
+    """One consumer's way through one queue's history: all up to `start` it was given."""
+
+    def __init__(self, delivery: Delivery, consumer: Consumer, queue: Joined, start: int, epoch: bytes) -> None:
+        self.delivery, self.consumer, self.queue = delivery, consumer, queue
+        self.start, self.epoch = start, epoch
+        self.joined = start  # the position at which it joined
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the consumer is still there."""
+        return self.consumer in self.queue.consumers.all
+
+    async def page(self) -> bool:
+        """Give it the next page; True when it needs no other one. Raises Unavailable."""
+        consumer, queue, consumers = self.consumer, self.queue, self.queue.consumers
+        here = self.epoch == queue.epoch and self.start <= queue.position
+        if here and 0 < consumers.kept(consumer) <= self.start + 1:  # all that follows is here
+            consumers.replayed(consumer, self.start)
+            return True
+        now, position, floor, _, to, *words = await self.delivery.core.replay(queue.name, "after", self.start)
+        if not self.goes_on:
+            return True
+        self.delivery.renewed(queue, now, position)
+        if not self.start and not position and self.epoch != UNREADABLE:  # never written to: see Delivery._renew()
+            self.epoch = now
+        if now != self.epoch:
+            self._renewed(now, floor)
+            return False
+        if self.start > position:  # an id of what Redis has lost, or never had; what came since it joined is for it
+            self.start = min(self.joined, position)
+            consumers.begins(consumer, self.start)
+            return False
+        if self.start < floor:
+            consumer.missed(queue.name, self.start + 1, floor)
+        _offer(queue, consumer, self.epoch, words)
+        self.start = max(to, floor)
+        consumers.reached(consumer, self.start)
+        if self.start >= position and not consumer.full:
+            consumers.replayed(consumer, position)
+            return True
+        _unkept(self.delivery, consumer)
+        return False
+
+    def _renewed(self, epoch: bytes, floor: int) -> None:
+        """The queue has begun another life: all that is kept of it comes."""
+        self.start, self.epoch = floor, epoch
+        if epoch == self.queue.epoch:
+            self.queue.consumers.begins(self.consumer, floor)
+        self.consumer.renewed(self.queue.name, epoch, floor)
 
 
 def _unkept(delivery: Delivery, consumer: Consumer) -> None:

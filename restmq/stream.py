@@ -14,13 +14,15 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from restmq.clock import NEVER
-from restmq.cork import bottom, cork, send, unsent
+from restmq.cork import bottom, send, unsent
 
 if TYPE_CHECKING:
     from restmq.request import Request
 
 MAX_AHEAD = 65536  # bytes read ahead of a request that is not answered yet, or past a stream that listens to none
-_USER_TIMEOUT = 18  # TCP_USER_TIMEOUT of Linux, which PyPy's socket module does not name
+# Linux's TCP_USER_TIMEOUT and TCP_NOTSENT_LOWAT (tcp(7)), which PyPy's socket module does not name.
+_USER_TIMEOUT, _NOTSENT_LOWAT = 18, 25
+MAX_UNSENT = 131072  # bytes that the kernel may hold of a stream without having sent them
 
 
 def nothing(*_: object) -> None:
@@ -59,10 +61,15 @@ class Stream:
         self._watch()
 
     def _watch(self) -> None:
-        """A peer that vanished without a word is noticed when nothing was acknowledged for `stall` (tcp(7))."""
+        """Bound what the kernel holds of a stream, and how long (tcp(7)).
+
+        What it holds unsent is bounded in bytes. A peer that vanished without a word is noticed when it acknowledged
+        nothing for twice `stall`: after `stall` the stream is ended here, and its peer has as long to read the rest.
+        """
         if self.connection.peer_ip:
-            milliseconds = int(self.connection.app.config.stall * 1000)
-            bottom(self.transport).getHandle().setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, milliseconds)
+            handle = bottom(self.transport).getHandle()
+            handle.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(self.connection.app.config.stall * 2000))
+            handle.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, MAX_UNSENT)
 
     @property
     def unsent(self) -> int:
@@ -79,7 +86,9 @@ class Stream:
         send(self.transport, data)
 
     def received(self, data: bytes) -> None:
-        """Bytes of the client: an upgraded stream's owner gets them, others ignore them."""
+        """Bytes of the client. An upgraded stream's owner gets them; others ignore them, and so does one that ended."""
+        if self.closed:
+            return
         if self._raw:
             self.on_data(data)
             return
@@ -109,11 +118,10 @@ class Stream:
             send(self.transport, b"0\r\n" + trailer + b"\r\n")
         self.connection.lose()
 
-    def abort(self) -> None:
-        """End it now; what waits is thrown away."""
+    def cut(self) -> None:
+        """End it now. What waits here is thrown away; what the kernel has taken can still be read."""
         self.closed = True
-        cork.drop(self.transport)
-        self.transport.abortConnection()
+        self.connection.cut()
 
     def lost(self) -> None:
         """The connection is gone."""

@@ -144,7 +144,7 @@ class Broker(Service):
         """End now: cut every connection, and give Redis a second for what they held."""
         log.warn("told to end again; connections cut: {count}", count=len(self.app.connections))
         for connection in list(self.app.connections):
-            connection.transport.abortConnection()
+            connection.cut(linger=False)
         self._reactor.callLater(1.0, self.redis.cut, "this instance is ending")
 
     def connected(self) -> bool:

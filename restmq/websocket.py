@@ -221,7 +221,7 @@ class WebSocket(Live):
         waiting = self.unsent
         self.leave("the client closed it" if theirs else f"it sent what is no WebSocket: {event.reason}")
         if waiting:
-            stream.abort()
+            stream.cut()
         else:
             stream.close(close_frame(event.code, "" if theirs else str(event.reason)))
 
@@ -252,15 +252,18 @@ class WebSocket(Live):
     def _answer(self, asking: Asking, answer: bytes) -> None:
         if asking.wait is not None:
             self.waiting.discard(asking.wait)
-        if not self.ended and not self.overdue():
+        if not self.ended:
             self.write(to_frame(TEXT, answer.rstrip(b"\r\n")))
+            if self.overfull:
+                self._wait_no_more()
         if not asking.later:
             self._next()
 
-    def _drop(self, why: str) -> None:
-        """What it waits for goes to others at once."""
-        super()._drop(why)
-        self._unwait()
+    def _wait_no_more(self) -> None:
+        """It does not read, so the takes that wait are answered that nothing is there; what comes goes to others."""
+        waiting, self.waiting = self.waiting, set()
+        for wait in waiting:
+            wait.leave()
 
     def _unwait(self) -> None:
         waiting, self.waiting = self.waiting, set()
@@ -328,7 +331,7 @@ class WebSocket(Live):
         waiting = self.unsent
         self.leave(why)
         if waiting:
-            self._stream.abort()
+            self._stream.cut()
         else:
             self._farewell(code, why)
 
@@ -346,7 +349,7 @@ class WebSocket(Live):
         """The client did not answer the Close frame, or did not even take it."""
         assert self._stream is not None
         if self._stream.unsent:
-            self._stream.abort()
+            self._stream.cut()
         else:
             self._stream.close()
 

@@ -181,3 +181,46 @@ def test_one_that_does_not_read_holds_up_nobody_s_confirmation() -> None:
     wire.stuck, wire.on_full = True, lambda: None  # not so much that it would be passed over
     all_of_them.everyone(batch("a", "b"))
     assert all_of_them.confirmed(0) == 2
+
+
+def test_what_nobody_has_yet_is_one_for_as_long_as_the_same_may_vouch_for_it() -> None:
+    slow, newcomer = opened()[0], opened()[0]
+    all_of_them = ring(slow)
+    all_of_them.replaying(slow)
+    for place in range(1, 1001):  # it reads its past slowly, and live elements come and come
+        all_of_them.everyone(batch("v", first=place))
+    assert len(all_of_them._witnesses) == 1
+    all_of_them.join(newcomer, 1000)
+    all_of_them.replaying(newcomer)
+    all_of_them.everyone(batch("w", first=1001))
+    assert len(all_of_them._witnesses) == 2  # of this one the newcomer may tell, of those before not
+    all_of_them.replayed(newcomer, 1001)
+    assert (all_of_them.confirmed(0), all_of_them.out) == (0, 1001)
+    all_of_them.reached(slow, 400)
+    assert all_of_them.confirmed(0) == 400
+    all_of_them.replayed(slow, 1001)
+    assert all_of_them.confirmed(400) == 1001
+
+
+def test_positions_that_were_passed_over_are_read_again_with_the_past() -> None:
+    slow, wire = opened()
+    all_of_them = ring(slow)
+    all_of_them.replaying(slow)
+    all_of_them.everyone(batch("v", first=5))
+    all_of_them.skipped()  # more was missed here than history keeps
+    all_of_them.everyone(batch("w", first=20))
+    assert all_of_them.kept(slow) == 20
+    assert wire.data == b""
+
+
+def test_who_took_all_it_was_given_opens_the_window_though_another_is_the_witness() -> None:
+    (stuck, wire), (late, _) = opened(), opened()
+    all_of_them = ring(stuck)
+    wire.unsent = 10  # less than makes it full, but it moves no more
+    stuck.written = 10
+    all_of_them.everyone(batch("v", first=1))
+    wire.unsent = stuck.written
+    all_of_them.join(late, 1)
+    all_of_them.everyone(batch("w", first=2))
+    wire.unsent = stuck.written
+    assert (all_of_them.confirmed(0), all_of_them.out) == (0, 2)

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
 LAYERS = [
     {"errors", "element", "slot", "clock", "cork", "suggest", "ini", "options", "document"},
     {"scripts", "redis", "turn", "due", "books", "core"},
-    {"presence", "inbox", "waiting", "message", "consumers", "tapping", "delivery", "resume"},
+    {"presence", "inbox", "waiting", "message", "consumers", "pace", "tapping", "delivery", "resume"},
     {"cyclone3", "negotiation", "head", "form", "request", "http", "stream", "proxies", "accesslog"}
     | {"handler", "application", "acl", "rest", "leases", "commands", "live", "websocket", "rules"}
     | {"admin", "dead", "looking", "pages", "health", "metrics"},

@@ -165,13 +165,20 @@ def test_a_tap_that_leaves_while_it_is_being_opened_leaves_nothing_behind(
         tap.close()
 
 
-def test_a_tap_that_does_not_read_is_dropped_and_disturbs_nobody(start: Any, listen: Any, queue: str) -> None:
+def test_a_tap_that_reads_slowly_disturbs_nobody_and_is_told_how_much_it_did_not_see(
+    start: Any, listen: Any, queue: str
+) -> None:
     one = start("[live]\nmax_waiting = 64KiB\n")
     slow = listen(one, f"/c/{queue}?tap=1", buffer=4096)
     fast = listen(one, f"/c/{queue}?tap=1")
     for count in range(1, 201):
         add(one, queue, "x" * 50000)
-        fast.until(lambda c, count=count: c.body.count(b"\r\n") >= count)
-    slow.hurry().until_end()
-    assert len(slow.elements) < 200
-    assert one.log.read_text().count("does not read: dropped") == 1
+        fast.until(lambda c, count=count: c.body.count(b"\r\n") >= count, 60)
+    slow.hurry().until(lambda c: b'"missed"' in c.body, 60)
+    (told,) = slow.told
+    seen = len(slow.elements)
+    assert told == {"queue": queue, "gap": None, "missed": 200 - seen}
+    assert 0 < seen < 200
+    add(one, queue, "after")
+    slow.until(lambda c: "after" in c.values, 60)
+    assert "dropped" not in one.log.read_text()

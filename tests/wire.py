@@ -48,7 +48,7 @@ class Wire:
         self.parts: list[bytes] = []
         self.unsent = self.written = 0
         self.stuck = False
-        self.closed = self.aborted = self.reading_stopped = False
+        self.closed = self.was_cut = self.reading_stopped = False
         self.on_data: Callable[[bytes], None] = nothing
         self.on_full: Callable[[], None] = nothing
         self.on_drained: Callable[[], None] = nothing
@@ -89,9 +89,9 @@ class Wire:
             self.write(last)
         self.closed = True
 
-    def abort(self) -> None:
+    def cut(self) -> None:
         """End it now; on_lost comes in a later turn, as Twisted has it."""
-        self.closed = self.aborted = True
+        self.closed = self.was_cut = True
 
 
 class Desk:
