@@ -254,16 +254,10 @@ class WebSocket(Live):
             self.waiting.discard(asking.wait)
         if not self.ended:
             self.write(to_frame(TEXT, answer.rstrip(b"\r\n")))
-            if self.overfull:
-                self._wait_no_more()
+            if self.overfull:  # it does not read: what it waits for goes to others
+                self._unwait()
         if not asking.later:
             self._next()
-
-    def _wait_no_more(self) -> None:
-        """It does not read, so the takes that wait are answered that nothing is there; what comes goes to others."""
-        waiting, self.waiting = self.waiting, set()
-        for wait in waiting:
-            wait.leave()
 
     def _unwait(self) -> None:
         waiting, self.waiting = self.waiting, set()
