@@ -494,7 +494,7 @@ def test_access_rules_hold_for_streams_and_after_a_reload_for_open_ones_too(
     sse = listen(one, f"/sse/{queue}")
     assert sse.status == 200
     tap = listen(one, f"/sse/{queue}?tap=1")
-    one.conf.write_text(often + "[rest:consumer]\nhosts_deny = all\n")
+    one.conf.write_text(often + "[rest:consumer]\nhosts_deny = all\n[sse:consumer]\nhosts_allow = all\n")
     tap.until_end()
     assert b": 127.0.0.1 is not let in" in tap.body
     assert sse.quiet().ended is False

@@ -112,7 +112,8 @@ def test_a_tap_that_is_switched_off_is_a_consumer(instance: Any, listen: Any, qu
 def test_a_tap_needs_rest_consumer_besides_its_own_section(
     start: Any, listen: Any, queue: str, transport: str
 ) -> None:
-    one = start("[rest:consumer]\nhosts_deny = all\n")
+    own = "".join(f"[{kind}:consumer]\nhosts_allow = all\n" for kind in ("comet", "sse", "websocket"))
+    one = start(f"{own}[rest:consumer]\nhosts_deny = all\n")
     assert listen(one, f"/{transport}/{queue}").status in (101, 200)
     assert listen(one, f"/{transport}/{queue}?tap=1").status == 403
     two = start("[comet:consumer]\nhosts_deny = all\n[websocket:consumer]\nhosts_deny = all\n")
