@@ -16,13 +16,12 @@ import socket
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
-from urllib.parse import unquote_to_bytes
 
 from twisted.logger import Logger
 
 from restmq import ini
 from restmq.errors import Forbidden, Misdirected, Unauthorized
-from restmq.form import pairs
+from restmq.form import pairs, unquote
 from restmq.ini import ConfigError, Entry, Section
 
 KINDS = ("rest:producer", "rest:consumer", "comet:consumer", "websocket:consumer", "sse:consumer", "admin")
@@ -514,7 +513,7 @@ def _same(origin: bytes, host: bytes) -> bool:
 
 def _has(word: bytes, query: bytes) -> bool:
     """Whether a parameter of the query has this name, however it is escaped."""
-    if word not in query and not (b"%" in query and word in unquote_to_bytes(query)):
+    if word not in query and not (b"%" in query and word in unquote(query)):
         return False  # which is cheaper to see
     return any(name == word for name, _ in pairs(query))
 
@@ -579,7 +578,7 @@ def _cookies(header: bytes) -> list[bytes]:
         name, _equals, value = pair.strip().partition(b"=")
         if name == b"auth":
             value = value.strip(b'"')
-            found += [value, unquote_to_bytes(value)]
+            found += [value, unquote(value)]
         if len(found) >= 2 * COOKIES:
             break
     return found

@@ -46,10 +46,9 @@ class Dead(Handler):
         queue = name(raw)
 
         def keys(text: str) -> list[int]:
-            parts = text.split(",")
-            if len(parts) > NAMED:
+            if text.count(",") >= NAMED:
                 raise BadOption(f"keys are {NAMED} at the most; kick=N sends back the oldest N")
-            return [parse_key(part.encode("utf-8"), queue) for part in parts]
+            return [parse_key(part.encode("utf-8"), queue) for part in text.split(",")]
 
         asked = self.options({"kick": _kick, "keys": keys})
         if len(asked) != 1:

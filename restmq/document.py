@@ -12,6 +12,7 @@ import re
 from json.decoder import scanstring  # type: ignore[attr-defined]  # it is there, and undocumented
 from typing import Any
 
+from restmq import tokens
 from restmq.errors import BadRequest
 
 DIGITS = 309  # of a whole number: a longer one is beyond IEEE 754's doubles (RFC 7493 section 2.2)
@@ -64,12 +65,14 @@ _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_whole, parse_fl
 _PASSED = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_constant)
 
 
-def read(text: bytes | str, wanted: str, opaque: str = "") -> Document:
+def read(text: bytes | str, wanted: str, opaque: str = "", most: int = tokens.MOST) -> Document:
     """The fields of an object. `wanted` says what to send, and `opaque` names a field that is only passed on.
 
+    `most` bounds the tokens of the text: raises TooLarge for more.
     Raises BadRequest for what is no JSON object, or nested too deep, for NaN and a byte order mark; Unclear
     for a name that stands twice, a number that is too large, and a lone surrogate.
     """
+    tokens.bounded(text, most)
     decoded = _decoded(text)
     found = Document()
     try:

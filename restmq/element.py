@@ -62,14 +62,14 @@ def queue_name(raw: bytes) -> bytes:
     1 to 255 bytes of UTF-8; no control character, no space, none of
     / , { } " < > \\ ; not . or .. . Raises BadName with the reason.
     """
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadName("the queue name is not UTF-8") from None
     if not raw:
         raise BadName("the queue name is empty")
     if len(raw) > MAX_NAME:
         raise BadName(f"the queue name has {len(raw)} bytes, {MAX_NAME} are the most")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadName("the queue name is not UTF-8") from None
     found = _FORBIDDEN.search(text)
     if found:
         raise BadName(
@@ -83,6 +83,12 @@ def queue_name(raw: bytes) -> bytes:
 
 def not_utf8(text: bytes) -> int:
     """The place of the first byte that cannot stand there in UTF-8, -1 where all is well. Takes little memory."""
+    if len(text) <= PIECE:
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return error.start
+        return -1
     decoder = codecs.getincrementaldecoder("utf-8")()
     for at in range(0, len(text), PIECE):
         pending = len(decoder.getstate()[0])

@@ -26,6 +26,7 @@ from restmq.request import Most, Request
 from restmq.slot import drive
 from restmq.stream import Stream
 from restmq.suggest import near
+from restmq.tokens import FEW
 
 if TYPE_CHECKING:
     from restmq.application import Application
@@ -44,6 +45,7 @@ CLIENT_LEFT = 499  # what the access log says, as Nginx's does, of a request tha
 _MAY_SEND = re.compile(
     rb"(authorization|content-type|idempotency-key|if-match|last-event-id|restmq-[a-z0-9-]{1,64})\Z"
 )
+MAX_WORD = 255  # bytes of a field's name that are looked at: no name that is known is longer
 _CALLBACK = re.compile(rb"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*\Z")
 
 
@@ -221,7 +223,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
 
     def _preflight(self) -> Answer:
         """A browser asks, before a page of an allowed origin does, which methods and headers it may use."""
-        asked = self.request.fields.values.get(b"access-control-request-headers", b"").lower().split(b",")
+        asked = self.request.fields.values.get(b"access-control-request-headers", b"").lower().split(b",", 50)[:50]
         headers = [word.strip() for word in asked if _MAY_SEND.match(word.strip())]
         allowed = [(b"Access-Control-Allow-Methods", ", ".join(self.verbs).encode("ascii"))]
         if headers:
@@ -287,7 +289,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         given = self.given()
         passes = self.old and self.request.method == "POST" and not self._is_document()
         for raw, value in given:
-            word = raw.decode("utf-8", "replace")
+            word = raw[:MAX_WORD].decode("utf-8", "replace")
             if word in known:
                 if _filled(word, value):
                     if word in found:
@@ -307,7 +309,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         if self._is_document():
             return [
                 (word.encode("utf-8"), _field(word, value).encode("utf-8"))
-                for word, value in document.read(request.body, READS).items()
+                for word, value in document.read(request.body, READS, most=FEW).items()
             ]
         if not request.fields.form:
             self._check_type()

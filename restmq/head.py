@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from restmq import errors
-from restmq.negotiation import media_type, unusual
+from restmq.negotiation import listed, media_type, unusual
 
 MAX_HEADERS = 100
 
@@ -69,8 +69,8 @@ class Fields:
             if not _LENGTH.match(length):
                 raise errors.BadRequest("Content-Length is not a plain number")
             self.length = int(length)
-        wishes = [wish.strip() for wish in values.get(b"connection", b"").lower().split(b",")]
-        self.close = b"close" in wishes or (not newer and b"keep-alive" not in wishes)
+        wishes = values.get(b"connection", b"")
+        self.close = listed(wishes, b"close") or (not newer and not listed(wishes, b"keep-alive"))
         self.keep = not newer and not self.close
         self.expects = newer and b"100-continue" in values.get(b"expect", b"").lower()
         kind = media_type(values.get(b"content-type", b""))

@@ -35,6 +35,12 @@ _Q = re.compile(rb";[ \t]*q[ \t]*=[ \t]*([01](?:\.[0-9]{0,3})?)[ \t]*(?:;|\Z)", 
 _SLICE = 64 << 10  # bytes: what a decompressor leaves over is copied
 
 
+def listed(values: bytes, word: bytes) -> bool:
+    """Whether a token stands in a list (RFC 9110 section 5.6.1), in capitals or not; in linear time, however long."""
+    values = values.lower()
+    return word in values and re.search(rb"(?:\A|,)[ \t]*" + word + rb"[ \t]*(?:,|\Z)", values) is not None
+
+
 def media_type(content_type: bytes) -> bytes:
     """The type in a Content-Type, without its parameters, in lower case."""
     return content_type.partition(b";")[0].strip().lower()
@@ -60,7 +66,8 @@ def zipped(values: Values) -> bool:
     given = values.get(b"content-encoding")
     if given is None:
         return False
-    codings = [word for word in (part.strip().lower() for part in given.split(b",")) if word not in (b"", b"identity")]
+    words = [part.strip().lower() for part in given.split(b",", 8)]
+    codings = [word for word in words if word not in (b"", b"identity")]
     if not codings:
         return False
     if codings not in ([b"gzip"], [b"x-gzip"]):
@@ -150,7 +157,7 @@ def check_use(values: Values, kinds: tuple[bytes, ...], queue: str) -> None:
     for word in (b"sec-purpose", b"purpose", b"x-purpose", b"x-moz"):
         if _AHEAD.search(values.get(word, b"")):
             raise Prefetched("a prefetch consumes nothing; ask again when the element is really wanted")
-    if kinds and b"websocket" in [word.strip() for word in values.get(b"upgrade", b"").lower().split(b",")]:
+    if kinds and listed(values.get(b"upgrade", b""), b"websocket"):
         raise UpgradeRequired(f"this address does not speak WebSocket; /ws/{queue} does")
     accept = values.get(b"accept")
     if accept is not None and kinds and not accepts(accept, kinds):

@@ -93,7 +93,7 @@ def lines(body: bytes, most: int) -> list[bytes]:
         if len(values) == LINES:
             raise TooLarge(f"the batch has more than {LINES} values, which are the most; send several")
         value = found[0]
-        if len(value) > most or not value.isascii():
+        if len(value) > most or not (value.isascii() or not_utf8(value) < 0):
             checked(value, most, f"line {body.count(_LF, 0, found.start()) + 1}")
         values.append(value)
     if not values:

@@ -15,7 +15,9 @@ from restmq import document, options
 from restmq.errors import BadOption
 from restmq.ini import nearest
 from restmq.scripts import RULES
+from restmq.tokens import FEW
 
+SEND = 'settings are one JSON object, such as {"max_length": 1000}'
 POLICIES = ("broadcast", "roundrobin")
 MOST = 10**12  # elements or bytes of a queue
 _TIME = "a time: 2, 0.5, 500ms, 30s, 5m, 2h or 1d"
@@ -107,7 +109,7 @@ def checked(given: Iterable[tuple[str, str | None]]) -> dict[str, str]:
     told: dict[str, str] = {}
     for name, text in given:
         if name not in _PARSERS:
-            raise BadOption(f"there is no setting {name!a}; {nearest(name, NAMES)}")
+            raise BadOption(f"there is no setting {name[:80]!a}; {nearest(name, NAMES)}")
         if name in told:
             raise BadOption(f"the setting {name} was given twice")
         try:
@@ -120,7 +122,7 @@ def checked(given: Iterable[tuple[str, str | None]]) -> dict[str, str]:
 def of_json(text: bytes) -> list[tuple[str, str | None]]:
     """The settings in a JSON object, each as people write it in a form. Raises BadRequest, BadOption."""
     found: list[tuple[str, str | None]] = []
-    for name, value in document.read(text, 'settings are one JSON object, such as {"max_length": 1000}').items():
+    for name, value in document.read(text, SEND, most=FEW).items():
         if isinstance(value, (bool, list)) or (told := document.plain(value)) is None:
             raise BadOption(f"{name[:40]!a}: it takes a string, a number, or null for its default")
         found.append((name, None if value is None else told))

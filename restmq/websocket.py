@@ -27,6 +27,7 @@ from restmq.element import Lease, parse_lease
 from restmq.errors import BadKey, BadRequest, Error, UpgradeRequired
 from restmq.handler import Handler
 from restmq.live import Live, Wish, queue_names, wish
+from restmq.negotiation import listed
 from restmq.slot import drive
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def check_handshake(version: str, fields: dict[bytes, bytes]) -> bytes:
     Raises UpgradeRequired when it is none or of another version than 13, and
     BadRequest when it is broken.
     """
-    if b"websocket" not in _tokens(fields, b"upgrade") or b"upgrade" not in _tokens(fields, b"connection"):
+    if not (listed(fields.get(b"upgrade", b""), b"websocket") and listed(fields.get(b"connection", b""), b"upgrade")):
         raise UpgradeRequired(
             "this address speaks WebSocket: send Connection: Upgrade and Upgrade: websocket "
             "(Nginx passes them on only with proxy_http_version 1.1 and proxy_set_header for both)"
@@ -92,10 +93,6 @@ def check_handshake(version: str, fields: dict[bytes, bytes]) -> bytes:
     if len(nonce) != 16:
         raise BadRequest("Sec-WebSocket-Key must be 16 bytes in base64")
     return key
-
-
-def _tokens(fields: dict[bytes, bytes], name: bytes) -> list[bytes]:
-    return [token.strip().lower() for token in fields.get(name, b"").split(b",")]
 
 
 class Asking(commands.Client):
