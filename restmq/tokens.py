@@ -31,11 +31,12 @@ def bounded(text: bytes | str, most: int = MOST) -> None:
     flat = text.encode("utf-8", "replace") if isinstance(text, str) else text
     if b"\\" in flat:
         flat = flat.replace(b"\\\\", b"").replace(b'\\"', b"")
-    first = flat[:MOST]
+    if next(islice(_TOKEN.finditer(flat), most, None), None) is None:
+        return
+    first = flat[:most]
     if first.count(b"[") + first.count(b"{") - first.count(b"]") - first.count(b"}") > DEEP:
         raise BadRequest("this JSON is nested too deep: a hundred levels are sure to be read")
-    if next(islice(_TOKEN.finditer(flat), most, None), None) is not None:
-        raise TooLarge(
-            f"this JSON has more than {most} strings, commas and brackets, which are the most; "
-            "a value that has more is sent as a string"
-        )
+    raise TooLarge(
+        f"this JSON has more than {most} strings, commas and brackets, which are the most; "
+        "a value that has more is sent as a string"
+    )
