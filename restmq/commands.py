@@ -16,7 +16,7 @@ from restmq.core import Nack
 from restmq.document import Document as Command
 from restmq.element import Element, Lease, parse_key, queue_name
 from restmq.errors import BadRequest, Conflict, Error, LeaseLost, NotFound
-from restmq.leases import lease_of, touched
+from restmq.leases import lease_of, switch, touched
 from restmq.leases import touch as touch_lease
 from restmq.rest import bound, checked
 from restmq.suggest import near
@@ -118,14 +118,16 @@ async def add(app: Any, command: Command, client: Client) -> Said:
     queue, value = _queue(command), _field(command, "value")
     text = value if isinstance(value, str) else command.opaque
     ttl_ms, delay_ms = _time(command, "ttl", options.ttl), _time(command, "delay", options.delay)
+    until_ms = _time(command, "at", options.at)
+    options.one_of(command)
     stored, key = checked(_bytes("value", text), app.config.max_value), b""
     if "idempotency_key" in command:
         key = options.idempotency_key("idempotency_key", _string(command, "idempotency_key").decode("utf-8"))
     name = queue.decode("utf-8")
-    if not (ttl_ms or delay_ms or key):
+    if not (ttl_ms or delay_ms or until_ms or key):
         return {"queue": name, "value": text, "key": f"{name}:{await app.core.add(queue, stored)}"}
     window = round(app.config.idempotency * 1000)
-    added = await app.core.add_all(queue, [stored], ttl_ms, delay_ms, key, window)
+    added = await app.core.add_all(queue, [stored], ttl_ms, delay_ms, key, window, until_ms=until_ms)
     said = {"queue": name, "value": text, "key": f"{name}:{added.first}"}
     return {**said, "replayed": True} if added.replayed else said
 
@@ -184,10 +186,15 @@ async def delete(app: Any, command: Command, client: Client) -> Said:
 async def touch(app: Any, command: Command, client: Client) -> Said:
     """Prolong a lease, or give it back."""
     queue, number, lease = _named(command)
-    asked: dict[str, Any] = {"lease": options.told("lease", _field(command, "lease"), options.release)}
+    asked: dict[str, Any] = {}
+    if "dead" in command:
+        asked["dead"] = switch("dead", command["dead"])
+    if "lease" in command or not asked.get("dead"):
+        asked["lease"] = options.told("lease", _field(command, "lease"), options.release)
     client.usable()
-    if "delay" in command:
-        asked["delay"] = _time(command, "delay", options.delay)
+    for word, parse in (("delay", options.delay), ("at", options.at)):
+        if word in command:
+            asked[word] = _time(command, word, parse)
     if "error" in command:
         asked["error"] = _string(command, "error").decode("utf-8")
     return touched(queue, number, await touch_lease(app.core, queue, number, lease, asked))
@@ -196,11 +203,11 @@ async def touch(app: Any, command: Command, client: Client) -> Said:
 Verb = Callable[[Any, Command, Client], Any]
 #: verb -> what it does, the ACL section it needs, the fields it knows beside cmd, queue and id
 COMMANDS: dict[str, tuple[Verb, str, tuple[str, ...]]] = {
-    "add": (add, "rest:producer", ("value", "ttl", "delay", "idempotency_key")),
+    "add": (add, "rest:producer", ("value", "ttl", "delay", "at", "idempotency_key")),
     "get": (get, "rest:consumer", ()),
     "take": (take, "rest:consumer", ("lease", "wait")),
     "del": (delete, "rest:consumer", ("key", "match")),
-    "touch": (touch, "rest:consumer", ("key", "match", "lease", "delay", "error")),
+    "touch": (touch, "rest:consumer", ("key", "match", "lease", "delay", "at", "error", "dead")),
 }
 
 

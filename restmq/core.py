@@ -51,12 +51,24 @@ class Waiter(NamedTuple):
 
 
 class Nack(NamedTuple):
-    """A lease that is given back: after `delay_ms` or what the rules say, after a try that failed for a reason."""
+    """A lease that is given back: after `delay_ms` or what the rules say, after a try that failed for a reason.
+
+    `until_ms` is a Unix time in ms by Redis' clock, in place of a delay; `dead` puts the element aside.
+    """
 
     lease: Lease
     delay_ms: int | None = None
     failed: bool = False
     reason: bytes = b""
+    until_ms: int | None = None
+    dead: bool = False
+
+    def words(self) -> tuple[bytes, ...]:
+        """When it waits again, whether the try failed, and why, as nack.lua has them."""
+        when = b"" if self.delay_ms is None else b"%d" % self.delay_ms
+        if self.until_ms is not None:
+            when = b"@%d" % self.until_ms
+        return b"dead" if self.dead else when, b"1" if self.failed else b"0", self.reason
 
 
 class _Known:
@@ -251,10 +263,12 @@ class Core:
         key: bytes = b"",
         window_ms: int = 600_000,
         written: bytes = b"",
+        until_ms: int = 0,
     ) -> Added:
         """Store values, all or none. With an idempotency `key`, the same key within `window_ms` stores nothing more.
 
-        `written` is how an earlier RestMQ would have stored that key: with its quotes.
+        `until_ms` is a Unix time in ms by Redis' clock, in place of a delay: BadOption when it is over 366
+        days ahead. `written` is how an earlier RestMQ would have stored that key: with its quotes.
 
         Raises Conflict when the key came with other values before, TooLarge when they are over a bound by themselves.
         """
@@ -268,11 +282,15 @@ class Core:
             options.update(key=key.decode("latin-1"), digest=digest, window=window_ms)
             if written not in (b"", key):
                 options["written"] = written.decode("latin-1")
-        if ttl_ms or delay_ms:
-            self.due.soon(queue, min(ms for ms in (ttl_ms, delay_ms) if ms))
+        if until_ms:
+            options["at"] = until_ms
+        if ttl_ms or delay_ms or until_ms:  # for `at`, as in _nack()
+            self.due.soon(queue, min(ms for ms in (ttl_ms, delay_ms, LOOK if until_ms else 0) if ms))
         self._register(queue)
         head = self._head(json.dumps(options).encode())
-        first, newborn, replayed, many = await self.script("add", queue, *head, *values)
+        first, newborn, replayed, many, *due = await self.script("add", queue, *head, *values)
+        if due and due[0] >= 0:
+            self.due.soon(queue, due[0])
         if newborn:
             self._born(queue)
         self._saw(queue, first + many - 1)
@@ -423,18 +441,24 @@ class Core:
         return await self._leases("ack", queue, leases)
 
     async def nack(self, queue: bytes, nacks: Sequence[Nack]) -> list[bool]:
-        """Give leases back. False for each that is lost."""
-        slots: list[Slot[list[int]]] = []
-        done: list[bool] = []
-        for at in range(0, len(nacks), MERGED):  # all in one write
+        """Give leases back. False for each that is lost. Raises BadOption, with none given back, for a time too far."""
+        places = list(range(0, len(nacks), MERGED))
+        timed = [one.until_ms or 0 for one in nacks]
+        slots: dict[int, Slot[list[int]]] = {}
+        answers: dict[int, list[int]] = {}
+        # In one write; but the part with the time that is farthest goes first, and alone, for it may be refused.
+        places.sort(key=lambda at: -max(timed[at : at + MERGED]))
+        for at in places:
             words: list[bytes] = []
-            for lease, delay, failed, reason in nacks[at : at + MERGED]:
-                words += (b"%d" % lease.number, b"%d" % lease.deliveries, lease.epoch)
-                words += (b"" if delay is None else b"%d" % delay, b"1" if failed else b"0", reason)
-            slots.append(begun(self._nack(queue, words)))
-        for slot in slots:
-            done += [one == 1 for one in await slot]
-        return done
+            for one in nacks[at : at + MERGED]:
+                lease = one.lease
+                words += (b"%d" % lease.number, b"%d" % lease.deliveries, lease.epoch, *one.words())
+            slots[at] = begun(self._nack(queue, words))
+            if at == places[0] and any(timed):
+                answers[at] = await slots.pop(at)
+        for at, slot in slots.items():
+            answers[at] = await slot
+        return [one == 1 for at in sorted(answers) for one in answers[at]]
 
     async def _nack(self, queue: bytes, words: Sequence[bytes]) -> list[int]:
         if b"1" in words[4::6] or not {b"", b"0"}.issuperset(words[3::6]):  # the answer, which tells, may be lost
@@ -445,17 +469,13 @@ class Core:
         answers: list[int] = replies
         return answers
 
-    async def giveback(
-        self, queue: bytes, number: int, lease: Lease | None, delay_ms: int | None, failed: bool, reason: bytes
-    ) -> bool:
-        """Give one element's lease back, or with None whichever holds; False when the element is gone.
+    async def giveback(self, queue: bytes, number: int, lease: Lease | None, nack: Nack) -> bool:
+        """Give one element's lease back as `nack` says, or with None whichever holds; False when the element is gone.
 
-        Raises LeaseLost.
+        Raises LeaseLost, and BadOption for a time that is too far.
         """
         D, epoch = (b"%d" % lease.deliveries, lease.epoch) if lease else (b"", b"")
-        delay = b"" if delay_ms is None else b"%d" % delay_ms
-        words = [b"%d" % number, D, epoch, delay, b"1" if failed else b"0", reason]
-        reply = (await self._nack(queue, words))[0]
+        reply = (await self._nack(queue, [b"%d" % number, D, epoch, *nack.words()]))[0]
         if reply == 0:
             raise _lost(queue, number)
         return reply > 0

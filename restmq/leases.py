@@ -22,7 +22,14 @@ from restmq.rest import etag
 from restmq.slot import begun
 from restmq.suggest import near
 
-TOUCH: dict[str, Callable[[str], Any]] = {"lease": options.release, "delay": options.delay, "error": str}
+TOUCH: dict[str, Callable[[str], Any]] = {
+    "lease": options.release,
+    "delay": options.delay,
+    "at": options.at,
+    "error": str,
+    "dead": lambda text: options.yes("dead", text),
+}
+NACK = ("lease", "delay", "at", "error", "dead")
 EXAMPLE = '{"ack": ["1.1@EPOCH"], "nack": [{"lease": "2.1@EPOCH", "delay": 30, "error": "why"}]}'
 LARGEST = 4 << 20  # bytes of a body: twice MOST leases with the reasons, each escaped
 _GONE = "there is no such element: it was taken, acknowledged or deleted, its ttl is over, or it never was"
@@ -48,23 +55,33 @@ def lease_of(text: bytes, wanted: int) -> Lease:
 
 
 async def touch(core: Any, queue: bytes, wanted: int, lease: Lease | None, asked: Mapping[str, Any]) -> Lease | None:
-    """Prolong a lease, and answer it, or with `lease` 0 give it back, and answer None.
+    """Prolong a lease, and answer it, or with `lease` 0 or `dead` give it back, and answer None.
 
-    `asked` has `lease` and perhaps `delay` in ms, and `error`. Raises BadOption, NotFound, LeaseLost.
+    `asked` has `lease` and perhaps `delay` in ms, `at`, a Unix time in ms, `error` and `dead`. Raises BadOption,
+    NotFound, LeaseLost.
     """
-    if "lease" not in asked:
+    dead = asked.get("dead", False)
+    if "lease" not in asked and not dead:
         raise BadOption("it needs lease: how long from now the lease is to hold; 0 gives it back")
-    error = asked.get("error", "")
-    if asked["lease"]:
-        if "delay" in asked or error:
-            raise BadOption("delay and error go with lease=0, which gives the lease back")
+    if asked.get("lease"):
+        if dead or "delay" in asked or "at" in asked or asked.get("error"):
+            raise BadOption("delay, at, error and dead go with lease=0, which gives the lease back")
         longer: Lease | None = await core.prolong(queue, wanted, lease, asked["lease"])
         if longer is None:
             raise NotFound(_GONE)
         return longer
-    if not await core.giveback(queue, wanted, lease, asked.get("delay"), bool(error), error.encode("utf-8")):
+    if not await core.giveback(queue, wanted, lease, _given_back(lease or Lease(wanted, 0, b""), asked)):
         raise NotFound(_GONE)
     return None
+
+
+def _given_back(lease: Lease, asked: Mapping[str, Any]) -> Nack:
+    """A lease that is given back with these options. Raises BadOption for those that do not go together."""
+    options.one_of(asked)
+    dead, error = asked.get("dead", False), asked.get("error", "")
+    if dead and ("delay" in asked or "at" in asked):
+        raise BadOption("dead puts the element aside, so that delay and at do not go with it")
+    return Nack(lease, asked.get("delay"), bool(error), error.encode("utf-8"), asked.get("at"), dead)
 
 
 def touched(queue: bytes, wanted: int, lease: Lease | None) -> dict[str, object]:
@@ -136,8 +153,13 @@ class Ack(Handler):
         if len(set(given)) < len(told.get("ack", ())) + len(told.get("nack", ())):
             raise BadRequest("a lease stands there twice; each can be acknowledged or given back once")
         core = self.app.core
-        acked, nacked = begun(core.ack(queue, leases)), begun(core.nack(queue, list(nacks.values())))  # in one write
-        held: list[bool] = [*await acked, *await nacked]
+        if any(nack.until_ms for nack in nacks.values()):  # which may be refused; then nothing may be done
+            back = await core.nack(queue, list(nacks.values()))
+            held = [*await core.ack(queue, leases), *back]
+        else:
+            acked = begun(core.ack(queue, leases))  # both in one write
+            nacked = begun(core.nack(queue, list(nacks.values())))
+            held = [*await acked, *await nacked]
         return self.json(
             {
                 "queue": queue.decode("utf-8"),
@@ -189,9 +211,19 @@ def _nack(where: str, given: Any) -> tuple[str, Nack]:
     """The lease as it was sent, and what is to become of it. Raises BadRequest, which says where."""
     if not isinstance(given, dict) or "lease" not in given:
         raise BadRequest(f'{where} must be an object with a lease: {{"lease": "N.D@EPOCH", "delay": 30}}')
-    _known(given, ("lease", "delay", "error"), where)
+    _known(given, NACK, where)
     word = _text(f"the lease of {where}", given["lease"])
-    delay = given.get("delay", "")
-    delay_ms = None if delay == "" else options.told("delay", delay, options.delay)
-    error = _text(f"the error of {where}", given.get("error", ""))
-    return word, Nack(parse_lease(word.encode("utf-8")), delay_ms, bool(error), error.encode("utf-8"))
+    asked: dict[str, Any] = {"error": _text(f"the error of {where}", given.get("error", ""))}
+    for when, parse in (("delay", options.delay), ("at", options.at)):
+        if when in given:
+            asked[when] = options.told(when, given[when], parse)
+    if "dead" in given:
+        asked["dead"] = switch("dead", given["dead"])
+    return word, _given_back(parse_lease(word.encode("utf-8")), asked)
+
+
+def switch(field: str, value: Any) -> bool:
+    """A JSON field that is true or false. Raises BadOption."""
+    if not isinstance(value, bool):
+        raise BadOption(f"the field {field!r} is true or false")
+    return value

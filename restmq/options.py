@@ -7,13 +7,18 @@ knows no route.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from datetime import datetime, timezone
 from typing import Any
 
 from restmq.document import written
 from restmq.errors import BadOption
 
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(ms|s|m|h|d)?\Z", re.ASCII)
+_SECONDS = re.compile(r"\d{1,15}(?:\.\d{0,9})?\Z", re.ASCII)
+_RFC_3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(?:[Zz]|([+-])(\d\d):(\d\d))\Z", re.ASCII
+)
 _UNITS = {"ms": 1, "s": 1000, None: 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 DAY = 86_400_000
 YEAR = 366 * DAY
@@ -49,6 +54,28 @@ def delay(text: str) -> int:
     if value > YEAR:
         raise BadOption("delay is at most 366 days")
     return value
+
+
+def at(text: str) -> int:
+    """A Unix time in ms, out of Unix seconds or a time as RFC 3339 has it (2027-01-31T12:00:00Z). Raises BadOption."""
+    if _SECONDS.match(text):
+        return round(float(text) * 1000)
+    found = _RFC_3339.match(text)
+    if not found:
+        raise BadOption(
+            f"at is no time: {text[:40]!a}; write Unix seconds, or 2027-01-31T12:00:00Z, or +01:00 in place of Z "
+            "(in a query or a form %2B01:00)"
+        )
+    *numbers, fraction, sign, hours, minutes = found.groups()
+    year, month, day, hour, minute, second = map(int, numbers)
+    away = 60 * (60 * int(hours or 0) + int(minutes or 0)) * (-1 if sign == "-" else 1)
+    try:
+        if int(hours or 0) > 23 or int(minutes or 0) > 59 or second > 60:
+            raise ValueError
+        exact = datetime(year, month, day, hour, minute, 0, 0, timezone.utc).timestamp() + second - away
+    except ValueError:
+        raise BadOption(f"at is no time: there is no {text[:40]!a}") from None
+    return max(0, round((exact + float(fraction or 0)) * 1000))
 
 
 def lease(text: str) -> int:
@@ -122,3 +149,9 @@ def yes(name: str, text: str) -> bool:
     if text not in _SWITCH:
         raise BadOption(f"{name} is 1 or 0, not {text[:40]!a}")
     return _SWITCH[text]
+
+
+def one_of(given: Container[str]) -> None:
+    """Raises BadOption where both `delay` and `at` were given."""
+    if "delay" in given and "at" in given:
+        raise BadOption("say either delay, how long, or at, until when; not both")

@@ -22,7 +22,7 @@ from restmq.request import LITTLE, Most, Request
 from restmq.slot import drive
 from restmq.waiting import Wait
 
-STORE = {"ttl": options.ttl, "delay": options.delay}
+STORE = {"ttl": options.ttl, "delay": options.delay, "at": options.at}
 HAND_OUT = {"wait": options.wait, "max": options.most, "lease": options.lease}
 FORGET = {"forget": lambda text: options.yes("forget", text)}
 #: One kind of body has several names: none of them is registered.
@@ -126,6 +126,7 @@ def idempotency_key(request: Request) -> tuple[bytes, bytes]:
 async def store(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> bytes | Answer:
     """Store what a POST with options brings, a value or a batch of them; the answer is one key a line."""
     app, request = handler.app, handler.request
+    options.one_of(asked)
     key, header = idempotency_key(request)
     batch = is_batch(request)
     values = lines(request.body, app.config.max_value) if batch else [value_of(handler)]
@@ -133,7 +134,8 @@ async def store(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> byt
     if not (batch or key or any(asked.values())):
         return b"%b:%d\r\n" % (queue, await app.core.add(queue, values[0]))
     window = round(app.config.idempotency * 1000)
-    added = await app.core.add_all(queue, values, asked.get("ttl", 0), asked.get("delay", 0), key, window, header)
+    ttl, delay, until = (asked.get(word, 0) for word in ("ttl", "delay", "at"))
+    added = await app.core.add_all(queue, values, ttl, delay, key, window, header, until)
     keys = b"".join([b"%b:%d\r\n" % (queue, number) for number in range(added.first, added.first + added.many)])
     return Answer(keys, headers=REPLAYED) if added.replayed else keys
 

@@ -15,7 +15,7 @@ from typing import Any
 import hiredis
 from twisted.internet.interfaces import IReactorTime
 
-from restmq.errors import Conflict, Error, Full, QueueFull, Stopped, TooLarge, Unavailable
+from restmq.errors import BadOption, Conflict, Error, Full, QueueFull, Stopped, TooLarge, Unavailable
 from restmq.redis import Redis, Reply, encode, named
 from restmq.scripts import Script
 from restmq.slot import Slot, ignored
@@ -45,6 +45,8 @@ def refusal(text: str) -> BaseException:
         return QueueFull("the queue is at its bound (max_length or max_bytes in its settings): take some, or raise it")
     if kind == "OVERSIZE":
         return TooLarge("this is over the queue's bound by itself (max_length or max_bytes in its settings)")
+    if kind == "FAR":
+        return BadOption("at is at most 366 days ahead, in Unix seconds or as 2027-01-31T12:00:00Z")
     return named(text)
 
 

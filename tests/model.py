@@ -127,7 +127,7 @@ class Model(Live):
                 self._unrule()
         self.pump()
         self.end()
-        return answer
+        return [*answer, self.soon()] if "at" in o else answer
 
     def _added(self, value: bytes, o: dict[str, Any], epoch: str) -> Element:
         if not self.born:
@@ -135,8 +135,9 @@ class Model(Live):
             self._birth()
         self.added += 1
         element = Element(self.added, value, self.now, self.now + o["ttl"] if "ttl" in o else 0)
-        if "delay" in o:
-            element.state, element.until = DELAYED, self.now + o["delay"]
+        delay = o.get("delay", max(0, o.get("at", 0) - self.now))
+        if delay:
+            element.state, element.until = DELAYED, self.now + delay
             self.late(element.until)
         else:
             self.offered += 1
@@ -317,8 +318,8 @@ class Model(Live):
             self.gone(self.elements[lease[0]], "acked")
         return int(held)
 
-    def nack(self, nacks: list[tuple[Lease, int | None, bool, str]]) -> list[int]:
-        """With a delay in ms or None, whether the try failed, and why."""
+    def nack(self, nacks: list[tuple[Lease, int | str | None, bool, str]]) -> list[int]:
+        """With a delay in ms or None, or the word dead, whether the try failed, and why."""
         self.begin()
         answer = []
         for lease, delay, failed, reason in nacks:
@@ -341,18 +342,18 @@ class Model(Live):
         self.late(element.until)
         return [1, element.handed, self.epoch]
 
-    def _release(self, element: Element, failed: bool, delay: int | None, reason: str) -> None:
+    def _release(self, element: Element, failed: bool, delay: int | str | None, reason: str) -> None:
         self.free(element)
         element.failed += failed
         if reason:
             element.errors.append(reason)
-        if failed and 0 < self.rule("max_deliveries") <= element.failed:
+        if delay == "dead" or (failed and 0 < self.rule("max_deliveries") <= element.failed):
             self._die(element)
             return
         if delay is None:
             delay = self._pause(element.failed) if failed else 0
         if delay:
-            element.state, element.until = DELAYED, self.now + delay
+            element.state, element.until = DELAYED, self.now + int(delay)
             self.late(element.until)
         else:
             self.waits_again(element)

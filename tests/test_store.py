@@ -91,10 +91,18 @@ class Queue(Watched):
     def add_plainly(self, values: list[bytes]) -> None:
         self.adding(values, None, None, {})
 
-    @rule(values=VALUES, ttl=st.sampled_from([None, 50]), delay=st.sampled_from([None, 2000]), key=st.integers(0, 4))
-    def add_all(self, values: list[bytes], ttl: int | None, delay: int | None, key: int) -> None:
+    @rule(
+        values=VALUES,
+        ttl=st.sampled_from([None, 50]),
+        delay=st.sampled_from([None, 2000]),
+        at=st.sampled_from([None, None, -30, 30]),
+        key=st.integers(0, 4),
+    )
+    def add_all(self, values: list[bytes], ttl: int | None, delay: int | None, at: int | None, key: int) -> None:
         """All or none, and with a key once."""
         options: dict[str, Any] = {"all": 1}
+        if at is not None:
+            options["at"], delay = self.model.now + at, None
         if key:
             options.update(key=f"key{key % 2}", digest="abc"[len(values) % 3], window=600_000)
         self.adding(values, ttl, delay, options)
@@ -182,7 +190,7 @@ class Queue(Watched):
     @rule(
         data=st.data(),
         many=st.integers(1, 2),
-        delay=st.sampled_from(["", "", 0, 30, 5000]),
+        delay=st.sampled_from(["", "", 0, 30, 5000, "dead", "@30", "@-30"]),
         failed=st.booleans(),
         reason=st.sampled_from(["", "it broke"]),
         whichever=RARELY,
@@ -190,8 +198,11 @@ class Queue(Watched):
     def nack(self, data: Any, many: int, delay: Any, failed: bool, reason: str, whichever: bool) -> None:
         leases = [self.some_lease(data) for _ in range(many)]
         leases = [(lease[0], "", "") if whichever else lease for lease in leases]
+        meant = None if delay == "" else delay
+        if str(delay)[:1] == "@":  # a time, not how long
+            meant, delay = max(0, int(delay[1:])), f"@{self.model.now + int(delay[1:])}"
         words = [word for lease in leases for word in (*lease, delay, int(failed), reason)]
-        told = self.model.nack([(lease, None if delay == "" else delay, failed, reason) for lease in leases])
+        told = self.model.nack([(lease, meant, failed, reason) for lease in leases])
         assert self.run("nack", DB, *words) == told
 
     @rule(inst=INSTANCES, values=VALUES, most=st.sampled_from([1, 3]), kicked=st.booleans())

@@ -1,9 +1,10 @@
 -- Adds values in order; offers them to whoever listens or waits.
 -- KEYS m · ARGV db, ms of adding, options as JSON or '', an epoch for a newborn queue, values…
---   options: ttl, delay: ms; key, digest, window: the same key answers the same; all: all values or none
+--   options: ttl, delay: ms; at: a Unix time in ms, in place of delay; key, digest, window: the same key answers the same; all: all values or none
 -- Returns {first number, 1 when the queue was born by this, 1 when an earlier add is answered again, how
 -- many were added, then for each value that was not: its place from 1, and the word why}; numbers follow
--- without a gap. Or an error reply: STOPPED ms, CONFLICT, OVERFULL, OVERSIZE.
+-- without a gap. With `at` the ms until the queue is due come last. Or an error reply: STOPPED ms, CONFLICT,
+-- OVERFULL, OVERSIZE, FAR.
 --@include keys
 --@include state
 local adding = #ARGV - 4
@@ -25,6 +26,11 @@ end
 --@include bound
 --@include remember
 local o = ARGV[3] ~= '' and cjson.decode(ARGV[3]) or {}
+if o.at then
+  o.delay = until_(o.at)
+  if o.delay > MOST then return redis.error_reply('FAR') end
+  if o.delay == 0 then o.delay = nil end
+end
 local before = o.key and remembered(o) or refuse('add')
 if before then return before end
 local newborn, first, list = born and 0 or 1, n + 1, {}
@@ -72,4 +78,5 @@ if #list > 0 then
 end
 pump()
 save()
+if o.at then answer[#answer + 1] = soon() end
 return answer

@@ -47,7 +47,7 @@ local function clip(text, most)   -- its first bytes, but no part of a character
   while most > 0 and string.find(text, '^[\128-\191]', most + 1) do most = most - 1 end
   return string.sub(text, 1, most)
 end
-local function release(N, failed, delay, reason)   -- ms of delay, or nil for what the rules say
+local function release(N, failed, delay, reason, dies)   -- ms of delay, or nil for what the rules say
   arrive(N, grip(N))
   local D, C, F, owner, errors = tries(N)
   call('ZREM', P..'l', N)
@@ -58,7 +58,7 @@ local function release(N, failed, delay, reason)   -- ms of delay, or nil for wh
     if #errors > 2000 then errors = string.match(string.sub(errors, -2000), '\n.*$') end
   end
   settries(N, D, C, F, '-', errors)
-  if failed and rule.max_deliveries > 0 and F >= rule.max_deliveries then die(N) return end
+  if dies or (failed and rule.max_deliveries > 0 and F >= rule.max_deliveries) then die(N) return end
   delay = delay or (failed and pause(F) or 0)
   if delay > 0 then
     keep(N)

@@ -32,6 +32,8 @@ local function time()   -- Redis' own, in ms: what ends must not depend on which
   end
   return clock
 end
+local MOST = 31622400000   -- ms: 366 days, the most that anything is put off
+local function until_(at) return math.max(0, tonumber(at) - time()) end   -- ms to a Unix time in ms
 local function soon() return due > 0 and math.max(0, due - time()) or -1 end
 local function late(at)   -- something is due then
   slow = true
