@@ -47,6 +47,7 @@ class Settings:
     data: Path = field(default_factory=_default_data)
     drain: float = 10.0
     grace: float = 3.0
+    silence: float = 3.0
     get_consumes: bool = True
     access_log: bool | Path = False
     acl_file: Path | None = None
@@ -295,6 +296,7 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
         "data": ("data", _path),
         "drain": ("drain", _seconds(0, 3600)),
         "grace": ("grace", _seconds(0, 3600)),
+        "silence": ("silence", _seconds(2, 300)),
         "get_consumes": ("get_consumes", _yes_no),
         "access_log": ("access_log", _yes_no_or_path),
         "acl_file": ("acl_file", _path),

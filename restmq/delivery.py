@@ -431,10 +431,10 @@ class Delivery(Service):
         self.up()
 
     def watch(self) -> None:
-        """Called every second: a message link that answers no PING for three is given up."""
+        """Called every second: a message link that answers no PING for as long as a beat lasts is given up."""
         if self.messages.link is not None:
             self._silent += 1
-            if self._silent > 3:
+            if self._silent > self.presence.lasts:
                 self._silent = 0
                 self.messages.cut("the subscription went deaf")
                 return

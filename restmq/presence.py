@@ -21,8 +21,8 @@ from restmq.core import Core
 from restmq.errors import Error
 from restmq.slot import drive, fault
 
-LASTS = 3.0  # seconds a beat keeps an instance alive
-FENCE = 2.5  # seconds after which an instance asks before it acts
+LASTS = 3.0  # seconds a beat keeps an instance alive, unless `silence` of restmq.conf says another time
+FENCE = 0.5  # seconds before that time in which an instance asks before it acts
 
 log = Logger()
 Work = Callable[[], Coroutine[Any, Any, None]]
@@ -36,8 +36,10 @@ def boot_clock() -> float:
 class Presence:
     """Beats once a second. `doomed` is called when the others gave this instance up, `missed` for a beat in vain."""
 
-    def __init__(self, core: Core, clock: IReactorTime, now: Callable[[], float] = boot_clock) -> None:
-        self.core, self.now = core, now
+    def __init__(
+        self, core: Core, clock: IReactorTime, now: Callable[[], float] = boot_clock, lasts: float = LASTS
+    ) -> None:
+        self.core, self.now, self.lasts = core, now, lasts
         self.alive: Callable[[], None] = lambda: None
         self.doomed: Callable[[], None] = lambda: None
         self.missed: Callable[[BaseException], None] = lambda error: None
@@ -65,10 +67,10 @@ class Presence:
 
     def fenced(self) -> bool:
         """Whether the last answered beat is so old that others may have taken over."""
-        return self._answered > 0 and self.now() - self._answered > FENCE
+        return self._answered > 0 and self.now() - self._answered > self.lasts - FENCE
 
     def beat(self) -> None:
-        """Ask for three seconds more."""
+        """Ask for `lasts` seconds more."""
         if not self._asking:
             self._asking = True
             drive(self._beat(), self._beaten, self._missed)
@@ -83,7 +85,7 @@ class Presence:
 
     async def _beat(self) -> None:
         sent = self.now()
-        reply = await self.core.beat(self.instance, self.newborn, int(LASTS * 1000))
+        reply = await self.core.beat(self.instance, self.newborn, int(self.lasts * 1000))
         if reply[0] == b"doomed":
             log.warn("this instance was silent too long and was given up; it joins again, renamed")
             self.doomed()
@@ -101,7 +103,7 @@ class Presence:
     async def _reap(self) -> None:
         """Reap the dead whom the beats name, meanwhile too; the next beat goes on with the rest.
 
-        Each is claimed for three seconds. Who is not reaped by then is given to another as well.
+        Each is claimed for `lasts` seconds. Who is not reaped by then is given to another as well.
         """
         while self._dead:
             instance = self._dead.pop(0)

@@ -95,7 +95,7 @@ class Broker(Service):
         self.redis = Redis(settings.redis, reactor, **link)
         self.messages = Redis(settings.redis, reactor, heard=lambda channel, data: None, **link)
         self.core = Core(self.redis, reactor, settings.rules)
-        self.presence = Presence(self.core, reactor)
+        self.presence = Presence(self.core, reactor, lasts=settings.silence)
         self.inbox = Inbox(self.core, self.messages, self.presence)
         self.delivery = Delivery(self.core, self.messages, self.presence, self.inbox, reactor)
         self.waiting = Waiting(self.core, self.inbox, reactor)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import Instance, RedisServer
+from wire import PATIENCE
 
 
 class Between:
@@ -66,7 +67,7 @@ class Between:
                 if self._kinds.get(target) == "commands":
                     self.asked(data)
                     if self._held is None or target in self._held:
-                        self.flows.wait(10)
+                        self.flows.wait(PATIENCE)
                 elif far is not None:
                     time.sleep(self.slow if self._kinds.get(far) == "commands" else self.late)
                 if far not in self._deaf:
@@ -100,12 +101,12 @@ class Between:
 class Pair:
     """Two instances on a Redis of their own; the links of the second can be cut while it is stopped."""
 
-    def __init__(self, server: RedisServer, start: Any) -> None:
+    def __init__(self, server: RedisServer, start: Any, conf: str) -> None:
         self.link = redis.Redis(unix_socket_path=str(server.socket))
         self.there: Instance = start("", server.address)
         self.between = Between(server.folder, server)
         self.others = {client["id"] for client in self.link.client_list()}
-        self.here: Instance = start("", f"unix:{self.between.path}")
+        self.here: Instance = start(conf, f"unix:{self.between.path}")
         self.links = [client["id"] for client in self.own()]
 
     def own(self) -> list[dict[str, str]]:
@@ -136,11 +137,11 @@ class Pair:
 
 
 @pytest.fixture
-def pair(start: Any, tmp_path: Path) -> Iterator[Pair]:
-    """here and there."""
+def pair(start: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """here and there; a parameter is the restmq.conf of `here`."""
     server = RedisServer(tmp_path)
     try:
-        made = Pair(server, start)
+        made = Pair(server, start, getattr(request, "param", ""))
         yield made
         made.between.stop()
         made.link.close()

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import ROOT, RedisServer, free_port, free_ports, http_call
-from wire import until
+from conftest import ROOT, RedisServer, free_port, free_ports, http_call, patient
+from wire import LONG, PATIENCE, until
 
 SHIPPED = ["restmq", "twisted", "_build", "frontend", "scripts", "docs", "requirements.lock", "restmq.conf", "start.sh"]
 
@@ -54,7 +54,8 @@ class Site:
         self.first = free_ports(instances)
         self.ports = [self.first + number for number in range(instances)]
         self.conf = folder / "restmq.conf"
-        self.configure("[server]\nxheaders = true\n")
+        # An idle connection is Nginx's to close, also when it is late.
+        self.configure("[server]\nxheaders = true\ngrace = 30s\ndrain = 60s\n")
         self.defaults: dict[str, str] = {
             "USER": user,
             "INSTANCES": str(instances),
@@ -64,14 +65,18 @@ class Site:
             "LOGS": str(folder / "logs"),
             "RUN": str(folder / "run"),
             "DATA": str(folder / "data"),
+            # A busy machine may be late; what these are for is tried with times of its own.
+            "ENDING": "120",
+            "READY": "240",
+            "PATIENCE": "300",
             # Any user must be able to read it: Debian's own, not one of somebody's home.
             "PYTHON": "/usr/bin/python3",
             "RESTMQ_ENV": str(environment()),
         }
 
     def configure(self, text: str) -> None:
-        """Write restmq.conf, which root owns and the instances may read."""
-        self.conf.write_text(text)
+        """Write restmq.conf, which root owns and the instances may read; what is no test's subject lasts long."""
+        self.conf.write_text(patient(text))
         self.conf.chmod(0o644)
 
     def script(self, verb: str, many: bool = True, **more: str) -> tuple[int, str]:
@@ -83,7 +88,7 @@ class Site:
         with said.open("wb") as out:
             done = subprocess.run(
                 command, env={"RESTMQ_DEFAULTS": str(file), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=110, check=False,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=2 * LONG, check=False,
             )  # fmt: skip
         return done.returncode, said.read_text()
 
@@ -92,7 +97,7 @@ class Site:
         code, said = self.script("start")
         assert code == 0, said + self.logs()
         for port in self.ports:
-            until(lambda port=port: self.answers(port), self.logs)  # type: ignore[misc]
+            until(lambda port=port: self.answers(port), self.logs, LONG)  # type: ignore[misc]
 
     def answers(self, port: int) -> bool:
         """Whether an instance is ready."""
@@ -209,5 +214,5 @@ class Nginx:
     def end(self) -> str:
         """End it; answers its log."""
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
         return self.log.read_text()

@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT, Instance, RedisServer, free_port, troubles
-from lanes import BROKEN, LANES, Fault, Lane, answer
+from lanes import BROKEN, LANES, SLACK, Fault, Lane, answer
+from wire import LONG, PATIENCE
 
 FAULTS = ("kill", "killall", "stop", "cut", "deaf", "redis", "freeze", "leave", "away", "fill")
 
@@ -132,7 +133,7 @@ class Nginx:
     def stop(self) -> None:
         """End it."""
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
 
 
 class World:
@@ -150,10 +151,23 @@ class World:
         self.leaving = self.away = 0.0
         self.began = time.monotonic()
         self.producing = self.consuming = True
+        self.late = 0.0  # seconds that this program was late, at most: how long others had the machine
         kinds = [LANES[name] for name in plan.lanes]
         share = 1 / max(1, sum(not kind.small for kind in kinds))
         large = plan.rate * share, max(1, round(plan.producers * share)), round(plan.consumers * share)
         self.lanes: list[Lane] = [kind(self, *((20, 1, 1) if kind.small else large)) for kind in kinds]
+
+    @property
+    def slack(self) -> float:
+        """Seconds that what was seen may be later than what happened: the instances may be as late as this program."""
+        return SLACK + 2 * self.late
+
+    async def watch(self) -> None:
+        """Measure how late this program is."""
+        while True:
+            due = time.monotonic() + 0.05
+            await asyncio.sleep(0.05)
+            self.late = max(self.late, time.monotonic() - due)
 
     async def start(self) -> None:
         """Redis with every write on the disk, and the instances, each behind its proxy."""
@@ -353,7 +367,7 @@ class World:
             proxy.heal()
         self.producing = False
         quiet, before = 0.0, -1
-        for _ in range(400):
+        for _ in range(1200):
             await asyncio.sleep(0.1)
             count = sum(len(lane.seen) for lane in self.lanes)
             quiet, before = (quiet + 0.1, before) if count == before else (0.0, count)
@@ -374,6 +388,7 @@ async def run(folder: Path, plan: argparse.Namespace) -> dict[str, Any]:
     makers: list[asyncio.Task[None]] = []
     try:
         await world.start()
+        tasks.append(asyncio.ensure_future(world.watch()))
         for lane in world.lanes:
             await lane.begin()
             tasks += lane.consume()
@@ -384,12 +399,12 @@ async def run(folder: Path, plan: argparse.Namespace) -> dict[str, Any]:
         tasks += makers
         say(f"{plan.instances} instances, {plan.consumers} consumers, seed {plan.seed}")
         if plan.elements:
-            await asyncio.wait_for(asyncio.gather(*makers), plan.seconds + 120)
+            await asyncio.wait_for(asyncio.gather(*makers), plan.seconds + LONG)
         else:
             await world.torment()
         await world.settle()
-        for task in tasks:
-            await asyncio.wait_for(task, 30)
+        for task in tasks[1:]:  # all but the watch
+            await asyncio.wait_for(task, PATIENCE)
         for lane in world.lanes:
             await lane.drain()
         found = findings(world)
@@ -406,6 +421,7 @@ async def run(folder: Path, plan: argparse.Namespace) -> dict[str, Any]:
 def findings(world: World) -> dict[str, Any]:
     """What each lane found, by its name; what was done; what the logs hold is not known yet."""
     found: dict[str, Any] = {"seed": world.plan.seed, "faults": dict(Counter(fault.kind for fault in world.faults))}
+    found["late"] = round(world.late, 3)
     found.update({lane.name: lane.audit() for lane in world.lanes})
     return {**found, "logs": []}
 
@@ -464,6 +480,8 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stop", type=float, default=6, help="seconds that a stop lasts [6]")
     parser.add_argument("--nginx", action="store_true", help="all through one Nginx, with docs/nginx.conf")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
+    parser.add_argument("--deadline", type=float, default=5, help="seconds that Redis has to answer [5]")
+    parser.add_argument("--silence", type=float, default=3, help="seconds until an instance counts as dead [3]")
     parser.add_argument(
         # All clients are this one process, which reads late on a busy machine: it must not be dropped for that.
         "--conf",
@@ -474,6 +492,7 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     plan = parser.parse_args(words)
     plan.faults = [word for word in plan.faults.split(",") if word]
     plan.lanes = plan.lanes.split(",")
+    plan.conf += f"[redis]\ndeadline = {plan.deadline}s\n[server]\nsilence = {plan.silence}s\n"
     for word in [*plan.faults, *plan.lanes]:
         if word not in (*FAULTS, *LANES):
             parser.error(f"{word} is no fault and no lane")

@@ -19,6 +19,8 @@ from collections import Counter, defaultdict
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from wire import PATIENCE
+
 ELEMENT = re.compile(
     rb'\{"key": "[^":]+:(\d+)", "value": "([^"]*)"(?:, "lease": "([^"]*)")?(?:, "id": "([^"]*)")?\}'
     rb'|\{[^{}]*"gap": \[(\d+), (\d+)\]'
@@ -33,7 +35,7 @@ HANDSHAKE = (
     f"Sec-WebSocket-Key: {base64.b64encode(b'0123456789abcdef').decode()}\r\n"
 )
 GRACE = 4.0  # seconds after a fault in which others take over what was not confirmed
-SLACK = 2.0  # seconds that this program may be late: it reads for all, on a machine that others use, too
+SLACK = 2.0  # seconds that this program may be late: it reads for all; World.slack adds what it was found to be
 #: What stands in the way of an element: its instance died, slept, or was cut off from Redis; or Redis died or slept.
 BREAKING = frozenset({"kill", "killall", "stop", "cut", "deaf", "redis", "freeze"})
 #: What may lose the answer of a request, or its command's: an instance that only slept answers when it wakes.
@@ -83,7 +85,7 @@ class Cut(NamedTuple):
     left: bool
 
 
-async def answer(reader: asyncio.StreamReader, patience: float = 12) -> tuple[int, bytes, bytes]:
+async def answer(reader: asyncio.StreamReader, patience: float = PATIENCE) -> tuple[int, bytes, bytes]:
     """The next answer: status, head and body. Raises what is in BROKEN."""
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), patience)
     length = re.search(rb"Content-Length: (\d+)", head)
@@ -369,7 +371,7 @@ class Lane:
                 for fault in reversed(self.world.faults)
                 if (fault.kind in ENDING or (fault.kind in SILENCING and fault.ended - fault.began > SILENT))
                 and (
-                    (self.gave(fault, first) and fault.began <= again.when <= fault.ended + GRACE + SLACK)
+                    (self.gave(fault, first) and fault.began <= again.when <= fault.ended + GRACE + self.world.slack)
                     or self.woke(fault, first, again)
                 )
             ),
@@ -378,15 +380,15 @@ class Lane:
 
     def gave(self, fault: Fault, first: Seen) -> bool:
         """Whether the instance of this fault gave this as its last; when it wakes or is heard again, it knows."""
-        return abs(first.when - fault.began) <= SLACK and fault.instance in (first.instance, -1)
+        return abs(first.when - fault.began) <= self.world.slack and fault.instance in (first.instance, -1)
 
     def woke(self, fault: Fault, first: Seen, again: Seen) -> bool:
         """Whether it was stopped while it wrote this, which went out when it woke, after another's consumer had it."""
         return (
             (fault.kind, fault.instance) == ("stop", again.instance)
             and fault.began <= first.when
-            and abs(again.when - fault.ended) <= WOKEN
-            and self.asked_at.get(first.number, fault.began) <= fault.began + WOKEN
+            and abs(again.when - fault.ended) <= self.world.late + WOKEN
+            and self.asked_at.get(first.number, fault.began) <= fault.began + self.world.late + WOKEN
         )
 
     def by_consumer(self) -> dict[str, list[Seen]]:
@@ -483,7 +485,7 @@ class Live(Lane):
                     query = f"?since={since}"
             writer.write(f"GET /{transport}/{self.queue}{query} HTTP/1.1\r\nHost: localhost\r\n{extra}\r\n".encode())
             try:
-                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
                 home = self.served(head, home)
                 if head.split(b" ")[1] in (b"200", b"101"):
                     self.connected += 1
@@ -573,7 +575,7 @@ class Live(Lane):
             if not any(
                 fault.kind in ENDING
                 and fault.instance in (one.instance, -1)
-                and fault.began <= one.when <= fault.ended + SLACK
+                and fault.began <= one.when <= fault.ended + self.world.slack
                 for fault in self.world.faults
             )
         ]
@@ -592,8 +594,8 @@ class Live(Lane):
             for one in seen:
                 late += one.number < highest and not any(
                     fault.kind in BREAKING | {"leave"}
-                    and fault.began <= one.when <= fault.ended + GRACE + SLACK
-                    and self.acked_at.get(one.number, 0) <= fault.ended + SLACK
+                    and fault.began <= one.when <= fault.ended + GRACE + self.world.slack
+                    and self.acked_at.get(one.number, 0) <= fault.ended + self.world.slack
                     for fault in self.world.faults
                 )
                 highest = max(highest, one.number)
@@ -646,7 +648,7 @@ class Broadcast(Live):
             [home for when, home in homes if when <= fault.began or when == homes[0][0]][-1]
             for homes in self.homes.values()
         }
-        near = fault.began - SLACK <= first.when <= fault.ended + GRACE + SLACK
+        near = fault.began - self.world.slack <= first.when <= fault.ended + GRACE + self.world.slack
         return near and (-1 in lost or heard <= lost)
 
     def audit(self) -> dict[str, Any]:
@@ -767,7 +769,7 @@ class Pull(Lane):
         Who left is no excuse: its instance knew, and could bring back what it had taken, but for one that was cut
         off from Redis in that moment.
         """
-        slack = 0.0 if cut.left else SLACK / 2
+        slack = 0.0 if cut.left else self.world.slack / 2
         return any(
             fault.kind in (CUTTING if cut.left else BREAKING)
             and (self.world.front or fault.instance in (cut.instance, -1))

@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet import reactor as real
 from twisted.internet.threads import blockingCallFromThread
+from wire import PATIENCE
 
 from restmq.core import Core
 from restmq.redis import Redis
@@ -25,7 +26,7 @@ def run() -> None:
             running = threading.Event()
             reactor.callWhenRunning(running.set)
             threading.Thread(target=reactor.run, args=(False,), daemon=True).start()
-            assert running.wait(20)
+            assert running.wait(PATIENCE)
 
 
 def call(function: Callable[..., Any], *words: Any) -> Any:
@@ -51,7 +52,7 @@ def wait(function: Callable[..., Any], *words: Any) -> Any:
 def core(address: str, db: int = 0, **words: Any) -> Iterator[Core]:
     """A Core on a Redis, connected when Redis lets it."""
     run()
-    redis = Redis(address, reactor, db, **words)
+    redis = Redis(address, reactor, db, **{"deadline": 60.0, **words})
     made = call(lambda: Core(redis, reactor))
     call(redis.start)
     try:

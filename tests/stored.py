@@ -9,6 +9,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from wire import PATIENCE
+
 from restmq import scripts
 
 DB = 15
@@ -107,7 +109,7 @@ class Ear:
         self.messages.ping()
         came = []
         while True:
-            message = self.messages.get_message(timeout=5)
+            message = self.messages.get_message(timeout=PATIENCE)
             if message["type"] == "pong":
                 return came
             if message["type"] == "message":

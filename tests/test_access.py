@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from wire import FORM, HANDSHAKE, Listener, Talker
+from wire import FORM, HANDSHAKE, PATIENCE, Listener, Talker
 
 from restmq import acl, commands
 from restmq.handler import Handler
@@ -120,7 +120,7 @@ def asked(
 ) -> int:
     """The status of one request, from an address of this machine; a stream is left at once."""
     fields = {**FORM, **(UPGRADE if path.startswith("/ws") else {}), **(headers or {})}
-    link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60, source_address=(source, 0))
+    link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE, source_address=(source, 0))
     try:
         link.request(method, path.replace("{}", queue), body.replace("{}", queue) or None, fields)
         return link.getresponse().status
@@ -219,7 +219,7 @@ def test_no_answer_lets_a_browser_guess_its_type(instance: Any, guarded: Any, qu
         statuses = set()
         for _, method, path, body in [*REQUESTS, (OPEN, "GET", "/nothing", ""), (OPEN, "BREW", "/q/{}", "")]:
             fields = {**FORM, **(UPGRADE if path.startswith("/ws") else {})}
-            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)) as link:
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)) as link:
                 link.request(method, path.replace("{}", queue), body.replace("{}", queue) or None, fields)
                 reply = link.getresponse()
             assert reply.getheader("X-Content-Type-Options") == "nosniff", (method, path)
@@ -401,7 +401,7 @@ def test_a_rule_that_changes_closes_what_it_now_forbids_at_the_next_heartbeat(st
     rules = "[live]\nheartbeat = 0.3\n[websocket:consumer]\n{0}\n[comet:consumer]\n{0}\n[rest:producer]\n{0}\n"
     one = start(rules.format(""))
     comet, sse = Listener(one.port, f"/c/{queue}"), Listener(one.port, f"/sse/{queue}")
-    kept = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)
+    kept = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)
 
     def add() -> int:
         kept.request("POST", f"/q/{queue}", "value=x", FORM)
@@ -423,8 +423,8 @@ def test_a_rule_that_changes_closes_what_it_now_forbids_at_the_next_heartbeat(st
                 ws.recv()
         assert closed.value.rcvd is not None
         assert (closed.value.rcvd.code, closed.value.rcvd.reason[:9]) == (1008, "127.0.0.1")
-        comet.until_end(30)
-        sse.until_end(30)
+        comet.until_end()
+        sse.until_end()
         assert b"is not let into [comet:consumer]" not in comet.body
         assert b": 127.0.0.1 is not let into [sse:consumer]" in sse.body
     assert add() == 403
@@ -440,7 +440,7 @@ def test_a_password_that_changes_closes_whoever_showed_the_old_one(start: Any, q
     comet = Listener(one.port, f"/c/{queue}", header)
     assert comet.status == 200
     one.conf.write_text(rules.format("new"))
-    comet.until_end(30)
+    comet.until_end()
     assert Listener(one.port, f"/c/{queue}", header).status == 401
     assert "old" not in one.log.read_text()
 
@@ -491,7 +491,7 @@ def test_of_x_forwarded_for_the_right_most_that_is_no_proxy_counts(start: Any) -
 
 def test_each_request_of_a_proxy_s_connection_is_judged_for_its_own_client(start: Any) -> None:
     one = start("[server]\nxheaders = true\n[rest:producer]\nhosts_allow = 10.0.0.7\n")
-    link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)
+    link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)
     for client, wanted in [("10.0.0.7", 200), ("10.0.0.8", 403), ("10.0.0.7", 200), ("", 403), ("10.0.0.7", 200)]:
         link.request("POST", "/q/access", "value=x", {**FORM, **({"X-Real-IP": client} if client else {})})
         reply = link.getresponse()
@@ -578,7 +578,7 @@ def befriended(module_start: Any) -> Any:
 def told(one: Any, method: str, path: str, body: str, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
     """Status and headers of an answer, of which no more is read."""
     fields = {**FORM, **(UPGRADE if path.startswith("/ws") else {}), **headers}
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)) as link:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)) as link:
         link.request(method, path.replace("{}", "access"), body.replace("{}", "access") or None, fields)
         reply = link.getresponse()
         return reply.status, {name.lower(): value for name, value in reply.getheaders()}
@@ -664,7 +664,7 @@ def test_a_refused_request_leaves_its_connection_and_the_queue_as_they_were(guar
 
         owner.request("POST", f"/q/{queue}", "value=x", FORM)
         owner.getresponse().read()
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=60)) as link:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=PATIENCE)) as link:
             for _, method, path, body in REQUESTS:
                 if "{}" in path + body:
                     link.request(method, path.replace("{}", queue), body.replace("{}", queue), {**FORM, **UPGRADE})

@@ -19,7 +19,6 @@ from wire import FORM, until
 from restmq.handler import Handler
 from restmq.web import ROUTES
 
-pytestmark = pytest.mark.wire
 PAGES = ["/", "/queue", "/q/", "/q", "/j/page"]
 LOOKS = (
     r"/(q/(\?after=.*)?|j/[^/]+|queue|stats/|static/[\w.]+"

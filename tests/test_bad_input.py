@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from wire import Talker, stats
+from wire import PATIENCE, Talker, stats
 
 pytestmark = pytest.mark.wire
 
@@ -85,7 +85,7 @@ def refused(instance: Any, filled: str, bad: bytes, status: int, word: str) -> b
     good = request("GET", f"/stats/{filled}")
     head, gap, body = bad.replace(b"{}", filled.encode()).partition(b"\r\n\r\n")
     bad = re.sub(rb"Content-Length: \d+", b"Content-Length: %d" % len(body), head) + gap + body
-    with socket.create_connection(("127.0.0.1", instance.port), timeout=60) as link:
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=PATIENCE) as link:
         link.sendall(good + bad + good)
         before, wrong, behind = answers(link, 3)
         assert (before[0], behind[0]) == (200, 200)

@@ -22,7 +22,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
 from test_tls import Secure, make
-from wire import Carrier, Listener, batch_add, stats, texts, until
+from wire import LONG, PATIENCE, Carrier, Listener, batch_add, stats, texts, until
 
 pytestmark = pytest.mark.browser
 FLAGS = (
@@ -182,7 +182,7 @@ def test_a_page_of_an_allowed_origin_produces_consumes_and_hears(
 ) -> None:
     one = start(f"[server]\nallowed_origins = {page_elsewhere}\n")
     browser.get(page_elsewhere)
-    browser.set_script_timeout(20)
+    browser.set_script_timeout(PATIENCE)
     got = browser.execute_async_script(
         """
         const [at, done] = arguments, said = [];
@@ -291,11 +291,11 @@ def test_an_event_source_that_is_cut_off_again_and_again_has_everything_once_and
         "source.onmessage = event => { heard.push(JSON.parse(event.data).key); ids.push(event.lastEventId); };"
         "for (const kind of ['gap', 'reset']) source.addEventListener(kind, event => heard.push(kind));"
     )
-    WebDriverWait(browser, 20).until(lambda page: page.execute_script("return window.opened"))
+    WebDriverWait(browser, PATIENCE).until(lambda page: page.execute_script("return window.opened"))
     for first in range(0, count, 50):
         batch_add(instance, queue, *texts(50, first))
         time.sleep(0.05)
-    WebDriverWait(browser, 50).until(lambda page: page.execute_script(f"return window.heard.length >= {count}"))
+    WebDriverWait(browser, LONG).until(lambda page: page.execute_script(f"return window.heard.length >= {count}"))
     assert cutter.left == 0
     assert browser.execute_script("return window.opened") == 11
     assert browser.execute_script("return window.heard") == [f"{queue}:{number}" for number in range(1, count + 1)]
@@ -315,7 +315,7 @@ def test_over_tls_a_page_adds_takes_and_hears(start: Any, tmp_path: Path, queue:
         driver.get(f"https://127.0.0.1:{one.port}/queue")
         write(driver, '{"cmd": "add", "queue": "%s", "value": "over TLS"}' % queue)
         shown(driver, f'"key": "{queue}:1"')
-        driver.set_script_timeout(20)
+        driver.set_script_timeout(PATIENCE)
         got = driver.execute_async_script(
             """
             const [queue, done] = arguments, how = performance.getEntriesByType("navigation")[0].nextHopProtocol;

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 from conftest import free_port
-from wire import Carrier
+from wire import LONG, Carrier
 
-pytestmark = pytest.mark.wire
 WAYS = ("GET", "/c", "/sse", "/ws")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +36,7 @@ def test_every_line_of_a_real_text_comes_out_over_get_and_all_three_transports(i
         [*command, "--url", f"http://localhost:{instance.port}"],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=LONG,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -96,7 +95,7 @@ def test_a_line_that_comes_out_altered_or_in_another_place_is_told(
     forger = Forger(instance.port, {old.encode(): new.encode() for old, new in words.items()})
     command = [sys.executable, str(ROOT / "docs/examples/carry.py"), str(text), "--queue", queue]
     command += ["--url", f"http://localhost:{forger.port}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
     forger.server.close()
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines() == [f"{kind}: 10 lines, {word}" for kind, word in zip(WAYS, told)]
@@ -111,7 +110,7 @@ def test_what_went_wrong_is_one_line_that_says_what_to_do(tmp_path: Path) -> Non
         ([str(text), "--url", "localhost:8888"], "--url is http://HOST:PORT"),
     ):
         command = [sys.executable, str(ROOT / "docs/examples/carry.py"), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
         assert done.returncode != 0
         assert reason in done.stderr.splitlines()[-1], done.stderr
         assert "Traceback" not in done.stderr
@@ -122,6 +121,6 @@ def test_a_line_that_is_refused_is_named_with_the_reason(instance: Any, queue: s
     text.write_bytes(b"good\nnot \xff UTF-8\nthis\nand this\nand this")
     command = [sys.executable, str(ROOT / "docs/examples/carry.py"), str(text), "--queue", queue]
     command += ["--url", f"http://localhost:{instance.port}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"{queue}.get: its line 2 was refused: 400 ")

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 import reactor
-from wire import FORM, TEXT, Talker, until
+from wire import FORM, PATIENCE, TEXT, Talker, until
 
 from restmq import commands
 from restmq.errors import BadRequest, Forbidden
@@ -353,7 +353,7 @@ def test_a_take_may_wait(instance: Any, queue: str) -> None:
     for more in ({}, {"lease": 3600, "id": 7}):
         thread = ask_and_wait(**more)
         said(instance, cmd="add", queue=queue, value="a")
-        thread.join(30)
+        thread.join(PATIENCE)
     assert [list(one) for one in answers] == [
         ["queue", "value", "key"],
         ["queue", "value", "key", "deliveries", "lease", "id"],

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import pytest
 import reactor
 import redis
-from wire import FORM, TEXT, Listener, batch_add, lengths, until
+from wire import FORM, PATIENCE, TEXT, Listener, batch_add, lengths, until
 
 pytestmark = pytest.mark.wire
 MIB = 1 << 20
@@ -65,7 +65,7 @@ def test_a_request_that_uses_nothing_new_gets_the_seed_s_bytes_whatever_the_queu
             text = request.replace(b"{}", name.encode())
             if b"cmd" in text:
                 text = text.replace(b"Content-Length: 28", b"Content-Length: %d" % len(text.partition(b"\r\n\r\n")[2]))
-            with socket.create_connection(("127.0.0.1", instance.port), timeout=30) as link:
+            with socket.create_connection(("127.0.0.1", instance.port), timeout=PATIENCE) as link:
                 link.sendall(text.replace(b"Host: x\r\n", b"Host: localhost\r\nConnection: close\r\n"))
                 data = b""
                 while more := link.recv(1 << 16):
@@ -169,7 +169,7 @@ class Asked(threading.Thread):
 
     def answer(self) -> Any:
         """What came."""
-        self.join(30)
+        self.join(PATIENCE)
         assert self.said is not None
         return self.said
 

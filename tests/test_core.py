@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -19,7 +20,8 @@ import pytest
 import reactor
 import redis
 from conftest import ROOT, TWISTD, Instance, RedisServer, free_port, troubles
-from wire import FORM, until
+from twisted.internet.task import Clock
+from wire import FORM, LONG, PATIENCE, until
 
 from restmq.errors import Full, Unavailable
 from restmq.redis import NEEDED, Redis, encode, info, named, too_old
@@ -42,7 +44,7 @@ class Consumer:
 
     def _connected(self, one: Instance, queue: str) -> bool:
         """503 as long as the link for messages is not there."""
-        self.link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)
+        self.link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)
         self.link.request("GET", f"/c/{queue}")
         self.answer = self.link.getresponse()
         return self.answer.status == 200
@@ -105,28 +107,24 @@ def silent() -> Iterator[Callable[..., Silent]]:
 
 
 def test_a_stopped_redis_is_503_maybe_within_its_deadline_and_all_works_when_it_goes_on(own: Any, start: Any) -> None:
-    one = start("[redis]\ndeadline = 1s\n", own.address)
+    one = start("[redis]\ndeadline = 3s\n", own.address)
     consumer = Consumer(one, "live")
     one.form("/q/live", "value=before")
     until(lambda: len(consumer.lines) == 1)
     own.process.send_signal(signal.SIGSTOP)
-    began = time.monotonic()
     status, headers, body = one.http("POST", "/q/kept", "x", {"Content-Type": "text/plain"})
-    took = time.monotonic() - began
     assert (status, headers["retry-after"]) == (503, "1")
-    assert b'"stored": "maybe"' in body and b"within 1 s" in body
-    assert took < 1 + 1.5 + 1, took  # one for a machine that does other things
-    print(f"answered after {took:.2f} s")
+    assert b'"stored": "maybe"' in body and b"within 3 s" in body
     until(lambda: b'"stored": "no"' in one.form("/q/kept", "value=y")[1])
-    assert b"did not answer within 1 s" in one.form("/q/kept", "value=y")[1]
-    time.sleep(2.5)  # so that the message link has been given up too, and greetings
+    assert b"did not answer within 3 s" in one.form("/q/kept", "value=y")[1]
+    time.sleep(4.5)  # so that the message link has been given up too, and greetings
     own.process.send_signal(signal.SIGCONT)
     until(lambda: one.form("/q/kept", "value=after")[0] == 200)
     until(lambda: b'"consumers": 1' in one.http("GET", "/stats/live")[2])
     assert one.form("/q/live", "value=after")[0] == 200
     until(lambda: b'"after"' in consumer.lines[-1])
     log = one.stop()
-    assert log.count("cannot be used: Redis did not answer within 1 s; trying again") == 1, log
+    assert log.count("cannot be used: Redis did not answer within 3 s; trying again") == 1, log
     assert "can be used again" in log
 
 
@@ -167,26 +165,39 @@ def test_connecting_has_the_deadline_too(silent: Any) -> None:
             each.close()
 
 
-def test_what_this_process_slept_over_is_read_before_a_deadline_counts(redis_server: Any) -> None:
+def test_what_this_process_slept_over_is_read_before_a_deadline_counts(own: Any) -> None:
     """The reactor is held up for longer than the deadline while the replies come; the watch comes first."""
-    with reactor.core(redis_server.address, 12, deadline=0.3) as core:
+    with reactor.core(own.address, deadline=5.0) as core:
         until(lambda: core.redis.link is not None)
-        link = core.redis.link
+        link, seconds, clock = core.redis.link, [0.0], Clock()
+        core.redis.now, core.redis.clock = lambda: seconds[0], clock
         value = b"x" * 1_000_000  # more than one read of a socket takes
-        slots = []
+        reactor.wait(core.redis.call, b"SET", b"large", value)
+        answers: list[Any] = []
+
+        def ask() -> None:
+            for _ in range(3):
+                core.redis.call(b"GET", b"large").then(lambda reply, error: answers.append(error or reply))
 
         def sleep_through() -> None:
-            slots.extend(core.redis.call(b"ECHO", value) for _ in range(3))
-            time.sleep(1)
+            own.process.send_signal(signal.SIGCONT)
+            assert select.select([link.transport.socket], [], [], PATIENCE)[0]
+            seconds[0] += 6
             core.redis.watch()
+            clock.advance(0)
 
+        own.process.send_signal(signal.SIGSTOP)
+        reactor.call(ask)
         reactor.call(sleep_through)
-        assert [reactor.wait(lambda slot=slot: slot) for slot in slots] == [value] * 3
+        while core.redis.link is link and len(answers) < 3:
+            until(lambda: not link.quiet)  # it has read some of them
+            reactor.call(clock.advance, 0.1)
+        assert answers == [value] * 3
         assert core.redis.link is link
 
 
 def test_a_process_that_was_stopped_finds_its_replies_and_trips_no_deadline(own: Any, start: Any) -> None:
-    one = start("[redis]\ndeadline = 3s\n", own.address)
+    one = start("[redis]\ndeadline = 5s\n", own.address)
     consumer = Consumer(one, "live")
     answers: list[Any] = []
     own.process.send_signal(signal.SIGSTOP)
@@ -195,9 +206,9 @@ def test_a_process_that_was_stopped_finds_its_replies_and_trips_no_deadline(own:
     time.sleep(1)  # the command has left for Redis, which does not read it
     one.process.send_signal(signal.SIGSTOP)
     own.process.send_signal(signal.SIGCONT)
-    time.sleep(4)
+    time.sleep(6)
     one.process.send_signal(signal.SIGCONT)
-    posting.join(20)
+    posting.join(PATIENCE)
     assert answers == [(200, b"live:1\r\n")]
     until(lambda: consumer.lines == [b'{"key": "live:1", "value": "x"}\r\n'])
     assert "cannot be used" not in one.stop()
@@ -218,7 +229,7 @@ def test_a_redis_that_loads_its_data_is_asked_again_over_the_same_connection(sil
 
 
 def test_the_watch_counts_its_own_seconds_and_not_those_of_the_wall_clock(redis_server: Any) -> None:
-    with reactor.core(redis_server.address, 12) as core:
+    with reactor.core(redis_server.address, 12, deadline=5.0) as core:
         until(lambda: core.redis.link is not None)
         link, seconds = core.redis.link, [0.0]
         core.redis.now = lambda: seconds[0]
@@ -289,7 +300,8 @@ def test_a_full_redis_refuses_adds_and_does_everything_else(own: Any, start: Any
     until(lambda: b'"len": 0' in one.http("GET", "/stats/live")[2])
     assert one.http("POST", "/p/take", "policy=roundrobin", FORM)[0] == 200
     assert one.http("POST", "/control/take", "status=stop", FORM)[0] == 200
-    time.sleep(4)  # longer than a beat lasts: the instance must not be given up, nor fence itself
+    (before,) = ((name, lasts) for name, lasts in other.zrange("restmq:{inst}:alive", 0, -1, withscores=True))
+    until(lambda: (other.zscore("restmq:{inst}:alive", before[0]) or 0) > before[1] + 2000)  # its beats are taken
     refused("/q/take")
     assert one.log.read_text().count("Redis is full") == 1
     other.config_set("maxmemory", 0)
@@ -409,7 +421,7 @@ def ended(redis: str, folder: Path) -> tuple[int, str]:
     command += ["--redis", redis, "--data", str(folder / "data")]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONG)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -603,7 +615,7 @@ def test_who_is_told_twice_to_end_ends_at_once_and_without_a_traceback(own: Any,
     assert one.process.poll() is None  # it waits for the rest of the request
     began = time.monotonic()
     one.process.send_signal(number)
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     print(f"ended {time.monotonic() - began:.2f} s after the second signal")
     log = one.stop()
     assert not troubles(log) and "told to end again; connections cut: 1" in log, log
@@ -616,7 +628,7 @@ def test_a_consumer_that_does_not_read_holds_up_no_end(own: Any, start: Any) -> 
     one = start("[server]\ndrain = 60s\n[live]\nmax_waiting = 64MiB\n", own.address)
     deaf = never_reads(one)
     one.process.terminate()
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     log = one.stop()
     assert "told to end again" not in log
     books = start("", own.address).http("GET", "/stats/x")[2]  # what no socket took waits again, the rest is counted
@@ -628,7 +640,7 @@ def test_two_signals_at_once_leave_no_traceback(start: Any) -> None:
     one = start()
     one.process.send_signal(signal.SIGTERM)
     one.process.send_signal(signal.SIGINT)
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     assert not troubles(one.stop())
 
 
@@ -637,7 +649,7 @@ def test_one_signal_ends_also_while_redis_is_stopped(own: Any, start: Any) -> No
     consumer = Consumer(one, "x")
     own.process.send_signal(signal.SIGSTOP)
     one.process.terminate()
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     assert not troubles(one.stop())
     consumer.link.close()
 

@@ -15,12 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT, free_port
+from wire import LONG, PATIENCE, until
 
 loader = importlib.machinery.SourceFileLoader("bench", str(ROOT / "scripts" / "bench"))
 spec = importlib.util.spec_from_loader("bench", loader)
 assert spec is not None
 bench: Any = importlib.util.module_from_spec(spec)
 loader.exec_module(bench)
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does, there."""
+    with socket.socket() as link:
+        return link.connect_ex(("127.0.0.1", port)) == 0
 
 
 def calls(command: list[str], port: int, stats: Path) -> float:
@@ -31,16 +38,11 @@ def calls(command: list[str], port: int, stats: Path) -> float:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     try:
-        for _ in range(200):
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                time.sleep(0.05)
+        until(lambda: listens(port), seconds=LONG)
         time.sleep(0.5)
         done = bench.load(port, 2, 16)
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(PATIENCE)
     finally:
         process.kill()
     profile: Any = pstats.Stats(str(stats))

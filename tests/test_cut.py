@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from between import Pair
 from conftest import Instance
-from wire import Listener, add, batch_add, stats, texts, until
+from wire import PATIENCE, Listener, add, batch_add, stats, texts, until
 
 pytestmark = pytest.mark.store
 
@@ -95,7 +95,7 @@ def test_the_last_consumer_of_a_queue_that_leaves_while_the_links_are_cut_leaves
 def test_a_wake_up_for_one_that_left_while_the_links_were_cut_goes_to_the_next(pair: Pair, queue: str) -> None:
     def enter(instance: Instance, seconds: int) -> socket.socket:
         before = stats(pair.there, queue)["waiters"]
-        link = socket.create_connection(("127.0.0.1", instance.port), timeout=30)
+        link = socket.create_connection(("127.0.0.1", instance.port), timeout=PATIENCE)
         link.sendall(b"GET /q/%b?wait=%d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % (queue.encode(), seconds))
         until(lambda: stats(pair.there, queue)["waiters"] > before)
         return link
@@ -133,18 +133,19 @@ class Heard:
     def everything(self) -> None:
         """All of it is heard, on the same connections and once; broadcasts in order, others may overtake."""
         for one in (self.job, *self.all):
-            one.until(lambda c: len(c.elements) >= self.count, 30)
+            one.until(lambda c: len(c.elements) >= self.count)
         for name in (self.news, self.jobs):
             until(lambda name=name: stats(self.pair.there, name)["leased"] == 0)  # type: ignore[misc]
         self.add()  # comes after all that might have come twice
         for one in (self.job, *self.all):
-            one.until(lambda c: f"v{self.count - 1}" in c.values, 30)
+            one.until(lambda c: f"v{self.count - 1}" in c.values)
             assert one.told == []
         assert sorted(self.job.values) == sorted(texts(self.count))
         assert [one.values for one in self.all] == [texts(self.count)] * 2
         assert self.all[0].ids == self.all[1].ids
 
 
+@pytest.mark.parametrize("pair", ["[redis]\ndeadline = 5s\n[server]\nsilence = 3s\n"], indirect=True, ids=[""])
 @pytest.mark.parametrize("kind", ["commands", "messages"])
 def test_a_link_that_goes_deaf_is_given_up_and_what_was_added_meanwhile_comes_once(
     pair: Pair, listen: Any, queue: str, kind: str
@@ -211,7 +212,7 @@ def test_who_leaves_while_all_that_wait_ask_anew_takes_nothing_from_the_others_w
 
     def enter(seconds: int) -> socket.socket:
         before = stats(pair.there, queue)["waiters"]
-        link = socket.create_connection(("127.0.0.1", pair.here.port), timeout=30)
+        link = socket.create_connection(("127.0.0.1", pair.here.port), timeout=PATIENCE)
         link.sendall(b"GET /q/%b?wait=%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % (queue.encode(), seconds))
         until(lambda: stats(pair.there, queue)["waiters"] > before)
         links.append(link)

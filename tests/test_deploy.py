@@ -16,11 +16,11 @@ import pytest
 from conftest import ROOT, http_call
 from deployed import Site, deployed, environment, until
 from transcripts import Play, parse, same
+from wire import LONG, PATIENCE
 
 from restmq import options
 from restmq.config import Settings
 
-pytestmark = pytest.mark.timeout(300)
 SCRIPTS = ROOT / "scripts"
 
 
@@ -91,7 +91,7 @@ def test_of_two_starts_at_once_the_second_finds_what_the_first_has_started(site:
     surroundings = {"RESTMQ_DEFAULTS": str(site.folder / "default"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     with (site.folder / "one").open("wb") as one, (site.folder / "other").open("wb") as other:
         both = [subprocess.Popen(command, env=surroundings, stdout=out, stderr=out) for out in (one, other)]
-        assert [process.wait(60) for process in both] == [0, 0]
+        assert [process.wait(LONG) for process in both] == [0, 0]
     said = (site.folder / "one").read_text() + (site.folder / "other").read_text()
     assert (said.count("started, as process"), said.count("runs already")) == (3, 3)
     assert set(site.processes()) == set(site.ports)
@@ -157,7 +157,7 @@ def test_an_instance_that_died_is_told_and_started_again(site: Site) -> None:
 
 
 def test_a_pid_file_that_names_somebody_else_s_process_harms_nobody(site: Site) -> None:
-    other = subprocess.Popen(["sleep", "60"])
+    other = subprocess.Popen(["sleep", "infinity"])
     try:
         site.script("start", many=False)
         site.script("stop", many=False)
@@ -171,7 +171,7 @@ def test_a_pid_file_that_names_somebody_else_s_process_harms_nobody(site: Site) 
         assert code == 0 and "started" in said and site.processes()[site.first] != other.pid
     finally:
         other.kill()
-        other.wait(10)
+        other.wait(PATIENCE)
 
 
 def test_one_instance_is_not_pinned_and_leaves_the_others_ports_alone(site: Site) -> None:
@@ -416,7 +416,7 @@ def test_what_systemd_runs_is_one_instance_in_the_foreground(site: Site, above: 
         assert allowed_cores(process.pid) == {cores[(2 - above * 3) % len(cores)]}
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
     assert process.returncode == -signal.SIGTERM  # which systemd takes for a good end
     assert "Traceback" not in log.read_text() and "lugin cache" not in log.read_text(), log.read_text()
 
@@ -443,7 +443,7 @@ def test_what_operations_tells_to_type_prints_what_it_says(site: Site) -> None:
                 fresh = {"PATH": os.defpath, "PYTHON": site.defaults["PYTHON"], "RESTMQ_ENV": str(environment())}
                 done = subprocess.run(
                     ["sh", "-c", f"{command} {measured[command]}"], cwd=ROOT, env=fresh,
-                    capture_output=True, text=True, timeout=100, check=False,
+                    capture_output=True, text=True, timeout=2 * LONG, check=False,
                 )  # fmt: skip
                 assert (done.returncode, done.stderr) == (0, "")
                 same(done.stdout.rstrip("\n"), wanted, play.where(step))

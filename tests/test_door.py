@@ -18,7 +18,7 @@ import reactor
 from conftest import ROOT, Instance, RedisServer, free_port, http_call
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import capturedLogs, formatEvent
-from wire import FORM
+from wire import FORM, LONG, PATIENCE
 
 from restmq.door import Door
 
@@ -46,7 +46,7 @@ def test_who_has_connected_when_the_end_comes_is_answered(start: Any, queue: str
     one.process.send_signal(signal.SIGSTOP)
     for number in range(300):  # many more than Twisted lets wait when it is not told
         link = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
-        link.settimeout(20)
+        link.settimeout(PATIENCE)
         link.connect(str(path) if kind == "unix" else ("127.0.0.1", one.port))
         body = f"value={number}"
         link.sendall(
@@ -60,7 +60,7 @@ def test_who_has_connected_when_the_end_comes_is_answered(start: Any, queue: str
         said = answer(link)
         assert said.startswith(b"HTTP/1.1 200") and b"\r\nConnection: close\r\n" in said
         link.close()
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     assert not path.exists()
 
 
@@ -77,9 +77,9 @@ def _over(path: Path, method: str, target: str) -> tuple[int, dict[str, str], by
 
 
 def test_an_idle_connection_is_kept_for_a_grace_and_told_its_end(start: Any, queue: str) -> None:
-    one = start("[server]\ngrace = 8s\n")
-    used = http.client.HTTPConnection("127.0.0.1", one.port, timeout=20)
-    idle = http.client.HTTPConnection("127.0.0.1", one.port, timeout=20)
+    one = start("[server]\ngrace = 8s\ndrain = 10m\n")
+    used = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)
+    idle = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)
     for link in (used, idle):
         link.request("GET", "/healthz")
         link.getresponse().read()
@@ -90,21 +90,18 @@ def test_an_idle_connection_is_kept_for_a_grace_and_told_its_end(start: Any, que
             socket.create_connection(("127.0.0.1", one.port)).close()
         except ConnectionRefusedError:
             break
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < PATIENCE
     used.request("POST", f"/q/{queue}", "value=late", FORM)
     said = used.getresponse()
     assert (said.status, said.headers["Connection"], said.read()) == (200, "close", f"{queue}:1\r\n".encode())
     assert idle.sock.recv(1) == b""  # not reset
     took = time.monotonic() - began
-    one.process.wait(20)
-    assert 6 < took < 15, took
+    one.process.wait(PATIENCE)
+    assert took > 6, took
 
 
 def test_without_idle_connections_the_end_does_not_wait(start: Any) -> None:
-    one = start("[server]\ngrace = 9s\n")
-    began = time.monotonic()
-    one.stop()
-    assert time.monotonic() - began < 6
+    start("[server]\ngrace = 30m\ndrain = 1h\n").stop()  # which waits for a minute
 
 
 def test_nobody_is_let_in_before_redis_is_there_or_was_waited_for(tmp_path: Path) -> None:
@@ -120,15 +117,17 @@ def test_nobody_is_let_in_before_redis_is_there_or_was_waited_for(tmp_path: Path
         began = time.monotonic()
         while True:  # as early as anybody can
             try:
+                asked = time.monotonic()
                 link = socket.create_connection(("127.0.0.1", one.port))
                 break
             except ConnectionRefusedError:
-                assert time.monotonic() - began < 20
-        link.settimeout(20)
+                assert time.monotonic() - began < LONG
+        link.settimeout(PATIENCE)
         link.sendall(b"GET /q/early HTTP/1.0\r\n\r\n")
         time.sleep(0.1)
+        late = time.monotonic() - asked > 1  # it may have been let in, as after two seconds
         os.kill(redis.process.pid, signal.SIGCONT)
-        assert answer(link).startswith(b"HTTP/1.1 204")
+        assert answer(link).startswith((b"HTTP/1.1 204", b"HTTP/1.1 503") if late else b"HTTP/1.1 204")
         link.close()
         one.stop()
         redis.stop()
@@ -139,11 +138,11 @@ def test_nobody_is_let_in_before_redis_is_there_or_was_waited_for(tmp_path: Path
                 assert http_call(one.port, "GET", "/q/early")[0] == 503
                 break
             except ConnectionRefusedError:
-                assert time.monotonic() - began < 20
+                assert time.monotonic() - began < LONG
         assert http_call(one.port, "GET", "/healthz")[0] == 200
     finally:
         redis.process.kill()
-        redis.process.wait(10)
+        redis.process.wait(PATIENCE)
         one.stop()
 
 
@@ -189,7 +188,7 @@ while not over:
         except OSError:
             continue
         try:
-            link.settimeout(20)
+            link.settimeout(60)
             link.sendall(b"x")
             heard = link.recv(1)
         except OSError:
@@ -209,11 +208,11 @@ def test_of_some_hundred_stops_under_load_none_resets_who_has_connected(address:
         for one in knockers:
             assert one.stdout and one.stdout.readline() == "ready\n"
         doors = [sys.executable, "-c", DOORS, where, str(stops)]
-        subprocess.run(doors, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=60)
+        subprocess.run(doors, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=LONG)
     finally:
         for one in knockers:
             one.terminate()
-    said = [[int(word) for word in one.communicate(timeout=30)[0].split()] for one in knockers]
+    said = [[int(word) for word in one.communicate(timeout=PATIENCE)[0].split()] for one in knockers]
     answered, reset = (sum(each) for each in zip(*said))
     print(f"{stops} stops, {answered} answered, {reset} reset")
     assert answered > stops and reset == 0

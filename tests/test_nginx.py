@@ -21,11 +21,7 @@ import pytest
 from conftest import ROOT, http_call
 from deployed import Nginx, Site, deployed, until
 from websockets.sync.client import connect
-from wire import FORM, Listener
-
-pytestmark = pytest.mark.timeout(300)
-#: Longest time in which an element that is delivered "at once" may take on a busy machine, in seconds.
-AT_ONCE = 5.0
+from wire import FORM, LONG, PATIENCE, Listener
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +53,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         """Turn after turn on one kept connection; Nginx closes it after a thousand requests, and it is made anew."""
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         while not self.over.is_set():
             try:
                 self.turn(link, self)
@@ -69,7 +65,7 @@ class Client(threading.Thread):
     def end(self) -> None:
         """Let it finish its turn."""
         self.over.set()
-        self.join(30)
+        self.join(PATIENCE)
         assert not self.is_alive()
 
 
@@ -116,14 +112,14 @@ wrk.headers["Content-Type"] = "application/x-www-form-urlencoded"
         script = folder / "post.lua"
         script.write_text(self.SCRIPT)
         self.process = subprocess.Popen(
-            ["wrk", "-t", "1", "-c", "8", "-d", "200s", "--timeout", "30s", *words, "-s", str(script), url],
+            ["wrk", "-t", "1", "-c", "8", "-d", "1000s", "--timeout", "120s", *words, "-s", str(script), url],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def end(self) -> tuple[int, list[str]]:
         """How many requests were answered, and what wrk says of those that were not, or not well."""
         self.process.send_signal(signal.SIGINT)
-        said = self.process.communicate(timeout=30)[0]
+        said = self.process.communicate(timeout=PATIENCE)[0]
         count = re.search(r"(\d+) requests in", said)
         assert count, said
         return int(count[1]), re.findall(r"(?:Non-2xx|Socket errors).*", said)
@@ -218,14 +214,14 @@ def test_paths_and_bodies_pass_nginx_unchanged(nginx: Nginx, queue: str) -> None
 
 def test_comet_hears_an_element_at_once(nginx: Nginx, queue: str) -> None:
     listener = Listener(nginx.port, f"/c/{queue}")
-    _each_at_once(nginx, queue, lambda: listener.read(AT_ONCE), lambda: listener.values)
+    _each_at_once(nginx, queue, lambda: listener.read(PATIENCE), lambda: listener.values)
     listener.close()
 
 
 def test_server_sent_events_are_heard_at_once(nginx: Nginx, queue: str) -> None:
     listener = Listener(nginx.port, f"/sse/{queue}")
     assert listener.headers["content-type"].startswith("text/event-stream")
-    _each_at_once(nginx, queue, lambda: listener.read(AT_ONCE), lambda: listener.values)
+    _each_at_once(nginx, queue, lambda: listener.read(PATIENCE), lambda: listener.values)
     listener.close()
 
 
@@ -233,10 +229,10 @@ def test_a_websocket_hears_at_once_and_is_answered(nginx: Nginx, queue: str) -> 
     with connect(f"ws://127.0.0.1:{nginx.port}/ws/{queue}") as socket_:
         heard: list[str] = []
         _each_at_once(
-            nginx, queue, lambda: heard.append(json.loads(socket_.recv(AT_ONCE))["value"]), lambda: heard
+            nginx, queue, lambda: heard.append(json.loads(socket_.recv(PATIENCE))["value"]), lambda: heard
         )
         socket_.send(json.dumps({"cmd": "add", "queue": f"{queue}.other", "value": "x"}))
-        assert json.loads(socket_.recv(AT_ONCE))["key"] == f"{queue}.other:1"
+        assert json.loads(socket_.recv(PATIENCE))["key"] == f"{queue}.other:1"
 
 
 def _each_at_once(nginx: Nginx, queue: str, read: Callable[[], Any], values: Callable[[], list[str]]) -> None:
@@ -244,7 +240,7 @@ def _each_at_once(nginx: Nginx, queue: str, read: Callable[[], Any], values: Cal
     until(lambda: json.loads(http_call(nginx.port, "GET", f"/stats/{queue}")[2])["consumers"] == 1)
     for number in range(5):
         http_call(nginx.port, "POST", f"/q/{queue}", f"value={number}", FORM)
-        end = time.monotonic() + AT_ONCE
+        end = time.monotonic() + PATIENCE
         while len(values()) <= number:
             assert time.monotonic() < end, values()
             read()
@@ -285,7 +281,7 @@ def test_a_consumer_that_resumes_misses_nothing_in_a_rolling_restart(site: Site,
     rolling = threading.Thread(target=lambda: rolled.append(site.script("rolling")), daemon=True)
     rolling.start()
     heard: list[str] = []
-    last, connections, end = "", 1, time.monotonic() + 100
+    last, connections, end = "", 1, time.monotonic() + LONG
     while not one.over.is_set() or listener.ended or len(heard) + len(listener.values) < len(one.kept):
         assert time.monotonic() < end, listener.body[-500:]
         listener.read(0.2)
@@ -307,7 +303,7 @@ def test_a_consumer_that_resumes_misses_nothing_in_a_rolling_restart(site: Site,
 def test_new_live_consumers_find_an_instance_that_stays_while_another_ends(
     site: Site, nginx: Nginx, queue: str
 ) -> None:
-    links = [http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=20) for _ in range(12)]
+    links = [http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=PATIENCE) for _ in range(12)]
     for link in links:  # at the same time: Nginx keeps a connection to an instance for each
         link.request("GET", "/readyz")
     for link in links:
@@ -338,17 +334,25 @@ def test_nginx_reloads_under_load_and_fails_no_request(nginx: Nginx, queue: str,
     assert count <= length(nginx.port, queue) <= count + 8
 
 
-def test_a_dead_instance_costs_a_get_nothing_and_a_post_at_most_an_answer(
+def connections(port: int) -> int:
+    """How many connections there are to a port of this machine, as who opened them sees it (proc(5), /proc/net/tcp)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(fields[2].endswith(f":{port:04X}") and fields[3] == "01" for fields in lines)  # established
+
+
+def test_a_dead_instance_costs_a_get_nothing_and_at_most_one_post_a_connection_its_answer(
     site: Site, nginx: Nginx, queue: str
 ) -> None:
     one = producer(nginx.port, queue, "p")
     process = site.processes()[site.first]
     until(lambda: len(one.kept) > 50)
-    subprocess.run(["kill", "-KILL", str(process)], check=True)
+    os.kill(process, signal.SIGSTOP)  # so that Nginx finds out nothing until they are counted
+    most = connections(site.first) + 1  # the client may be about to open one
+    os.kill(process, signal.SIGKILL)
     had = len(one.kept)
     until(lambda: len(one.kept) > had + 50)
     one.end()
-    assert all(failure.startswith("502") for failure in one.failed) and len(one.failed) <= 1, one.failed
+    assert all(failure.startswith("502") for failure in one.failed) and len(one.failed) <= most, one.failed
     code, said = site.script("start")
     assert code == 0, said
     until(lambda: site.answers(site.first))
@@ -386,7 +390,7 @@ def test_a_kill_a_redis_restart_a_reload_and_a_roll_lose_and_double_no_element(
 
     def goes_on() -> None:
         had = sum(len(one.kept) for one in many)
-        until(lambda: sum(len(one.kept) for one in many) > had + 100, site.logs, 60)
+        until(lambda: sum(len(one.kept) for one in many) > had + 100, site.logs)
 
     goes_on()
     subprocess.run(["kill", "-KILL", str(site.processes()[site.first + 1])], check=True)
@@ -422,7 +426,7 @@ def test_a_get_that_an_instance_does_not_answer_is_asked_of_no_other(
 ) -> None:
     front = Nginx(tmp_path, [f"127.0.0.1:{port}" for port in site.ports])
     text, before = front.conf.read_text(), front.workers()
-    front.conf.write_text(text.replace("proxy_read_timeout 90s;", "proxy_read_timeout 1s;"))
+    front.conf.write_text(text.replace("proxy_read_timeout 90s;", "proxy_read_timeout 3s;"))
     front.reload()
     until(lambda: not before & front.workers(), front.log.read_text)  # none is left that waits longer
     for number in range(30):
@@ -458,7 +462,7 @@ def forwarded(port: int, given: str = "", source: str = "127.0.0.1") -> int:
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
     with socket.socket(family) as link:
         link.bind((source, 0))
-        link.settimeout(20)
+        link.settimeout(PATIENCE)
         link.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
         extra = f"X-Forwarded-For: {given}\r\nX-Real-IP: {given.partition(',')[0]}\r\n" if given else ""
         link.sendall(f"GET /stats/who HTTP/1.0\r\nHost: 127.0.0.1\r\n{extra}\r\n".encode())

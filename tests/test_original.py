@@ -7,9 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-pytestmark = pytest.mark.wire
 ASKED = json.loads((Path(__file__).parent / "original.json").read_text("utf-8"))
 
 TEXT = (Path(__file__).parent.parent / "docs/protocol.txt").read_text("utf-8")

@@ -16,7 +16,7 @@ from restmq.presence import Presence
 
 pytestmark = pytest.mark.store
 ALIVE, DOOMED, LAST = (f"restmq:{{inst}}:{word}" for word in ("alive", "doomed", "last"))
-LASTS = 3000
+LASTS = 60_000  # ms, so that a machine that is busy gives nobody up
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def core(redis_server: Any, link: Any) -> Iterator[Core]:
 class One:
     """A Presence whose seconds the test counts, and what it was told."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, lasts: float = LASTS / 1000) -> None:
         self.clock, self.seconds, self.told = Clock(), 100.0, []
-        self.presence = Presence(core, self.clock, lambda: self.seconds)
+        self.presence = Presence(core, self.clock, lambda: self.seconds, lasts)
         self.presence.alive = lambda: self.told.append("alive")
         self.presence.doomed = lambda: self.told.append("doomed")
 
@@ -54,7 +54,7 @@ def last(link: Any, silent: int = 0, run: str = "") -> str:
 
 
 def test_the_fence_is_up_when_the_last_answered_beat_is_older_than_two_and_a_half_seconds(core: Core) -> None:
-    one = One(core)
+    one = One(core, 3.0)
     assert not one.presence.fenced()  # it never beat: it holds nothing
     one.beat()
     one.seconds = 102.5
@@ -66,7 +66,7 @@ def test_the_fence_is_up_when_the_last_answered_beat_is_older_than_two_and_a_hal
 
 
 def test_a_beat_counts_from_when_it_was_sent(core: Core) -> None:
-    one = One(core)
+    one = One(core, 3.0)
 
     def beat_and_sleep() -> None:  # in the reactor's thread: the answer cannot come between these two
         one.presence.beat()
@@ -89,7 +89,7 @@ def test_it_beats_once_a_second_and_not_after_the_stop(core: Core, link: Any) ->
     assert one.told == ["alive"] * 2
 
 
-def test_a_beat_keeps_its_instance_alive_for_three_seconds_more(core: Core, link: Any) -> None:
+def test_a_beat_keeps_its_instance_alive_for_as_long_as_it_lasts(core: Core, link: Any) -> None:
     one = One(core)
     before = now(link)
     one.beat()
@@ -98,7 +98,7 @@ def test_a_beat_keeps_its_instance_alive_for_three_seconds_more(core: Core, link
 
 def test_an_expired_instance_is_doomed_and_reaped(core: Core, link: Any) -> None:
     link.set(LAST, last(link))
-    link.zadd(ALIVE, {"dead": now(link) - 1, "well": now(link) + 60_000})
+    link.zadd(ALIVE, {"dead": now(link) - 1, "well": now(link) + 2 * LASTS})
     link.sadd("restmq:{inst}:q:dead", "lost")
     live = (b"11", b"dead", b"1", b"0", b"1", b"0", b"", b"0", b"0", b"{}", b"e", b"0")
     reactor.wait(core.set_policy, b"lost", "roundrobin")
@@ -118,12 +118,12 @@ def test_who_reaps_has_a_claim_on_it_that_ends(core: Core, link: Any) -> None:
     assert reactor.wait(core.beat, b"one", True, LASTS) == [b"ok", b"dead"]
     assert reactor.wait(core.beat, b"two", True, LASTS) == [b"ok"]
     assert now(link) < link.zscore(DOOMED, "dead") <= now(link) + LASTS
-    link.zadd(DOOMED, {"dead": now(link) - 1})  # three seconds later the first one has died, too
+    link.zadd(DOOMED, {"dead": now(link) - 1})  # as long later the first one has died, too
     assert reactor.wait(core.beat, b"two", True, LASTS) == [b"ok", b"dead"]
 
 
-def test_nobody_is_suspected_when_nobody_beat_for_two_seconds_or_redis_was_started_anew(core: Core, link: Any) -> None:
-    for silent, run, dead in ((1500, "", [b"other"]), (2500, "", []), (500, "another", [])):
+def test_nobody_is_suspected_when_nobody_beat_for_long_or_redis_was_started_anew(core: Core, link: Any) -> None:
+    for silent, run, dead in ((30_000, "", [b"other"]), (41_000, "", []), (500, "another", [])):
         link.delete(ALIVE, DOOMED)
         link.set(LAST, last(link, silent, run))
         link.zadd(ALIVE, {"other": now(link) - 100})
@@ -152,7 +152,7 @@ def test_the_fence_stays_up_until_the_new_id_has_been_answered(core: Core, link:
     one = One(core)
     one.beat()
     one.presence.doomed = lambda: (one.told.append("doomed"), one.presence.renew())
-    one.seconds += 10
+    one.seconds += 100
     link.zrem(ALIVE, one.presence.instance)
     one.beat()
     assert one.presence.fenced()
@@ -171,7 +171,7 @@ def test_reaping_that_takes_long_keeps_no_beat_back(core: Core, link: Any) -> No
         until(lambda before=before: len(one.told) > before and not one.presence._asking)
     assert one.presence._keeping
     assert link.exists("restmq:{inst}:q:dead")
-    until(lambda: not one.presence._keeping, seconds=60)
+    until(lambda: not one.presence._keeping)
     assert not link.exists("restmq:{inst}:q:dead")
 
 
@@ -196,7 +196,7 @@ def test_who_dies_while_another_is_reaped_is_reaped_with_it_and_not_when_its_cla
     doom(link, "second", 1)
     beat_once(one)
     assert link.exists("restmq:{inst}:q:first")  # the first is not done yet
-    until(lambda: not one.presence._keeping, seconds=60)
+    until(lambda: not one.presence._keeping)
     assert link.zcard(DOOMED) == 0
     assert not link.exists("restmq:{inst}:q:first", "restmq:{inst}:q:second")
 
@@ -208,7 +208,7 @@ def test_who_is_named_again_while_it_is_reaped_is_reaped_once_more_at_the_most(c
         beat_once(one)
         link.zadd(DOOMED, {"dead": 0})  # the claim has ended
     assert one.presence._dead == [b"dead"]
-    until(lambda: not one.presence._keeping, seconds=60)
+    until(lambda: not one.presence._keeping)
     assert link.zcard(DOOMED) == 0
     assert one.presence._dead == []
 

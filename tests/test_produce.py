@@ -13,7 +13,7 @@ import redis
 from conftest import RedisServer, http_call
 from wire import BATCH, FORM, TEXT, lengths, until
 
-pytestmark = pytest.mark.wire
+pytestmark = pytest.mark.store
 MIB = 1 << 20
 
 
@@ -236,7 +236,7 @@ def test_a_key_holds_at_any_instance_and_after_a_purge_but_not_after_forget(
 
 
 def test_whoever_sends_a_key_may_try_again_blindly(own: RedisServer, start: Any, queue: str) -> None:
-    one = start("[redis]\ndeadline = 1s\n", own.address)
+    one = start("[redis]\ndeadline = 3s\n", own.address)
     stored = []
     for number in range(1, 4):
         os.kill(own.process.pid, signal.SIGSTOP)

@@ -17,9 +17,7 @@ from urllib.parse import quote_plus
 
 import pytest
 from conftest import Instance
-from wire import until
-
-pytestmark = pytest.mark.wire
+from wire import LONG, PATIENCE, until
 
 POLICY = "http://localhost:8888/p/queue_name"
 QUEUE = "http://localhost:8888/q/queue_name"
@@ -64,7 +62,7 @@ def words(one: Instance, more: list[str]) -> list[str]:
 
 def curl(one: Instance, *more: str) -> bytes:
     """What curl prints, to the byte."""
-    done = subprocess.run(words(one, list(more)), capture_output=True, timeout=30, check=False)
+    done = subprocess.run(words(one, list(more)), capture_output=True, timeout=LONG, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     return done.stdout
 
@@ -81,7 +79,7 @@ def listening(one: Instance, path: Path) -> Iterator[Path]:
         yield path
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 def consumers(one: Instance) -> int:

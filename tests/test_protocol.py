@@ -12,7 +12,7 @@ from transcripts import Play, fits, parse
 
 from restmq import errors, web
 
-pytestmark = pytest.mark.wire
+pytestmark = [pytest.mark.wire, pytest.mark.store]
 TEXT = (ROOT / "docs/protocol.txt").read_text("utf-8")
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pytest
 from conftest import ROOT
 from transcripts import Play, parse
 
-pytestmark = pytest.mark.wire
 TEXT = (ROOT / "README.md").read_text("utf-8")
 
 #: What RestMQ answers by the first README.

@@ -145,7 +145,6 @@ def get(instance: Any, queue: str) -> Any:
     return json.loads(instance.http("GET", f"/settings/{queue}")[2])
 
 
-@pytest.mark.wire
 def test_settings_are_set_by_form_json_query_and_header_and_taken_back(instance: Any, queue: str) -> None:
     assert get(instance, queue) == {"queue": queue, "settings": DEFAULTS, "own": []}
     assert instance.http("GET", f"/stats/?match={queue}")[2].startswith(b'{"count": 0')  # looking made no queue
@@ -164,7 +163,6 @@ def test_settings_are_set_by_form_json_query_and_header_and_taken_back(instance:
     assert json.loads(instance.http("GET", f"/p/{queue}")[2])["value"] == "broadcast"
 
 
-@pytest.mark.wire
 def test_settings_are_set_all_or_none(instance: Any, queue: str) -> None:
     post(instance, queue, "max_length=7")
     before = get(instance, queue)
@@ -182,7 +180,6 @@ def test_settings_are_set_all_or_none(instance: Any, queue: str) -> None:
     assert get(instance, queue) == before
 
 
-@pytest.mark.wire
 def test_bounds_hold_for_what_is_added_after_the_answer(instance: Any, other: Any, queue: str) -> None:
     post(instance, queue, "max_length=2")
     answers = [other.form(f"/q/{queue}", f"value={n}")[0] for n in range(3)]
@@ -196,7 +193,6 @@ def test_bounds_hold_for_what_is_added_after_the_answer(instance: Any, other: An
     assert json.loads(instance.http("GET", f"/ledger/{queue}")[2])["bytes"] <= 10
 
 
-@pytest.mark.wire
 def test_restmq_conf_says_what_a_queue_was_not_told(start: Any, queue: str) -> None:
     conf = "[redis]\ndbid = 5\n[queues]\nmax_length = 1\nbackoff = exp:1s:10m\ndead_ttl = 90\nhistory_bytes = 64k\n"
     one = start(conf)
@@ -221,7 +217,6 @@ def test_a_queue_is_forgotten_for_idleness_when_only_restmq_conf_says_so(start: 
     until(lambda: queue not in json.loads(instance.http("GET", "/stats/")[2])["queues"])
 
 
-@pytest.mark.wire
 def test_restmq_conf_says_the_policy_of_new_queues(start: Any, listen: Any, queue: str) -> None:
     def policies(where: Any, name: str) -> list[str]:
         told = [json.loads(where.http("GET", f"/{page}/{name}")[2]) for page in ("p", "stats")]

@@ -23,7 +23,7 @@ def test_one_that_does_not_read_starves_nobody_and_only_what_it_did_not_take_com
     values = texts(2500)
     for at in range(0, 2500, 500):
         batch_add(one, queue, *values[at : at + 500])
-    late.until(lambda c: len(c.elements) >= 2500, 20)
+    late.until(lambda c: len(c.elements) >= 2500)
     left = stats(one, queue)["leased"] - 2500
     assert left >= 1
     stuck.close()

@@ -7,14 +7,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import free_port
-from wire import until
+from wire import LONG, PATIENCE, until
 
 import restmq
 
@@ -34,22 +34,21 @@ def twistd(cwd: Path, *words: str, daemon: bool = False) -> subprocess.Popen[str
 def said(cwd: Path, *words: str) -> tuple[int, str]:
     """Exit code and output of a start that ends by itself."""
     process = twistd(cwd, *words)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=LONG)
     return process.returncode, output
 
 
-def fetch(port: int, path: str, seconds: float = 20) -> bytes:
+def fetch(port: int, path: str) -> bytes:
     """The body of an answer, as soon as somebody listens."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-                body: bytes = answer.read()
-                return body
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
+    came: list[bytes] = []
+
+    def answered() -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
+            came.append(answer.read())
+        return bool(came)
+
+    until(answered, seconds=LONG)
+    return came[0]
 
 
 def test_version_is_restmq_s(tmp_path):
@@ -65,7 +64,7 @@ def served(tmp_path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     yield process, port
     if process.poll() is None:
         process.terminate()
-    process.wait(20)
+    process.wait(PATIENCE)
 
 
 def test_help_lists_the_options_and_teaches_the_first_two_commands(tmp_path):
@@ -80,7 +79,7 @@ def test_it_serves_with_an_embedded_redis_and_ends_with_one_line_an_event(served
     assert fetch(port, "/healthz")
     redis = int((tmp_path / "data" / "redis.pid").read_text())
     process.terminate()
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=LONG)
     assert process.returncode in (0, -signal.SIGTERM)
     assert not Path(f"/proc/{redis}").exists() and "the embedded Redis has ended" in output
     assert "Traceback" not in output
@@ -122,7 +121,7 @@ def test_a_daemon_tells_whoever_started_it_why_it_cannot_start(served, tmp_path)
     _, port = served
     (tmp_path / "daemon").mkdir()
     process = twistd(tmp_path / "daemon", "--port", str(port), "--redis", "127.0.0.1:1", daemon=True)
-    text, _ = process.communicate(timeout=30)
+    text, _ = process.communicate(timeout=LONG)
     assert process.returncode == 1 and f"cannot listen on 127.0.0.1:{port}" in text
     until(lambda: not (tmp_path / "daemon" / "twistd.pid").exists())  # it tells first, and removes the file then
     assert "cannot listen" in (tmp_path / "daemon" / "twistd.log").read_text()
@@ -131,7 +130,7 @@ def test_a_daemon_tells_whoever_started_it_why_it_cannot_start(served, tmp_path)
 def test_a_daemon_owns_its_directory_under_its_own_process_id(tmp_path):
     port = free_port()
     words = ("--port", str(port), "--redis", "embedded", "--data", "data")
-    assert twistd(tmp_path, *words, daemon=True).wait(30) == 0
+    assert twistd(tmp_path, *words, daemon=True).wait(LONG) == 0
     daemon = int((tmp_path / "twistd.pid").read_text())
     try:
         fetch(port, "/healthz")
@@ -150,6 +149,6 @@ def test_what_does_nothing_any_more_is_said_in_the_log(tmp_path):
     process = twistd(tmp_path, "--config", "old.conf", "--port", str(port), "--redis", "127.0.0.1:1")
     fetch(port, "/healthz")
     process.terminate()
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=LONG)
     assert "warn" in output
     assert "[server] debug does nothing: " in output and "[redis] poolsize does nothing: " in output

@@ -7,6 +7,7 @@ import http.client
 import ipaddress
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet import endpoints
-from wire import TEXT, Listener, add, stats, texts, until
+from wire import PATIENCE, TEXT, Listener, add, stats, texts, until
 
 TRANSPORTS = ("c", "sse", "ws")
 
@@ -35,7 +36,7 @@ class Secure(Instance):
     def __init__(self, folder: Path, redis: str, pems: Path, conf: str = "") -> None:
         self.pems = pems
         self.context = ssl.create_default_context(cafile=str(pems / "certificate.pem"))
-        super().__init__(folder, redis, conf)
+        super().__init__(folder, redis, f"[server]\n{conf}")
 
     def endpoint(self) -> str:
         """Where it listens."""
@@ -44,7 +45,9 @@ class Secure(Instance):
 
     def launch(self) -> None:
         """Start it; `listen` has the port that counts, not --port."""
-        self.conf.write_text(f"[server]\nlisten = {self.endpoint()}\n" + self.conf.read_text())
+        listen = f"[server]\nlisten = {self.endpoint()}\n"
+        text = re.sub(r"\[server\]\n(listen = .*\n)?", lambda _: listen, self.conf.read_text(), count=1)
+        self.conf.write_text(text)
         super().launch()
 
 
@@ -113,13 +116,6 @@ def ended_in_order(listener: Listener) -> bool:
     """Whether TLS said goodbye before the connection closed, behind the last chunk too."""
     listener.ended = False
     return not listener.until_end().cut
-
-
-def everything(listener: Listener) -> Listener:
-    """Read until nothing more comes."""
-    while listener.read(0.5):
-        pass
-    return listener
 
 
 def settled(count: Callable[[], int]) -> int:
@@ -207,7 +203,7 @@ def test_the_end_of_an_instance_ends_its_streams_over_tls_cleanly(begin: Any, he
         assert ended_in_order(consumer)
         assert consumer.values == ["last"]
         consumer.close()
-    one.process.wait(20)
+    one.process.wait(PATIENCE)
     assert "connections cut" not in one.log.read_text()
 
 
@@ -221,7 +217,7 @@ def test_who_does_not_say_goodbye_over_tls_does_not_hold_up_the_end_of_an_instan
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert idle.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
         one.process.send_signal(signal.SIGTERM)
-        one.process.wait(20)  # neither reads meanwhile
+        one.process.wait(PATIENCE)  # neither reads meanwhile
         assert idle.recv(1 << 16) == b""
         idle.close()
     assert comet.until_end().trailer == "RestMQ-Closed: the server is ending"
@@ -274,14 +270,14 @@ def test_what_a_socket_did_not_take_over_tls_is_not_confirmed_and_goes_to_the_ne
         add(secure, queue, "x" * 50_000)
         busy.read(0.001)
     lazy.until(lambda c: c.elements)  # something of what its kernel holds
-    everything(busy)
+    busy.everything()
     held = len(busy.elements)
     leased = settled(lambda: stats(secure, queue)["leased"])
     assert 0 < leased < count - held
     lazy.close()
     busy.until(lambda c: len(c.elements) == held + leased)
     until(lambda: stats(secure, queue)["leased"] == 0)
-    got, theirs = {one["key"] for one in lazy.elements}, [one["key"] for one in everything(busy).elements]
+    got, theirs = {one["key"] for one in lazy.elements}, [one["key"] for one in busy.everything().elements]
     assert len(theirs) == len(set(theirs)) == held + leased
     assert not got & set(theirs)
     assert stats(secure, queue)["len"] == 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 from websockets.exceptions import ConnectionClosed
-from wire import HANDSHAKE, Talker, Wire, add, batch, handler, ring, stats, until
+from wire import HANDSHAKE, PATIENCE, Talker, Wire, add, batch, handler, ring, stats, until
 
 from restmq.errors import BadRequest, Error, Forbidden, UpgradeRequired
 from restmq.websocket import MOST_COMMANDS, Asking, WebSocket, accept, check_handshake, close_frame, to_frame
@@ -345,7 +345,7 @@ def shake(instance: Any, *replaced: str, headers: str = "", after: bytes = b"", 
         assert old in request
         request = request.replace(old, new, 1)
     answer = b""
-    with socket.create_connection(("127.0.0.1", instance.port), timeout=5) as raw:
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=PATIENCE) as raw:
         raw.sendall(request.encode("latin-1") + after)
         while until not in answer:
             data = raw.recv(4096)
@@ -460,7 +460,7 @@ def test_a_command_needs_the_section_of_its_command(start: Any, queue: str) -> N
 
 
 def test_a_peer_that_does_not_answer_pings_is_found_and_one_that_does_stays(start: Any, queue: str) -> None:
-    one = start("[live]\nheartbeat = 1s\n")
+    one = start("[live]\nheartbeat = 2s\n")
     with Talker(one.port, f"/ws/{queue}") as alive:
         answers: list[bytes] = []
         deaf = threading.Thread(target=lambda: answers.append(shake(one, until=b"the end of it")))

@@ -13,27 +13,25 @@ from typing import Any
 import pytest
 from conftest import Instance
 from websockets.exceptions import ConnectionClosed
-from wire import FORM, HANDSHAKE, Listener, Talker, until
+from wire import FORM, HANDSHAKE, PATIENCE, Listener, Talker, until
 
-pytestmark = pytest.mark.wire
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
-def lines(path: Path, word: str, count: int, seconds: float = 30) -> list[str]:
+def lines(path: Path, word: str, count: int) -> list[str]:
     """The lines with a word in them, without their time, once there are `count`: the log is written at ticks."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = [line for line in path.read_text("utf-8").splitlines() if word in line]
-        if len(found) >= count:
-            assert all(re.match(STAMP, line) for line in found)
-            return [re.sub(f"^{STAMP} ", "", line) for line in found]
-        assert time.monotonic() < deadline, f"{len(found)} lines with {word!r}, not {count}"
-        time.sleep(0.05)
+
+    def found() -> list[str]:
+        return [line for line in path.read_text("utf-8").splitlines() if word in line]
+
+    until(lambda: len(found()) >= count, lambda: f"{len(found())} lines with {word!r}, not {count}")
+    assert all(re.match(STAMP, line) for line in found())
+    return [re.sub(f"^{STAMP} ", "", line) for line in found()]
 
 
 def raw(one: Any, request: bytes) -> bytes:
     """Send bytes, and read the answer to its end."""
-    with socket.create_connection(("127.0.0.1", one.port), timeout=60) as link:
+    with socket.create_connection(("127.0.0.1", one.port), timeout=PATIENCE) as link:
         link.sendall(request)
         link.shutdown(socket.SHUT_WR)
         got = b""
@@ -76,7 +74,7 @@ def test_a_refusal_is_one_line_a_second_for_each_address(start: Any, queue: str)
     one = start("[rest:producer]\nhosts_deny = all\n[rest:consumer]\nusername = jo\npassword = hunter2\n")
     began = time.monotonic()
     for source, count in (("127.0.0.2", 40), ("127.0.0.3", 1)):
-        link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60, source_address=(source, 0))
+        link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE, source_address=(source, 0))
         for _ in range(count):
             link.request("POST", f"/q/{queue}?value=hunter2&password=hunter2", "", FORM)
             link.getresponse().read()
@@ -164,13 +162,13 @@ def test_the_end_of_the_instance_and_of_a_permission_are_told(start: Any, queue:
     one = start("[live]\nheartbeat = 0.3\n[sse:consumer]\n")
     comet, sse = Listener(one.port, f"/c/{queue}"), Listener(one.port, f"/sse/{queue}")
     one.conf.write_text("[live]\nheartbeat = 0.3\n[sse:consumer]\nhosts_deny = all\n")
-    sse.until_end(30)
+    sse.until_end()
     assert lines(one.log, "left sse", 1) == [
         f"info 127.0.0.1 left sse of {queue} after 0 elements: "
         "127.0.0.1 is not let into [sse:consumer] by its access rules"
     ]
     one.stop()
-    comet.until_end(30)
+    comet.until_end()
     left = lines(one.log, "left comet", 1)[0]
     assert re.fullmatch(f"info 127.0.0.1 left comet of {queue} after 0 elements: .+", left)
 

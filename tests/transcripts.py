@@ -18,11 +18,10 @@ from types import TracebackType
 from typing import NamedTuple
 
 from conftest import ROOT, http_call
-from wire import until
+from wire import LONG, PATIENCE, until
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, TextMessage
 
-PATIENCE = 10.0  # seconds for what a document promises to come
 QUIET = 0.05  # seconds in which nothing more may come
 CLOSES = "(closes)"
 _MARKED = re.compile(r"(?:(\$) |([CS])(\d?):(?: |$))(.*)")
@@ -323,7 +322,7 @@ class Play:
 
     def shell(self, command: str) -> bytes:
         """Run a command as it stands, but for the port; answers what it prints."""
-        done = subprocess.run(self._bash(command), capture_output=True, timeout=60, check=False, cwd=ROOT)
+        done = subprocess.run(self._bash(command), capture_output=True, timeout=LONG, check=False, cwd=ROOT)
         assert not done.stderr, done.stderr.decode("utf-8", "replace")
         return done.stdout
 

@@ -26,6 +26,11 @@ from restmq.consumers import Batch, Consumers
 from restmq.element import Element
 from restmq.head import NOTHING
 
+#: Seconds until what has to come counts as missing. It is the end of a wait for an event, never a measure of speed:
+#: on a busy machine a process may stand still for many seconds, and PyPy runs slowly until it is warm.
+PATIENCE = 60.0
+#: The same for what starts a Python of its own, or runs a program to its end.
+LONG = 4 * PATIENCE
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 TEXT = {"Content-Type": "text/plain"}
 BATCH = {"Content-Type": "application/x-ndjson"}
@@ -195,7 +200,7 @@ def texts(count: int, first: int = 0) -> list[str]:
 def until(
     done: Callable[[], Any],
     what: Callable[[], Any] = lambda: "it did not come",
-    seconds: float = 30,
+    seconds: float = PATIENCE,
     step: float = 0.02,
 ) -> None:
     """Wait until something is so. Raises AssertionError with `what` when it does not come."""
@@ -249,7 +254,7 @@ class Talker:
         self, port: int, target: str, headers: dict[str, str] | None = None, source: str = "127.0.0.1"
     ) -> None:
         """Raises InvalidStatus when the handshake is refused."""
-        self.socket = socket.create_connection(("127.0.0.1", port), 60, (source, 0))
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE, (source, 0))
         self._protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}{target}"))
         request = self._protocol.connect()
         for name, value in (headers or {}).items():
@@ -321,7 +326,7 @@ class Talker:
         return self._protocol.close_code
 
     def recv(self) -> str:
-        """The next text message. Raises ConnectionClosed, and TimeoutError after a minute."""
+        """The next text message. Raises ConnectionClosed, and TimeoutError after PATIENCE."""
         while not self._texts:
             if self._protocol.state is State.CLOSED:
                 raise self._protocol.close_exc
@@ -337,7 +342,7 @@ class Talker:
         except socket.timeout:
             return
         finally:
-            self.socket.settimeout(60)
+            self.socket.settimeout(PATIENCE)
 
     def __enter__(self) -> Talker:
         return self
@@ -363,7 +368,7 @@ class Listener:
         self.socket = socket.socket(socket.AF_INET)
         if buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        self.socket.settimeout(10)
+        self.socket.settimeout(PATIENCE)
         self.socket.connect(("127.0.0.1", port))
         if context is not None:  # an end without TLS's own goodbye must not look like a clean one
             self.socket = context.wrap_socket(
@@ -421,7 +426,7 @@ class Listener:
             self.ended = True
         return bool(data)
 
-    def until(self, done: Callable[[Listener], Any], seconds: float = 10.0) -> Listener:
+    def until(self, done: Callable[[Listener], Any], seconds: float = PATIENCE) -> Listener:
         """Read until done(self) or the stream's end. Raises AssertionError with what came instead."""
         deadline = time.monotonic() + seconds
         while not done(self):
@@ -431,13 +436,19 @@ class Listener:
             self.read(left)
         return self
 
-    def until_end(self, seconds: float = 10.0) -> Listener:
+    def until_end(self, seconds: float = PATIENCE) -> Listener:
         """Read to the end of the stream."""
         deadline = time.monotonic() + seconds
         while not self.ended:
             left = deadline - time.monotonic()
             assert left > 0, f"the stream did not end: {self.body[-500:]!r}"
             self.read(left)
+        return self
+
+    def everything(self, seconds: float = 2.0) -> Listener:
+        """Read until nothing came for so long."""
+        while self.read(seconds):
+            pass
         return self
 
     def quiet(self, seconds: float = 0.3) -> Listener:

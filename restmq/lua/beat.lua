@@ -1,4 +1,4 @@
--- One beat of an instance: it lives for three seconds more, and learns whom it must reap.
+-- One beat of an instance: it lives for so many ms more as a beat lasts, and learns whom it must reap.
 -- KEYS alive zset, doomed zset, last string: ms and run id · ARGV INST, 1 when it is new, ms a beat lasts, run id
 -- Returns {'ok' or 'doomed', dead instances to reap…}; each is handed out under a claim that ends.
 local call, inst, lasts = redis.call, ARGV[1], tonumber(ARGV[3])
