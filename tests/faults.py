@@ -483,9 +483,8 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--deadline", type=float, default=5, help="seconds that Redis has to answer [5]")
     parser.add_argument("--silence", type=float, default=3, help="seconds until an instance counts as dead [3]")
     parser.add_argument(
-        # All clients are this one process, which reads late on a busy machine: it must not be dropped for that.
         "--conf",
-        default="[queues]\nhistory = 100000\nhistory_bytes = 64MiB\n[live]\nmax_waiting = 16MiB\n",
+        default="[queues]\nhistory = 100000\nhistory_bytes = 512MiB\n",
         help="restmq.conf of the instances",
     )
     parser.add_argument("--keep", default="", help="a folder to keep logs in")

@@ -169,6 +169,7 @@ class Lane:
 
     policy = ""
     small = False  # a small one has its own few clients, and no share of the plan's
+    limit = 1 << 22  # bytes that a client reads ahead
 
     def __init__(self, world: Any, rate: float, producers: int, consumers: int) -> None:
         self.world, self.rate, self.producers, self.consumers = world, rate, producers, consumers
@@ -219,7 +220,7 @@ class Lane:
     async def connect(self, home: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
         """A connection to an instance, or to what stands before them all; and its number."""
         port = self.world.front or self.world.instances[home].port
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=self.limit)
         self._connections += 1
         return reader, writer, self._connections
 
@@ -543,7 +544,12 @@ class Live(Lane):
                 return True  # an event stream that was refused
             opened = True
             rest = self.parse(rest + data, name, connection, home)
+            await asyncio.sleep(self.pause(name, len(data)))
         return leaving
+
+    def pause(self, name: str, size: int) -> float:
+        """Seconds that a consumer lets pass after it has read so many bytes."""
+        return 0
 
     def parse(self, rest: bytes, name: str, connection: int, home: int) -> bytes:
         """Note every whole element, gap and id; what is left over belongs to what comes next."""
@@ -707,6 +713,39 @@ class Broadcast(Live):
             "announced, but kept": vain + sum(max(known, default=0) - last < kept for _, _, last in self.gaps),
             "resets": self.resets,
         }
+
+
+class Slow(Broadcast):
+    """One live consumer alone, which reads slowly and steadily, and bursts of large elements: it sets the pace.
+
+    What counts as delivered went to its socket and to nobody else's. So an element that it has not read is lost.
+    """
+
+    small = True
+    limit = 1 << 15
+    slow = 640_000  # bytes a second
+
+    def produce(self) -> list[asyncio.Task[None]]:
+        return [*super().produce(), asyncio.ensure_future(self.bursts())]
+
+    async def bursts(self) -> None:
+        """More than a consumer's buffer holds, again and again; on the average less than the slow one can read."""
+        while self.producing:
+            await self.burst(60, 30_000)
+            for _ in range(50):
+                if self.producing:
+                    await asyncio.sleep(0.1)
+
+    def pause(self, name: str, size: int) -> float:
+        return size / self.slow if name == next(iter(self.names)) else 0
+
+
+class Behind(Slow):
+    """The same beside one that reads at once: the slow one falls behind, and goes on from history."""
+
+    @property
+    def wanted(self) -> int:
+        return 2
 
 
 class Pull(Lane):
@@ -998,5 +1037,5 @@ class Lease(Live):
 
 
 LANES: dict[str, type[Lane]] = {
-    kind.__name__.lower(): kind for kind in (Roundrobin, Broadcast, Pull, Lease, Solo, Alone, Once)
+    kind.__name__.lower(): kind for kind in (Roundrobin, Broadcast, Pull, Lease, Solo, Alone, Once, Slow, Behind)
 }

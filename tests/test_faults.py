@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from faults import World, failures, findings, options, run
-from lanes import Cut, Ended, Fault, Lease, Once
+from lanes import Broadcast, Cut, Ended, Fault, Lease, Once
 
 SECONDS = float(os.environ.get("RESTMQ_LOAD_SECONDS", "60"))
 
@@ -97,7 +97,7 @@ def everything(one: World) -> None:
     for lane in one.lanes:
         names = list(getattr(lane, "names", ["get0"]))
         for number in range(1, 13):
-            if lane.name == "broadcast":
+            if isinstance(lane, Broadcast):
                 lane.homes.update({name: [(one.began, 0)] for name in names})
                 for name in names:
                     give(lane, number, name, P=number)
@@ -201,6 +201,20 @@ def test_the_harness_finds_a_consumer_that_hears_nothing(tmp_path: Path) -> None
             if name == "roundrobin" or seen.who != deaf
         ]
     assert {"roundrobin: uneven", "broadcast: pairs missing", "broadcast: holes"} <= broken(one)
+
+
+@pytest.mark.parametrize("name", ["slow", "behind"])
+def test_the_harness_finds_what_a_slow_reader_is_owed(tmp_path: Path, name: str) -> None:
+    one = world(tmp_path)
+    everything(one)
+    found = lane(one, name)
+    slow = next(iter(found.names))
+    assert found.pause(slow, found.slow) == 1
+    found.ended.append(Ended(slow, 0, one.began))
+    assert broken(one) == {f"{name}: dropped"}
+    found.seen = [seen for seen in found.seen if (seen.who, seen.number) != (slow, 12)]
+    assert f"{name}: pairs missing" in broken(one)
+    assert (f"{name}: lost" in broken(one)) == (name == "slow")  # it was delivered to nobody else
 
 
 def test_the_harness_finds_a_stream_that_ended_by_itself(tmp_path: Path) -> None:
