@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from conftest import http_call
 from wire import BATCH, FORM, TEXT, add, batch_add, lengths, stats
 
 from restmq import negotiation
+from restmq.head import Fields, fields
 
 pytestmark = pytest.mark.wire
 JSON = {"Content-Type": "application/json"}
@@ -142,6 +144,25 @@ def test_a_stream_is_opened_for_who_reads_its_type(
     assert listen(instance, f"/{transport}/{queue}", headers=f"Accept: {accept}\r\n").status == 200
 
 
+HEADS = {
+    "curl": "User-Agent: curl/7.88.1\r\nAccept: */*\r\n",
+    "requests": "User-Agent: python-requests/2.32\r\nAccept-Encoding: gzip, deflate\r\nAccept: */*\r\n",
+    "aiohttp": "Accept: */*\r\nContent-Type: application/json; charset=utf-8\r\n",
+    "axios": "Accept: application/json, text/plain, */*\r\nContent-Type: application/x-www-form-urlencoded\r\n",
+    "fetch": "Accept: application/json\r\nSec-Fetch-Mode: cors\r\nContent-Type: text/plain;charset=UTF-8\r\n",
+    "Java": "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAA\r\n",
+    "a browser": "Accept: text/html,application/xhtml+xml,image/avif,*/*;q=0.8\r\nSec-Fetch-Dest: document\r\n",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("client", HEADS)
+def test_ordinary_clients_stay_on_the_fast_path(client: str) -> None:
+    block = ("Host: localhost\r\n" + HEADS[client]).encode()
+    assert not Fields(block, True).special
+    assert fields(block, True) is fields(bytes(bytearray(block)), True)
+
+
 # -- conditions
 
 
@@ -195,6 +216,29 @@ def test_415_tells_what_is_read(instance: Any, queue: str) -> None:
     assert (status, headers["accept-encoding"]) == (415, "gzip, identity")
     status, headers, _ = instance.http("POST", f"/q/{queue}/take", b"x", TEXT)
     assert status == 415 and "application/json" in headers["accept-post"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ("Content-Type: text/plain; charset=utf-16", 415),
+        ("Content-Type: text/plain\r\nContent-Encoding: br", 415),
+        ("Content-Type: text/plain\r\nIf-Match: *", 412),
+    ],
+)
+def test_the_head_is_enough_to_refuse_a_body(instance: Any, queue: str, lines: str, status: int) -> None:
+    for path in (f"/q/{queue}", f"/q/{queue}/ack", f"/settings/{queue}"):
+        with socket.create_connection(("127.0.0.1", instance.port), 20) as link:
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n{lines}"
+            link.sendall(head.encode() + b"\r\n\r\n")
+            assert link.recv(65536).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_a_take_whose_body_is_no_options_is_refused_at_its_head(instance: Any, queue: str) -> None:
+    with socket.create_connection(("127.0.0.1", instance.port), 20) as link:
+        head = f"POST /q/{queue}/take HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        link.sendall(head.encode() + b"Content-Type: text/xml\r\n\r\n")
+        assert link.recv(65536).startswith(b"HTTP/1.1 415 ")
 
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZIP", "identity, gzip", "identity"])

@@ -487,6 +487,15 @@ COMMANDS = [
     '"cmd": "add", "queue": "{}", "value": "x", "ttl": "1w"',
     '"cmd": "add", "queue": "{}", "value": "x", "ttl": []',
     '"cmd": "add", "queue": "{}", "value": "x", "id": 1e999',
+    '"cmd": "add", "queue": "{}", "value": "x", "value": "y"',
+    '"cmd": "take", "queue": "{}", "queue": "{}"',
+    '"cmd": "take", "queue": "{}", "id": {"a": [{"b": 1, "b": 1}]}',
+    '"cmd": "take", "queue": "{}", "id": ' + "9" * 400,
+    '"cmd": "take", "queue": "{}", "id": "\\udc00"',
+    '"cmd": "take", "queue": "{}", "lease": ""',
+    '"cmd": "take", "queue": "{}", "lease": null',
+    '"cmd": "touch", "queue": "{}", "key": "{}:1", "dead": true',
+    '"cmd": "add", "queue": "{}", "value": "x", "at": 5, "delay": 5',
     '"cmd": "del", "queue": "{}"',
     '"cmd": "del", "queue": "{}", "key": "{}"',
     '"cmd": "del", "queue": "{}", "key": "{}:0"',
@@ -514,7 +523,7 @@ def test_a_wrong_command_does_nothing_however_it_came(instance: Any, filled: str
         status, headers, answer = instance.http("POST", "/queue", body, {"Content-Type": kind})
         assert (status, headers["content-type"], list(json.loads(answer))) == (200, "application/json", ["error"])
     with Talker(instance.port, f"/ws/{filled}.other") as ws:
-        for text in (command, "{nope", "[]", ""):
+        for text in (command, "{nope", "[]", "", "\ufeff" + command, '{"cmd": NaN}', '{"id": ' + "[" * 5000):
             ws.send(text)
             assert next(iter(json.loads(ws.recv()))) == "error"
         ws.send(f'{{"cmd": "del", "queue": "{filled}", "key": "{filled}:99"}}')
