@@ -50,8 +50,8 @@ def check_charset(content_type: bytes) -> None:
     """Raises UnsupportedMedia for text that is not UTF-8 by its own word; ASCII is UTF-8."""
     if b"charset" not in content_type.lower():
         return
-    for quoted, token in _CHARSET.findall(content_type):
-        named_utf_8(re.sub(rb"\\(.)", rb"\1", quoted) or token)
+    for found in _CHARSET.finditer(content_type):
+        named_utf_8(found[2] if found[1] is None else re.sub(rb"\\(.)", rb"\1", found[1]))
 
 
 def named_utf_8(charset: bytes) -> None:
