@@ -389,7 +389,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             error = Error("something went wrong inside RestMQ; its log says what")
         self.app.refusals.note(self.request, error)
         if self._streaming:
-            self.request.connection.transport.abortConnection()
+            self.request.connection.cut()
         elif not self.gone:
             self._write(error.render(), error.status, PROBLEM, error.headers)
 

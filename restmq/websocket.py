@@ -146,7 +146,8 @@ class WebSocket(Live):
         self._held = False  # reading stopped: too much is to be answered
         self._pong: bytes | None = None  # owed to a client that does not read
         self._alive = True  # something came since the last heartbeat
-        self._silent = 0  # heartbeats since then
+        self._silent = 0  # heartbeats since then, of those at which it had nothing new to read
+        self._pinged = 0  # `written` after the last ping
         self._closing: Any = None  # a Close frame went out; the timer that ends waiting for the client's
 
     # Elements
@@ -298,13 +299,19 @@ class WebSocket(Live):
     # The end
 
     def beat(self) -> None:
-        """Ping; who has not answered two of them is gone."""
-        self._silent = 0 if self._alive or self._held else self._silent + 1
+        """Ping; a client that answers none for `stall` is gone.
+
+        A slow one may still have to read what lies before the ping. So a heartbeat does not count when more than pings
+        was written since the last one.
+        """
+        heard = self._alive or self._held or self.written > self._pinged
+        self._silent = 0 if heard else self._silent + 1
         self._alive = False
-        if self._silent >= 2:
-            self.finish(GOING_AWAY, "no answer to two pings")
+        if self._silent >= max(2, self._stalls):
+            self.finish(GOING_AWAY, f"no answer to pings for {self._silent * self._period:g} s")
         else:
             self.write(to_frame(PING, b""))
+            self._pinged = self.written
 
     def farewell(self, stream: Stream, why: str) -> None:
         """The server goes away."""
