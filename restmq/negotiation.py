@@ -29,7 +29,7 @@ SPECIAL = frozenset(
 )
 MEMBERS = 1000  # of a gzip body: each costs a decompressor
 _AHEAD = re.compile(rb"prefetch|prerender|preview", re.IGNORECASE)
-_CHARSET = re.compile(rb";[ \t]*charset[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.){0,80})\"|([^\s;\"]*))", re.IGNORECASE)
+_CHARSET = re.compile(rb";[ \t]*charset\*?[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.){0,80})\"|([^\s;\"]*))", re.IGNORECASE)
 _UTF_8 = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"")
 _Q = re.compile(rb";[ \t]*q[ \t]*=[ \t]*([01](?:\.[0-9]{0,3})?)[ \t]*(?:;|\Z)", re.IGNORECASE)
 _SLICE = 64 << 10  # bytes: what a decompressor leaves over is copied

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader
 
 from restmq import commands
-from restmq.errors import BadRequest, Error, NotFound, TooLarge
+from restmq.errors import BadOption, BadRequest, Error, NotFound, TooLarge
 from restmq.form import unquote
 from restmq.handler import JSON, Answer, Handler, is_object, name
 from restmq.looking import LOOK, NAMED
@@ -140,6 +140,9 @@ class Form(Handler):
             raise TooLarge(f"a command has {self.app.config.max_form} bytes at the most")
         if not is_object(text[:4]) and (self.request.fields.form or not text):
             found = self.field(b"body", b"msg")
+            for word in (b"lease", b"wait", b"delay", b"at"):  # no old client knows these
+                if self.field(word) is not None:
+                    raise BadOption(f"{word.decode()} is a field of the command, not of the form: put it into the JSON")
             if found is not None:
                 text = found
             elif text.lstrip()[:1] != b"{":

@@ -240,6 +240,7 @@ BAD: list[tuple[bytes, int, str]] = [
       for kind in ("application/json", TEXT, None)),
     (request("POST", "/queue", b"body=%7B", FORM), 400, "bad-request"),
     (request("POST", "/queue", b"other=1", FORM), 400, "bad-request"),
+    (request("POST", "/queue", b'body={"cmd": "take", "queue": "{}"}&lease=30s', FORM), 400, "bad-option"),
     (request("POST", "/queue", b"body={}&body={}", FORM), 400, "bad-request"),
     (request("POST", "/queue?lease=5", b'{"cmd": "take", "queue": "{}"}', FORM), 400, "bad-option"),
     (request("POST", "/queue?callback=a-b", b'{"cmd": "take", "queue": "{}"}', FORM), 400, "bad-option"),

@@ -261,7 +261,8 @@ def test_a_command_nested_too_deep_does_nothing(instance: Any, queue: str) -> No
 
 
 def test_a_command_needs_the_section_of_its_command_and_keeps_that_status(start: Any, queue: str) -> None:
-    one = start("[rest:producer]\nusername = u\npassword = p\n[rest:consumer]\nhosts_deny = all\n[websocket:consumer]\nhosts_allow = all\n")
+    conf = "[rest:producer]\nusername = u\npassword = p\n[rest:consumer]\nhosts_deny = all\n"
+    one = start(conf + "[websocket:consumer]\nhosts_allow = all\n")
     for command, wanted in (("add", 401), ("get", 403), ("take", 403), ("del", 403), ("touch", 403), ("nothing", 200)):
         text = f'{{"cmd": "{command}", "queue": "{queue}", "id": 7}}'
         status, headers, body = ask(one, text)

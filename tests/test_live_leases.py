@@ -352,7 +352,8 @@ def test_an_event_source_that_leases_comes_back_whatever_id_it_has(instance: Any
 @pytest.fixture
 def narrow(start: Any, queue: str) -> Any:
     """An instance that lets nobody but WebSocket consumers consume, with a queue that deals in turn."""
-    one = start("[rest:consumer]\nhosts_deny = all\n[websocket:consumer]\nhosts_allow = all\n[admin]\nhosts_allow = all\n")
+    conf = "[rest:consumer]\nhosts_deny = all\n[websocket:consumer]\nhosts_allow = all\n"
+    one = start(conf + "[admin]\nhosts_allow = all\n")
     assert one.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
     return one
 
