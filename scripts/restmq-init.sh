@@ -14,14 +14,20 @@
 #   HOST         the address they listen at, where restmq.conf says another: 127.0.0.1. A rolling restart asks there
 #   PIN          yes: the first instance stays on the first core, and so on: yes for several, no for one
 #   LOGS RUN     folders for PORT.log and PORT.pid: /var/log/restmq and /run/restmq
+#   LOCK         the file that root locks, in a folder where only root may write: it is named after RUN, in /run
 #   DATA         a folder whose PORT is the instance's data directory: /var/lib/restmq. With a named Redis it stays empty
 #   PYTHON       what PLACE/.venv is made for: python3
 #   RESTMQ_ENV   where that environment is instead
 #   ENDING       seconds an instance has to end before it is killed: 20. Above `drain` of restmq.conf
-#   READY        seconds a rolling restart waits for each: 60
+#   READY        seconds that one may take to start, and a rolling restart waits for each: 60
 #   PATIENCE     seconds to wait for another start, stop or rolling restart that is under way: 120
 #
-# POSIX sh on Linux: /proc, readlink -f, flock and setpriv, and taskset for PIN.
+# POSIX sh on Linux: /proc, readlink -f, flock and setpriv, GNU's dd and timeout, and taskset for PIN.
+#
+# What lies in LOGS, RUN, DATA and SOCKETS belongs to USER, whom root does not trust. Root itself opens only pid files there:
+# plain ones, without following links, without waiting, and 32 bytes of them. All else it does there as USER (as_user),
+# signals too: so root never ends, reads, writes or removes what USER could not. A process of USER that calls itself
+# "twistd restmq --port 9901", and is named in 9901.pid, is taken for that instance: USER can have its own processes ended.
 set -u
 umask 022
 cd / || exit 1
@@ -30,11 +36,12 @@ export PATH
 
 PLACE=$(dirname "$here")
 USER=restmq GROUP='' REDIS='' CONF='' FIRST_PORT=9901 INSTANCES='' SOCKETS='' HOST=127.0.0.1 PIN=$MANY PYTHON=python3 RESTMQ_ENV=''
-LOGS=/var/log/restmq RUN=/run/restmq DATA=/var/lib/restmq ENDING=20 READY=60 PATIENCE=120
+LOGS=/var/log/restmq RUN=/run/restmq DATA=/var/lib/restmq LOCK='' ENDING=20 READY=60 PATIENCE=120
 drop='' held=no  # what makes of root the user USER, where this is root; whether the lock is held
 # shellcheck source=/dev/null
 [ ! -r "$defaults" ] || . "$defaults"
 GROUP=${GROUP:-$USER}
+RUN=${RUN%/} LOGS=${LOGS%/}
 me=$(basename "$0")
 
 say() { printf '%s: %s\n' "$me" "$*"; }
@@ -53,9 +60,10 @@ ports() {  # those that are wanted; with the word `all`, those that are still th
         last=$((FIRST_PORT + ${INSTANCES:-$(cores | wc -l)} - 1))
         seq "$FIRST_PORT" "$last"
         [ "${1:-}" != all ] || for file in "$RUN"/*.pid; do
-            one=$(basename "$file" .pid)
-            case $one in *[!0-9]*) ;; *) echo "$one" ;; esac
-        done
+            one=${file##*/}
+            one=${one%.pid}
+            case $one in '' | 0* | *[!0-9]* | ??????*) ;; *) echo "$one" ;; esac
+        done | head -n 1000  # USER may make very many
     } | sort -nu
 }
 
@@ -66,20 +74,42 @@ surplus() {  # those that are still there and not wanted any more
     done
 }
 
-ours() {  # ours PROCESS PORT: whether it is that instance
+# Run a command as USER, where this is root. A signal that is sent so cannot reach another user's process. USER may stop the
+# command, for it is a process of USER: root waits for ten seconds.
+as_user() {
+    if [ "$(id -u)" = 0 ] && [ "$USER" != root ]; then
+        timeout -k 1 10 setpriv --reuid="$USER" --regid="$GROUP" --init-groups "$@"
+    else
+        "$@"
+    fi
+}
+
+ours() {  # ours PROCESS PORT: whether it is that instance; what a process says of itself may be long, or not come at all
     [ "$(stat -c %U "/proc/$1" 2>/dev/null)" = "$USER" ] || return 1
-    { tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null | grep -q "twistd .*restmq .*--port $2 "
+    { timeout 5 head -c 65536 "/proc/$1/cmdline" | tr '\0' ' '; } 2>/dev/null | grep -q "twistd .*restmq .*--port $2 "
+}
+
+real() {  # real FOLDER: whether it is one itself; a link could lead root anywhere
+    [ ! -L "$1" ] || stop 6 "$1 is a symbolic link: name the folder itself in $defaults"
 }
 
 # state PORT: sets pid, and returns what LSB has for status: 0 it runs, 1 it died and left its pid file,
 # 3 it does not run, 4 nobody knows. A pid file may name a process that is somebody else's by now.
 state() {
     pid=''
+    real "$RUN"
     [ ! -d "$RUN" ] || [ -x "$RUN" ] || return 4
-    [ -e "$RUN/$1.pid" ] || return 3
-    pid=$(cat "$RUN/$1.pid" 2>/dev/null) || return 4
-    case $pid in '' | *[!0-9]*) return 1 ;; esac
+    [ -e "$RUN/$1.pid" ] || [ -L "$RUN/$1.pid" ] || return 3
+    [ -f "$RUN/$1.pid" ] || return 4
+    pid=$(dd if="$RUN/$1.pid" iflag=nofollow,nonblock bs=32 count=1 status=none 2>/dev/null | tr '\0' x) || return 4
+    [ -n "$pid" ] || [ ! -s "$RUN/$1.pid" ] || return 4  # it could not be read
+    case $pid in '' | 0* | *[!0-9]* | ???????????*) pid=''; return 1 ;; esac
     ours "$pid" "$1" || return 1
+}
+
+forget() {  # forget PORT: remove its pid file; whether it is gone
+    as_user rm -f "$RUN/$1.pid" 2>/dev/null
+    [ ! -e "$RUN/$1.pid" ] && [ ! -L "$RUN/$1.pid" ]
 }
 
 environment() {  # sets env
@@ -112,21 +142,31 @@ launch() {  # launch PORT TWISTD'S OPTIONS: become that instance
     files=$(ulimit -H -n)
     ulimit -S -n "$files" 2>/dev/null || say "$port may open $(ulimit -S -n) files only: $files was refused" >&2
     # shellcheck disable=SC2086  # words, or none
-    exec $drop "$@"
+    exec ${limit:+timeout -k 1 "$limit"} $drop "$@"
 }
 
 folder() {  # folder NAME: make it for USER, or see that it is theirs
+    real "$1"
     if [ ! -d "$1" ]; then
-        { mkdir -p "$1" && chown "$USER:$GROUP" "$1"; } || stop 4 "cannot make $1"
+        { mkdir -p "$(dirname "$1")" && mkdir "$1" && chown -h "$USER:$GROUP" "$1"; } || stop 4 "cannot make $1"
     elif [ "$(stat -c %U "$1")" != "$USER" ]; then
         stop 6 "$1 does not belong to $USER: chown $USER:$GROUP $1, or name another place in $defaults"
     fi
+}
+
+trusted() {  # trusted FOLDER: root runs what lies there, so USER must not be able to write there
+    [ "$(id -u)" = 0 ] && [ "$USER" != root ] && [ -d "$1" ] || return 0
+    [ -z "$(find -H "$1" -maxdepth 0 \( -user "$USER" -o -perm -o+w -o -group "$GROUP" -perm -g+w \))" ] ||
+        stop 6 "root would run what lies in $1, and $USER may write there: chown root:root $1; chmod go-w $1"
 }
 
 prepared() {
     id "$USER" >/dev/null 2>&1 || stop 6 "there is no user $USER. As root:" \
         "useradd --system --user-group --no-create-home --shell /usr/sbin/nologin $USER"
     [ "$(id -un)" = "$USER" ] || [ "$(id -u)" = 0 ] || stop 4 "only root or $USER can do this"
+    trusted "$PLACE"
+    trusted "$PLACE/_build"
+    trusted "${RESTMQ_ENV:-$PLACE/.venv}"
     environment
     if [ "$(id -un)" != "$USER" ]; then
         drop=''
@@ -140,12 +180,21 @@ prepared() {
     locked
 }
 
-# One at a time: of two starts the later would take the other's pid file. The instances do not inherit it.
+# One at a time: of two starts the later would take the other's pid file. The instances do not inherit it. Whoever may open
+# a file may lock it, so root's lies where only root may write. USER, who can start and stop too, locks RUN itself: the two do
+# not wait for each other.
 locked() {
     [ $held = no ] || return 0
     held=yes
-    exec 9<"$RUN"
-    flock -w "$PATIENCE" 9 || stop 1 "somebody else has been starting or stopping for $PATIENCE s (flock on $RUN)"
+    if [ "$(id -u)" = 0 ]; then
+        LOCK=${LOCK:-/run/restmq-init$(printf %s "$RUN" | tr -c 'A-Za-z0-9.' _).lock}
+        (umask 077 && : >>"$LOCK") 2>/dev/null || stop 4 "cannot write $LOCK: LOCK in $defaults names another"
+        exec 9>>"$LOCK"
+    else
+        LOCK=$RUN
+        exec 9<"$LOCK"
+    fi
+    flock -w "$PATIENCE" 9 || stop 1 "somebody else has been starting or stopping for $PATIENCE s (flock on $LOCK)"
 }
 
 start_one() {
@@ -154,33 +203,41 @@ start_one() {
         return 0
     fi
     [ -z "$pid" ] || say "$1 had died; removing its pid file"
-    rm -f "$RUN/$1.pid"
+    forget "$1" || stop 4 "cannot remove $RUN/$1.pid"
     log=$LOGS/$1.log
-    # shellcheck disable=SC2016,SC2086  # the inner shell's; words, or none
-    $drop sh -c ': >>"$0"' "$log" || stop 4 "$USER cannot write $log"
-    (launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save 9>&-) || { say "$1 did not start" >&2; return 1; }
-    tries=100  # twistd writes the file a moment after it said that all is well
+    # A FIFO would let this wait for a reader, a link would lead elsewhere.
+    as_user dd if=/dev/null of="$log" oflag=append,nofollow,nonblock conv=notrunc status=none 2>/dev/null && [ -f "$log" ] ||
+        stop 4 "$USER cannot write $log, or it is no plain file"
+    # What USER put in the way of its own instance must not keep root waiting.
+    (limit=$READY; launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save 9>&-) ||
+        { say "$1 did not start" >&2; return 1; }
+    since=$(date +%s)  # twistd writes the file a moment after it said that all is well
     until state "$1"; do
-        tries=$((tries - 1))
-        [ $tries -gt 0 ] || { say "$1 ended at once; its log is $log" >&2; return 1; }
+        [ $(($(date +%s) - since)) -lt "$READY" ] || { say "$1 ended at once; its log is $log" >&2; return 1; }
         sleep 0.1
     done
-    $drop chmod 644 "$RUN/$1.pid"  # so that anybody may ask for the status
+    as_user chmod 644 "$RUN/$1.pid"  # so that anybody may ask for the status
     say "$1 started, as process $pid"
 }
 
 stop_these() {  # stop_these PORTS: tell them all to end, then wait for each
-    ending=''
+    ending='' unknown=''
     for each; do  # not `one`, which is the caller's
         state "$each"
         case $? in
-            0) kill -TERM "$pid" || stop 4 "may not end process $pid"; ending="$ending $each:$pid" ;;
-            1) rm -f "$RUN/$each.pid"; say "$each had died; removed its pid file" ;;
+            0) signal TERM "$pid" "$each" || stop 4 "may not end process $pid"; ending="$ending $each:$pid" ;;
+            1) if forget "$each"; then say "$each had died; removed its pid file"; else unknown="$unknown $each"; fi ;;
             3) say "$each does not run" ;;
-            *) stop 4 "cannot read $RUN/$each.pid" ;;
+            *) unknown="$unknown $each" ;;  # which keeps none of the others from its end
         esac
     done
     for each in $ending; do ended "${each%:*}" "${each#*:}"; done
+    [ -z "$unknown" ] || stop 4 "cannot read, or remove, the pid files in $RUN of:$unknown"
+}
+
+signal() {  # signal NAME PROCESS PORT: whether it was sent, or is not needed any more
+    # shellcheck disable=SC2016  # the inner shell's
+    as_user sh -c 'kill -s "$0" "$1"' "$1" "$2" 2>/dev/null || ! ours "$2" "$3"
 }
 
 ended() {  # ended PORT PROCESS: wait until it has ended, or kill it
@@ -189,18 +246,18 @@ ended() {  # ended PORT PROCESS: wait until it has ended, or kill it
         tries=$((tries - 1))
         if [ $tries -le 0 ]; then
             say "$1 did not end in $ENDING s; killing process $pid" >&2
-            kill -KILL "$pid"
+            signal KILL "$pid" "$1"
             sleep 0.2
             break
         fi
         sleep 0.1
     done
-    rm -f "$RUN/$1.pid"
+    forget "$1" || :
     say "$1 ended"
 }
 
 ready() {  # ready PORT: whether it and its Redis answer
-    "$env/bin/python" -c '
+    as_user "$env/bin/python" -I -c '
 import socket, sys
 where = sys.argv[1]
 family = socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET
@@ -232,7 +289,7 @@ stop_all() {
 
 restart_all() {  # what they need is made while they still serve
     prepared
-    stop_all
+    (stop_all) || :  # it has said why; the start tells what could not be started for that
     start_all
 }
 
@@ -281,7 +338,7 @@ case ${1:-} in
     try-restart) state "$FIRST_PORT" || exit 0; restart_all ;;
     status) status_all ;;
     # For systemd, which does the rest itself.
-    prepare) environment; noted ;;
+    prepare) trusted "$PLACE"; environment; noted ;;
     run) environment; launch "${2:-$FIRST_PORT}" -n --pidfile= ;;
     *) stop 2 "usage: $me start|stop|restart|try-restart|rolling|force-reload|status" ;;
 esac

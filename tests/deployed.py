@@ -65,6 +65,7 @@ class Site:
             "LOGS": str(folder / "logs"),
             "RUN": str(folder / "run"),
             "DATA": str(folder / "data"),
+            "LOCK": str(folder / "lock"),
             # A busy machine may be late; what these are for is tried with times of its own.
             "ENDING": "120",
             "READY": "240",

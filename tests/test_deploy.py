@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import resource
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -260,7 +263,7 @@ def test_what_is_missing_is_named(site: Site) -> None:
     code, said = site.script("start")
     link.unlink()
     kept.rename(link)
-    assert code == 4 and f"{site.user} cannot write" in said  # nor does root, who would follow it
+    assert code == 4 and f"{site.user} cannot write {link}, or it is no plain file" in said
 
 
 def test_a_restart_that_cannot_begin_ends_nobody(site: Site) -> None:
@@ -271,18 +274,205 @@ def test_a_restart_that_cannot_begin_ends_nobody(site: Site) -> None:
     assert site.processes() == before and site.script("status")[0] == 0
 
 
+@contextmanager
+def holding(file: Path, *before: str) -> Iterator[None]:
+    """Somebody has a lock on it."""
+    command = [*before, "flock", str(file), "sh", "-c", "echo locked; exec sleep infinity"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as other:
+        assert other.stdout is not None
+        try:
+            assert other.stdout.readline() == "locked\n"
+            yield
+        finally:
+            os.killpg(other.pid, signal.SIGKILL)
+
+
 def test_who_finds_another_at_work_waits_and_says_so_when_that_is_too_long(site: Site) -> None:
     site.start()
     before = site.processes()
-    with subprocess.Popen(["flock", str(site.folder / "run"), "sleep", "60"]) as other:
-        try:
-            until(lambda: Path(f"/proc/{other.pid}/task/{other.pid}/children").read_text())
-            answers = [site.script(verb, PATIENCE="1") for verb in ("start", "stop", "restart", "rolling")]
-        finally:
-            subprocess.run(["pkill", "-P", str(other.pid)], check=True)
+    with holding(site.folder / "lock"):
+        answers = [site.script(verb, PATIENCE="1") for verb in ("start", "stop", "restart", "rolling")]
     for code, said in answers:
         assert code == 1 and "somebody else has been starting or stopping for 1 s" in said
     assert site.processes() == before
+
+
+def test_a_user_of_the_machine_cannot_keep_root_from_starting_and_stopping(site: Site) -> None:
+    site.start()
+    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    with holding(site.folder / "run", *nobody):
+        code, said = site.script("stop", PATIENCE="1")
+    assert code == 0 and said.count("ended") == 3, said
+    assert (site.folder / "lock").stat().st_mode & 0o077 == 0  # nobody else may open it
+
+
+# -- what USER puts where root looks
+
+
+def put(kind: str, where: Path, user: str) -> None:
+    """Something that is no pid file, of this user."""
+    if kind == "fifo":
+        os.mkfifo(where)
+    elif kind == "link":
+        where.symlink_to("/etc/passwd")
+    elif kind == "dangling":
+        where.symlink_to("/nowhere")
+    elif kind == "loop":
+        where.symlink_to(where)
+    elif kind == "endless":
+        where.symlink_to("/dev/zero")
+    elif kind == "folder":
+        where.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(where))
+    elif kind == "device":
+        os.mknod(where, 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
+    elif kind == "sparse":
+        with where.open("wb") as file:
+            file.truncate(1 << 30)
+    else:
+        where.write_text(TEXTS[kind])
+    shutil.chown(where, user, user) if not where.is_symlink() else os.lchown(where, *ids(user))
+
+
+#: Process ids that are none, and some that are somebody else's.
+TEXTS = {"zero": "0", "all": "-1", "huge": "9" * 40, "init": "1", "octal": "01", "lines": "1\n2", "words": "$(reboot)"}
+PLAIN = ["sparse", *TEXTS]
+ODD = ["fifo", "link", "dangling", "loop", "endless", "folder", "socket", "device"]
+
+
+def ids(user: str) -> tuple[int, int]:
+    """Its user id and group id."""
+    found = pwd.getpwnam(user)
+    return found.pw_uid, found.pw_gid
+
+
+@pytest.fixture
+def hostile(site: Site) -> Iterator[Path]:
+    """Where a pid file is expected; what the test puts there is removed."""
+    for name in ("run", "logs"):  # as the first start makes them
+        if not (site.folder / name).exists():
+            (site.folder / name).mkdir()
+            shutil.chown(site.folder / name, site.user, site.user)
+    where = site.folder / "run" / f"{site.first}.pid"
+    yield where
+    if where.is_dir() and not where.is_symlink():
+        where.rmdir()
+    else:
+        where.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("kind", [*ODD, *PLAIN])
+def test_root_reads_what_stands_for_a_pid_file_as_hostile(site: Site, hostile: Path, kind: str) -> None:
+    passwd = Path("/etc/passwd")
+    before = passwd.read_bytes(), *passwd.stat()[:6]  # but for the time at which it was read
+    put(kind, hostile, site.user)
+    code, said = site.script("status", many=False)
+    assert code == (1 if kind in PLAIN else 4), said
+    assert ("its pid file is there" if kind in PLAIN else "cannot read") in said
+    code, said = site.script("stop", many=False)
+    if kind in PLAIN:
+        assert code == 0 and "had died; removed" in said and not hostile.exists()
+        return
+    assert code == 4 and f"cannot read, or remove, the pid files in {hostile.parent} of: {site.first}" in said
+    code, said = site.script("start", many=False)  # what is in the way is removed, as USER could do it
+    if kind == "folder":
+        assert code == 4 and f"cannot remove {hostile}" in said and hostile.is_dir()
+        return
+    assert code == 0 and "started, as process" in said, said
+    assert not hostile.is_symlink() and hostile.read_text().isdigit()
+    assert site.script("stop", many=False)[0] == 0
+    assert (passwd.read_bytes(), *passwd.stat()[:6]) == before
+
+
+@pytest.mark.parametrize("kind", ["fifo", "read fifo", "link", "endless", "folder", "socket"])
+def test_a_log_that_is_no_plain_file_keeps_root_waiting_for_nothing(site: Site, hostile: Path, kind: str) -> None:
+    log = site.folder / "logs" / f"{site.first}.log"
+    log.unlink(missing_ok=True)
+    put(kind.rpartition(" ")[2], log, site.user)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK) if kind == "read fifo" else None
+    try:
+        code, said = site.script("start", many=False)
+    finally:
+        if reader is not None:
+            os.close(reader)
+        log.rmdir() if kind == "folder" else log.unlink()
+    assert code == 4 and f"{site.user} cannot write {log}, or it is no plain file" in said
+
+
+def test_one_odd_pid_file_keeps_none_of_the_others_from_its_end(site: Site) -> None:
+    site.start()
+    odd = site.folder / "run" / f"{site.first}.pid"
+    process = int(odd.read_text())
+    odd.unlink()
+    put("fifo", odd, site.user)
+    code, said = site.script("stop")
+    assert code == 4 and said.count("ended") == 2
+    odd.unlink()
+    odd.write_text(str(process))
+    assert site.script("stop")[0] == 0
+
+
+def test_names_in_the_run_folder_are_no_more_than_ports(site: Site, hostile: Path) -> None:
+    names = ["1\n2", "$(id)", "-1", "0", "007", "999999", "1 2", "", "*", "1;id"]
+    names = [f"{name}.pid" for name in names]
+    for name in names:
+        put("zero", hostile.parent / name, site.user)
+    try:
+        code, said = site.script("status")
+        assert code == 3 and len(said.splitlines()) == 3 == said.count("does not run")
+        assert site.script("stop")[1].count("does not run") == 3
+        assert all((hostile.parent / name).exists() for name in names)
+    finally:
+        for name in names:
+            (hostile.parent / name).unlink(missing_ok=True)
+
+
+def test_a_folder_that_is_a_link_is_refused(site: Site, tmp_path: Path) -> None:
+    for name in ("RUN", "LOGS"):
+        link = site.folder / "link"
+        link.symlink_to("/etc")
+        os.lchown(link, *ids(site.user))
+        for verb in ("start", "stop", "status")[: 3 if name == "RUN" else 1]:
+            code, said = site.script(verb, **{name: f"{link}/"})
+            assert code == 6 and f"{link} is a symbolic link" in said, (verb, said)
+        link.unlink()
+
+
+def test_root_runs_nothing_from_a_folder_in_which_the_user_may_write(site: Site, tmp_path: Path) -> None:
+    site.start()
+    before = site.processes()
+    place = site.folder / "theirs"
+    place.mkdir()
+    shutil.chown(place, site.user, site.user)
+    for verb in ("start", "restart", "rolling"):
+        code, said = site.script(verb, RESTMQ_ENV=str(place))
+        assert code == 6 and f"root would run what lies in {place}" in said
+    assert list(place.iterdir()) == [] and site.processes() == before
+
+
+def test_a_process_of_the_user_that_only_looks_like_it_is_ended_as_the_user(site: Site, hostile: Path) -> None:
+    """USER may have root end a process of USER; it gains nothing by that."""
+    words = f"twistd restmq --port {site.first} "
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(1000)"
+    fake = subprocess.Popen(
+        ["setpriv", f"--reuid={site.user}", f"--regid={site.user}", "--clear-groups",
+         "/usr/bin/python3", "-c", code, words],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert fake.stdout is not None and fake.stdout.readline()
+        hostile.write_text(str(fake.pid))
+        assert site.script("status", many=False)[0] == 0
+        answered, said = site.script("stop", many=False, ENDING="1")
+        assert answered == 0 and f"killing process {fake.pid}" in said
+        assert fake.wait(PATIENCE) == -signal.SIGKILL
+    finally:
+        fake.kill()
+        fake.wait(PATIENCE)
+        assert fake.stdout is not None
+        fake.stdout.close()
 
 
 def test_rolling_replaces_each_and_stops_at_one_that_does_not_come_back(site: Site) -> None:
