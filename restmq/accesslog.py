@@ -17,6 +17,7 @@ from twisted.python.logfile import LogFile
 from restmq.clock import Wheel
 from restmq.errors import Error, Forbidden, Misdirected, TooMany, Unauthorized
 from restmq.form import pairs
+from restmq.plainfile import appendable
 from restmq.request import Request
 
 log = Logger()
@@ -87,6 +88,7 @@ class ToFile:
 
     def open(self) -> None:
         """Open it, as whoever writes it: root's file could not be put aside later. Raises OSError."""
+        appendable(self._path)
         self._file = LogFile.fromFullPath(
             str(self._path), rotateLength=self._size, maxRotatedFiles=self._kept, defaultMode=0o640
         )

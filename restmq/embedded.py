@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
 
+from restmq import plainfile
 from restmq.config import Settings
 from restmq.ini import ConfigError
 from restmq.log import FILE_SIZE
@@ -42,6 +44,8 @@ PROBE = 0.5
 ENDING = 10.0
 #: Seconds to wait at the start for the embedded Redis; a long load goes on behind it.
 WARM_UP = 3.0
+#: Bytes of what is remembered under a name, and of Redis' answer to INFO server.
+LINE, INFO = 5000, 65536
 #: Bytes of a unix socket's path: sun_path holds 108 on Linux and 104 on BSD, with a zero at its end.
 PATH_LIMIT = 103
 
@@ -70,29 +74,37 @@ class Directory(Service):
 
     def _make(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self.path.stat()
-        if found.st_uid != os.geteuid():
-            raise ConfigError(f"the data directory {self.path} belongs to another user; --data names another")
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            # Somebody's home or /tmp must not be closed because it was named by mistake.
-            if any(self.path.iterdir()) and not self._lock_file.exists():
-                raise ConfigError(
-                    f"{self.path} is open to others and holds what is not RestMQ's: --data takes a directory of its own"
-                )
-            self.path.chmod(0o700)
-
-    @property
-    def _lock_file(self) -> Path:
-        return self.path / "lock"
+        number = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            found, names = os.fstat(number), os.listdir(number)
+            if found.st_uid != os.geteuid():
+                raise ConfigError(f"the data directory {self.path} belongs to another user; --data names another")
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                # Somebody's home or /tmp must not be closed because it was named by mistake.
+                if names and "lock" not in names:
+                    raise ConfigError(
+                        f"{self.path} is open to others and holds what is not RestMQ's: "
+                        "--data takes a directory of its own"
+                    )
+                os.fchmod(number, 0o700)
+            # While it was open, others may have put something there, which Redis would follow or run.
+            for name in os.listdir(number):
+                if not plainfile.trusted(os.lstat(name, dir_fd=number)):
+                    raise ConfigError(
+                        f"{self.path / name} belongs to another user: remove it, or name another directory with --data"
+                    )
+        finally:
+            os.close(number)
 
     def _claim(self) -> IO[str]:
         # Not closed and not inherited by Redis: it lasts exactly as long as this process (flock(2)).
-        lock = open(self._lock_file, "a+")  # noqa: SIM115
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        lock = open(plainfile.opened(self.path / "lock", flags, own=True), "a+")  # noqa: SIM115
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            owner = lock.read().strip()
+            owner = lock.read(20).strip()
             lock.close()
             raise ConfigError(
                 f"the data directory {self.path} is in use by the RestMQ with process id {owner or '(just starting)'}: "
@@ -120,17 +132,20 @@ class Directory(Service):
         self._lock.close()
 
     def recall(self, name: str) -> str:
-        """What was remembered under a name, "" if nothing."""
+        """What was remembered under a name, "" if nothing. Raises ConfigError when something else lies there."""
         try:
-            return (self.path / name).read_text("utf-8").strip()
+            return plainfile.read(self.path / name, LINE, own=True).decode("utf-8").strip()
         except FileNotFoundError:
             return ""
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise ConfigError(
+                f"{self.path / name}: {why}: remove it, and RestMQ chooses anew, or name another directory with --data"
+            ) from None
 
     def remember(self, name: str, text: str) -> None:
         """Keep a line under a name; a crash leaves the old one or the new one."""
-        fresh = self.path / (name + ".new")
-        fresh.write_text(text + "\n", "utf-8")
-        fresh.replace(self.path / name)
+        plainfile.write(self.path / name, f"{text}\n".encode())
 
     def socket(self) -> Path:
         """The path of Redis' unix socket: in here, or in a private directory when that is too long."""
@@ -330,8 +345,9 @@ class Embedded(Service):
     def _written_down(self) -> int | None:
         """The process in redis.pid, if it still is a server at work in this directory (proc(5))."""
         try:
-            process = int((self._path / "redis.pid").read_text())
-            at_work = os.path.samefile(f"/proc/{process}/cwd", self._path)
+            process = int(plainfile.read(self._path / "redis.pid", 20, own=True))
+            mine = os.stat(f"/proc/{process}").st_uid == os.geteuid()
+            at_work = mine and os.path.samefile(f"/proc/{process}/cwd", self._path)
             name = Path(f"/proc/{process}/comm").read_text()
         except (OSError, ValueError):
             return None
@@ -364,19 +380,23 @@ class Monitor(ProcessMonitor):
 
 
 def _process_of(path: Path) -> int | None:
-    """The process id of the Redis that answers on a unix socket (INFO server), None if none does."""
+    """The process id of this user's Redis that answers on a unix socket (INFO server), None if none does.
+
+    The kernel tells who listens there (unix(7), SO_PEERCRED): what it says of itself counts only when it is the same.
+    """
     said = b""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(PROBE)
             probe.connect(str(path))
+            process, user, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             probe.sendall(b"INFO server\r\n")
             while b"\nprocess_id:" not in said or not said.endswith(b"\n"):
-                data = probe.recv(65536)
-                if not data:
-                    return None
+                data = probe.recv(INFO)
                 said += data
+                if not data or len(said) > INFO:
+                    return None
     except OSError:
         return None
-    found = re.search(rb"\nprocess_id:(\d+)\r", said)
-    return int(found[1]) if found else None
+    found = re.search(rb"\nprocess_id:(\d{1,10})\r", said)
+    return process if found and int(found[1]) == process and user == os.geteuid() else None

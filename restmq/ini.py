@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from restmq import plainfile
 from restmq.suggest import near
 
 _HEADER = re.compile(r"\[(?P<name>.+)\]")
@@ -52,7 +53,7 @@ def read(path: Path) -> list[Section]:
     only such a line: a value may hold both signs. Keys are compared in lower case.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = plainfile.read(path).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 import sys
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import IO, Any, cast
 
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.logfile import LogFile
+
+from restmq.plainfile import appendable
 
 #: A log file is put aside at this size (bytes), and this many are kept.
 FILE_SIZE = 10 << 20
@@ -70,8 +73,12 @@ def _is_chatter(event: LogEvent) -> bool:
 
 
 def observer(path: str = "-") -> ILogObserver:
-    """An observer for `twistd --logger restmq.log.observer`: writes to a file, or to standard output ("-")."""
+    """An observer for `twistd --logger restmq.log.observer`: writes to a file, or to standard output ("-").
+
+    Raises OSError when something else than a plain file lies there.
+    """
     out: Any = sys.stdout
     if path != "-":
+        appendable(Path(path).absolute())
         out = LogFile.fromFullPath(path, rotateLength=FILE_SIZE, maxRotatedFiles=FILES, defaultMode=0o640)
     return cast(ILogObserver, FileLogObserver(cast("IO[Any]", out), line))

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader
 
-from restmq import commands
+from restmq import commands, plainfile
 from restmq.errors import BadOption, BadRequest, Error, NotFound, TooLarge
 from restmq.form import unquote
 from restmq.handler import JSON, Answer, Handler, is_object, name
@@ -22,6 +22,7 @@ from restmq.request import Most
 
 Headers = tuple[tuple[bytes, bytes], ...]
 HTML = b"text/html; charset=utf-8"
+LARGEST = 64 << 20  # bytes of a static file
 POLICY = (
     (b"Content-Security-Policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
     # Not no-referrer: a browser then sends `Origin: null` with a page's own form, which is nobody's page.
@@ -53,7 +54,7 @@ class Pages:
         """A static file, if it lies in the static folder. Raises NotFound."""
         try:
             wanted = (self.static / path).resolve()
-            data = wanted.read_bytes() if self.static in wanted.parents else None
+            data = plainfile.read(wanted, LARGEST) if self.static in wanted.parents else None
         except (OSError, RuntimeError, ValueError):  # a folder, a name too long, a loop of links, a NUL
             data = None
         if data is None:

@@ -192,4 +192,8 @@ def _observer(twistd: Mapping[str, Any]) -> ILogObserver | None:
     """Our log where twistd's would have gone, unless it was told to use another."""
     if twistd.get("syslog") or twistd.get("logger"):
         return None
-    return log.observer(twistd.get("logfile") or ("-" if twistd.get("nodaemon", True) else "twistd.log"))
+    path = twistd.get("logfile") or ("-" if twistd.get("nodaemon", True) else "twistd.log")
+    try:
+        return log.observer(path)
+    except OSError as error:
+        raise ConfigError(f"the log {path} cannot be opened: {error.strerror}") from None

@@ -200,6 +200,16 @@ def test_an_environment_that_was_left_half_made_is_made_anew(checkout: Path, tmp
     assert not half.exists() and (Path(again.stdout.strip()) / "bin" / "python").exists()
 
 
+def test_root_makes_no_environment_in_another_user_s_folder(checkout: Path, tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    command = [checkout / "start.sh", "--help"]
+    start = subprocess.run(
+        command, env=environment(RESTMQ_ENV=str(tmp_path)), text=True, capture_output=True, check=False
+    )
+    assert start.returncode == 1 and list(tmp_path.iterdir()) == []
+    assert start.stderr.startswith(f"restmq: {tmp_path} belongs to another user") and start.stderr.count("\n") == 1
+
+
 def test_a_link_to_start_sh_starts_it_too(started: Path, tmp_path: Path) -> None:
     (tmp_path / "restmq").symlink_to(started / "start.sh")
     (tmp_path / "again").symlink_to("restmq")
