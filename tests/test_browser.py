@@ -331,3 +331,28 @@ def test_over_tls_a_page_adds_takes_and_hears(start: Any, tmp_path: Path, queue:
     finally:
         driver.quit()
     assert got == ["http/1.1", "over TLS", "live"]
+
+
+WRONG = {  # ways in which a page of RestMQ's asks for what it cannot use; each calls done() when it has its answer
+    "an EventSource": "const s = new EventSource(URL); s.onerror = () => { s.close(); done(s.readyState) };",
+    "a prefetch": "const l = document.createElement('link'); l.rel = 'prefetch'; l.href = URL;"
+    " l.onload = l.onerror = () => done(1); document.head.append(l);",
+    "a WebSocket": "const w = new WebSocket(URL.replace('http', 'ws')); w.onopen = w.onerror = () => done(1);",
+    "a part of it": "fetch(URL, {headers: {Range: 'bytes=5-'}}).then(r => done(r.status));",
+    "whether it changed": "fetch(URL, {headers: {'If-None-Match': '\"1.1@e\"'}}).then(r => done(r.status));",
+}
+
+
+@pytest.mark.parametrize("way", WRONG)
+@pytest.mark.parametrize("path", ["/q/{}", "/?queue={}", "/q/{}?lease=30s"])
+def test_a_page_that_cannot_use_an_element_takes_none(
+    instance: Any, browser: Any, queue: str, way: str, path: str
+) -> None:
+    batch_add(instance, queue, "kept")
+    browser.get(f"http://localhost:{instance.port}/queue")
+    url = f"http://localhost:{instance.port}{path.format(queue)}"
+    script = "const URL = arguments[0], done = arguments[1];" + WRONG[way]
+    browser.set_script_timeout(PATIENCE)
+    browser.execute_async_script(script, url)
+    assert (stats(instance, queue)["len"], stats(instance, queue)["leased"]) == (1, 0)
+    complaints(browser)  # which says that these failed
