@@ -25,6 +25,7 @@ from restmq.handler import CLIENT_LEFT, Handler
 from restmq.http import Connection
 from restmq.proxies import Proxies
 from restmq.request import Most, Request
+from restmq.room import Room
 from restmq.slot import deferred
 
 log = Logger()
@@ -84,6 +85,7 @@ class Application(web.Application):  # type: ignore[misc]
         self.limits = Limits(
             int(settings.head_timeout), int(settings.body_timeout), int(settings.idle_timeout), settings.max_body
         )
+        self.bodies = Room(max(settings.max_bodies, settings.max_body))
         self.proxies = Proxies(settings.xheader, tuple(settings.trusted_proxies)) if settings.xheaders else None
         self.connections: set[Connection] = set()
         self.live: Counter[str] = Counter()  # live consumers of each client's address; of this machine's none
@@ -122,6 +124,9 @@ class Application(web.Application):  # type: ignore[misc]
         now = self.wheel.now
         for connection in [one for one in self.connections if one.deadline < now]:
             connection.late()
+        if self.bodies.line:  # whoever takes room must not take its time
+            for connection in list(self.connections):
+                connection.hurried()
 
     def head(self, status: int, type: bytes, cache: bytes = b"no-store") -> bytes:
         """An answer's first lines, remembered for a second. `cache` is its Cache-Control (RFC 9111 section 5.2.2)."""

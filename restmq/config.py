@@ -69,6 +69,8 @@ class Settings:
     # [limits]
     max_value: int = _MIB
     max_body: int = 16 * _MIB
+    max_bodies: int = 64 * _MIB
+    max_answers: int = 64 * _MIB
     head_timeout: float = 30.0
     body_timeout: float = 60.0
     idle_timeout: float = 75.0
@@ -321,6 +323,8 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
     "limits": {
         "max_value": ("max_value", _size(1, 256 * _MIB)),
         "max_body": ("max_body", _size(_KIB, 1024 * _MIB)),
+        "max_bodies": ("max_bodies", _size(_KIB, 1024 * 1024 * _MIB)),
+        "max_answers": ("max_answers", _size(_MIB, 1024 * 1024 * _MIB)),
         "head_timeout": ("head_timeout", _seconds(1, 3600)),
         "body_timeout": ("body_timeout", _seconds(1, 3600)),
         "idle_timeout": ("idle_timeout", _seconds(1, 86400)),

@@ -219,6 +219,13 @@ class Prefetched(Error):
     status, type, title = 503, "prefetch", "Not for prefetching"
 
 
+class Crowded(Error):
+    """What this instance may hold for all clients together is taken: nothing was done."""
+
+    status, type, title = 503, "crowded", "Too much at once"
+    headers = ((b"Retry-After", b"2"),)
+
+
 class Full(Error):
     """Redis has no memory left: adding fails, taking and deleting go on."""
 

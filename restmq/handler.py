@@ -45,6 +45,7 @@ CLIENT_LEFT = 499  # what the access log says, as Nginx's does, of a request tha
 _MAY_SEND = re.compile(
     rb"(authorization|content-type|idempotency-key|if-match|last-event-id|restmq-[a-z0-9-]{1,64})\Z"
 )
+UNZIPS = 1032  # the most that deflate makes of a byte (RFC 1951)
 MAX_WORD = 255  # bytes of a field's name that are looked at: no name that is known is longer
 _CALLBACK = re.compile(rb"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*\Z")
 
@@ -202,6 +203,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         request = self.request
         if request.body and negotiation.zipped(request.fields.values):
             most = self.most() if request.method == "POST" else Most()
+            request.connection.may_grow(request, min(most.bytes, UNZIPS * len(request.body)))
             body = negotiation.unzipped(request.body, most.bytes)
             if body is None:
                 raise most.passed()
@@ -365,6 +367,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         """Answer 200 and keep the connection: chunked in HTTP/1.1, to its close in HTTP/1.0."""
         self._streaming = True
         request = self.request
+        request.connection.freed(request)
         chunked = request.newer
         framing = b"Transfer-Encoding: chunked\r\n" if chunked else b"Connection: close\r\n"
         head = self.app.head(200, type, self.cache) + _lines((*headers, *request.shared)) + framing + b"\r\n"
@@ -374,6 +377,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
     def upgrade(self, headers: tuple[tuple[bytes, bytes], ...]) -> Stream:
         """Answer 101 and keep the connection, raw both ways."""
         self._streaming = True
+        self.request.connection.freed(self.request)
         self._logged(101, 0)
         return Stream(self.request, self.app.head(101, b"") + _lines(headers) + b"\r\n", False, raw=True)
 
@@ -388,6 +392,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             )
             error = Error("something went wrong inside RestMQ; its log says what")
         self.app.refusals.note(self.request, error)
+        if self.gone:
+            self.request.connection.freed(self.request)
         if self._streaming:
             self.request.connection.cut()
         elif not self.gone:
@@ -395,6 +401,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
 
     def reply(self, said: bytes | Answer | None) -> None:
         """Write what the verb says; None is for a stream that took over."""
+        if self.gone:
+            self.request.connection.freed(self.request)
         if self.gone or self._streaming:
             return
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cyclone import httpserver
@@ -24,11 +25,15 @@ from restmq.cork import bottom, can_half_close, cork, finish, send, unsent
 from restmq.head import FIELD, LINE, NOTHING, TOKEN, Fields, fields
 from restmq.proxies import address
 from restmq.request import LITTLE, Most, Request
+from restmq.room import Ticket
 from restmq.stream import MAX_AHEAD, Stream
 
 MAX_LINE = 8192
 MAX_HEAD = 16384
 MIN_RATE = 1024  # bytes of a body a second, on average, once its time-out is over
+ROOM_WAIT = 10  # seconds that a body waits for room
+HURRIED = 5  # seconds after which a body that others wait for must have come at HASTE
+HASTE = 65536  # bytes a second
 DEPTH = 128  # pipelined requests in flight
 LINGER = 2  # seconds for a client to stop sending what was refused
 
@@ -44,10 +49,11 @@ class _Body:
     """A body that is still coming. `want` is how many bytes of it are next, or which line.
 
     `size` bytes came; `most` is what the address lets it have. Without `most` its request
-    was answered at its head, and what comes is thrown away.
+    was answered at its head, and what comes is thrown away. `room` bytes are kept free for it,
+    or will be when `ticket` is called.
     """
 
-    __slots__ = ("began", "chunked", "data", "expects", "most", "request", "size", "trailer", "want")
+    __slots__ = ("began", "chunked", "data", "expects", "most", "request", "room", "size", "ticket", "trailer", "want")
 
     def __init__(self, request: Request, began: int) -> None:
         self.request, self.began = request, began
@@ -57,6 +63,8 @@ class _Body:
         self.want: int | str = request.fields.length or "size"
         self.expects = request.fields.expects
         self.most: Most | None = None
+        self.room = 0
+        self.ticket: Ticket | None = None
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -155,15 +163,17 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if self.ended:
             return
         self.ended = True
+        self._drop_body()
         stream, self.stream = self.stream, None
         if stream is not None:
             _safely(stream.lost)
-        self._body = None  # its request holds this connection
         line, self.line = self.line, deque()
         for request in line:
             handler, request.handler = request.handler, None  # they hold each other
             if handler is not None and request.answer is None:
-                _safely(handler.left)
+                _safely(handler.left)  # it has its body until it is done
+            else:
+                self.freed(request)
         callback, self._finish_callback = self._finish_callback, None
         if callback:
             callback.callback(why)
@@ -180,6 +190,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 bottom(self.transport).loseConnection()
             else:
                 self.cut()
+        elif self._body is not None and self._body.ticket is not None:
+            self.deadline = self.app.wheel.now + self.app.limits.body
+            self._deny(self._body, errors.Crowded("other bodies took all the room for 10 s; nothing was stored"))
         elif self._body is not None and self._body.most is None:
             self._lose()  # it has its answer
         elif self._partial or self._body is not None:
@@ -191,7 +204,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     def refuse(self, error: errors.Error) -> None:
         """An error that ends the connection, after the answers before it."""
-        self.closing, self._buffer, self._body, self._partial = True, b"", None, False
+        self.closing, self._buffer, self._partial = True, b"", False
+        self._drop_body()
         body = error.render()
         head = self.app.head(error.status, b"application/problem+json")
         self._refusal = b"%bConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
@@ -285,7 +299,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if not line:
             return False
         last = line[-1]
-        return last.hold or last.alone or len(line) >= DEPTH or self._held > self.app.limits.size
+        if last.hold or last.alone or len(line) >= DEPTH or self._held > self.app.limits.size:
+            return True
+        return bool(self.app.bodies.held > self.app.bodies.most)
 
     def _read_on(self) -> None:
         if self._paused and not self.half:
@@ -390,9 +406,62 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             body.most = self.app.judge(request)
         except Exception as error:
             self._deny(body, error)
-        else:
-            if not self.line:
-                self._continue(body)
+            return
+        if request.fields.length > LITTLE:
+            self._ask_for_room(body, request.fields.length)
+        if not self.line:
+            self._continue(body)
+
+    def _ask_for_room(self, body: _Body, size: int) -> None:
+        """A large body: it is read on when all bodies of this instance leave room for it."""
+        body.room, body.ticket = size, self.app.bodies.enter(size, partial(self._has_room, body))
+        if body.ticket is not None:
+            body.room = 0
+            self.deadline = self.app.wheel.now + ROOM_WAIT
+            self.transport.pauseProducing()
+
+    def _has_room(self, body: _Body) -> None:
+        assert body.ticket is not None
+        body.room, body.ticket = body.ticket.size, None
+        body.began = self.app.wheel.now
+        self.deadline = body.began + self.app.limits.body
+        if not self.line:
+            self._continue(body)
+        self.app.wheel.clock.callLater(0, self._read_body, body)
+
+    def _read_body(self, body: _Body) -> None:
+        """It has room now: go on with what was read of it, then with what is to come."""
+        if self._body is not body or self.ended:
+            return
+        self.transport.resumeProducing()
+        if self.half and not self._buffer:
+            self._no_more()
+        elif self._buffer:
+            self.dataReceived(b"")
+
+    def _drop_body(self) -> None:
+        """There is no body any more that is still coming: its room is others'."""
+        body, self._body = self._body, None
+        if body is not None:
+            self._leave_room(body)
+
+    def _leave_room(self, body: _Body) -> None:
+        room, body.room = body.room, 0
+        ticket, body.ticket = body.ticket, None
+        if ticket is not None:
+            self.app.bodies.leave_line(ticket)
+            if not self.ended:
+                self.transport.resumeProducing()
+        elif room:
+            self.app.bodies.leave(room)
+
+    def hurried(self) -> None:
+        """Others wait for room: a body that comes slowly must give its own back."""
+        body = self._body
+        if body is not None and body.room:
+            age = self.app.wheel.now - body.began
+            if age >= HURRIED and body.size < age * HASTE:
+                self._deny(body, errors.Crowded("the body came slowly while others waited; nothing was stored"))
 
     def _deny(self, body: _Body, error: Exception) -> None:
         """Answer a request whose body is not all here. What comes of the body is thrown away, if it has a near end.
@@ -402,6 +471,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         """
         request, body.most = body.request, None
         body.data.clear()
+        self._leave_room(body)
         if body.expects or request.fields.close or self.app.draining or request.fields.length > self.app.limits.size:
             self.closing = self._unread = True
             self._body = None
@@ -409,7 +479,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self.app.refuse(request, error)
 
     def _continue(self, body: _Body) -> None:
-        if body.expects:
+        if body.expects and body.ticket is None:
             body.expects = False
             send(self.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -418,6 +488,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         body, limits = self._body, self.app.limits
         assert body is not None
         while True:
+            if body.ticket is not None:
+                self._buffer = data[at:]
+                return -1
             if isinstance(body.want, int):
                 part = data[at : at + body.want]
                 at += len(part)
@@ -425,7 +498,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 if body.most is not None:
                     body.data += part
                 body.want -= len(part)
-                self.deadline = body.began + limits.body + body.size // MIN_RATE
+                self.deadline = min(body.began + body.size // MIN_RATE, self.app.wheel.now) + limits.body
                 if body.want:
                     return -1
                 if not body.chunked:
@@ -449,6 +522,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             return at
         body.request.body = bytes(body.data)
         body.data.clear()
+        self.app.bodies.held -= body.room  # _take() counts what it has
+        body.room = 0
         self._take(body.request)
         return at
 
@@ -463,6 +538,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 raise errors.TooLarge(f"the body is over {self.app.limits.size} bytes")
             if body.most is not None and body.size + size > body.most.bytes:
                 self._deny(body, body.most.passed())
+            elif body.most is not None and not body.room and body.size + size > LITTLE:
+                self._ask_for_room(body, body.most.bytes)
             body.want = size if size else "trailer"
         elif body.want == "end":
             if line:
@@ -487,12 +564,27 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if request.body:
             request.size = len(request.body)
             self._held += request.size
+            self.app.bodies.held += request.size
         self.app(request)
+
+    def may_grow(self, request: Request, most: int) -> None:
+        """A body is to be unpacked, to `most` bytes. Raises Crowded when there is no room for that."""
+        bodies = self.app.bodies
+        if bodies.held - request.size + most > bodies.most and bodies.held > request.size:
+            raise errors.Crowded("too many bodies are under way for one that is to be unpacked; nothing was done")
 
     def replaced(self, request: Request, body: bytes) -> None:
         """A request has another body now, which was unpacked: it counts while the request is under way."""
         self._held += len(body) - request.size
+        self.app.bodies.held += len(body) - request.size
         request.body, request.size = body, len(body)
+
+    def freed(self, request: Request) -> None:
+        """Nobody needs its body any more."""
+        size, request.size = request.size, 0
+        if size:
+            self._held -= size
+            self.app.bodies.leave(size)
 
     # -- answering
 
@@ -502,7 +594,14 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if self.ended or request.answer is not None:
             return
         request.answer, request.handler = data, None
-        self._held -= request.size
+        size = request.size
+        if size:  # freed(), in place
+            request.size = 0
+            self._held -= size
+            bodies = self.app.bodies
+            bodies.held -= size
+            if bodies.line:
+                bodies.leave(0)
         if line[0] is not request:
             self._held += len(data)
             request.body = b""
@@ -556,7 +655,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             return
         request = self.line.popleft()
         request.answer = b""
-        self._held -= request.size
+        self.freed(request)
         self.closing = self.closing or self.no_keep_alive
         self._answered()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from typing import Any
 
 import pytest
 from test_http import CLOSED, statuses, talk
+from wire import stats
 
 pytestmark = pytest.mark.wire
 KIB, MIB = 1 << 10, 1 << 20
@@ -168,3 +170,90 @@ def test_a_body_is_asked_for_when_it_may_come(instance: Any, queue: str) -> None
         link.sendall(b"abc")
         assert statuses(until_answer(link)) == [200]
     assert json.loads(instance.http("GET", f"/q/{queue}")[2])["value"] == "abc"
+
+
+def test_a_body_of_which_nothing_comes_is_cut_though_it_came_fast_before(start: Any, queue: str) -> None:
+    one = start("[limits]\nbody_timeout = 1s\n")
+    with socket.create_connection(("127.0.0.1", one.port), timeout=60) as link:
+        link.sendall(head("POST", f"/q/{queue}", BATCH, f"Content-Length: {8 * MIB}") + b"x" * (8 * MIB - 1))
+        assert statuses(until_answer(link)) == [408]  # by its size it might have taken 8192 s
+        assert link.recv(1) == b""
+    assert stats(one, queue)["added"] == 0
+
+
+CROWDED = f"[limits]\nmax_value = 64k\nmax_body = {4 * MIB}\nmax_bodies = {8 * MIB}\n"
+
+
+def begun(port: int, queue: str, size: int, *lines: str, sent: int = 0) -> socket.socket:
+    """A connection with a batch that is under way."""
+    link = socket.create_connection(("127.0.0.1", port), timeout=60)
+    framing = lines or (f"Content-Length: {size}",)
+    link.sendall(head("POST", f"/q/{queue}", BATCH, *framing) + b"x" * sent)
+    return link
+
+
+@pytest.mark.parametrize("lines", [(), ("Transfer-Encoding: chunked",)])
+def test_a_large_body_waits_until_there_is_room_for_it(start: Any, queue: str, lines: tuple[str, ...]) -> None:
+    one = start(CROWDED)
+    size = 4 * MIB
+    line = b"x" * 65535 + b"\n"
+    body = line * (size // len(line))
+    if lines:
+        body = b"".join(b"%x\r\n%b\r\n" % (len(line), line) for _ in range(size // len(line))) + b"0\r\n\r\n"
+    links = [begun(one.port, queue, size, *lines) for _ in range(20)]
+    done = []
+
+    def send(link: socket.socket) -> None:
+        with link:
+            link.sendall(body)
+            done.extend(statuses(until_answer(link)))
+
+    threads = [threading.Thread(target=send, args=(link,)) for link in links]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [200] * 20
+    assert stats(one, queue)["added"] == 20 * 64
+
+
+def test_who_waits_for_room_in_vain_is_told_so_and_may_go_on(start: Any, queue: str) -> None:
+    one = start(CROWDED + "body_timeout = 300s\n")
+    held = [begun(one.port, queue, 4 * MIB) for _ in range(2)]
+    with begun(one.port, queue, 4 * MIB) as third:
+        # Those that came before it and send nothing give their room back first.
+        for link in held:
+            said = until_answer(link)
+            assert statuses(said) == [503] and b"Retry-After" in said and b"urn:restmq:crowded" in said
+            link.close()
+        third.sendall((b"x" * 65535 + b"\n") * 64)
+        assert statuses(until_answer(third)) == [200]
+
+
+def test_no_100_is_sent_before_there_is_room(start: Any, queue: str) -> None:
+    one = start(CROWDED)
+    held = [begun(one.port, queue, 4 * MIB, sent=3 * MIB) for _ in range(2)]
+    with socket.create_connection(("127.0.0.1", one.port), timeout=60) as link:
+        link.sendall(head("POST", f"/q/{queue}", BATCH, f"Content-Length: {4 * MIB}", "Expect: 100-continue"))
+        link.settimeout(0.5)
+        with pytest.raises(socket.timeout):
+            link.recv(1)
+        link.settimeout(60)
+        held[0].close()
+        assert link.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        held[1].close()
+
+
+def test_the_room_of_those_who_leave_is_others_and_small_bodies_need_none(start: Any, queue: str) -> None:
+    one = start(CROWDED)
+    for _ in range(10):
+        held = [begun(one.port, queue, 4 * MIB, sent=MIB) for _ in range(2)]
+        waits = begun(one.port, queue, 4 * MIB, sent=70 * KIB)
+        assert one.http("POST", f"/q/{queue}", "x", {"Content-Type": TEXT})[0] == 200
+        for link in (waits, *held):
+            link.close()
+    size = 4 * MIB
+    for _ in range(3):
+        with begun(one.port, queue, size) as link:
+            link.sendall((b"x" * 65535 + b"\n") * (size >> 16))
+            assert statuses(until_answer(link)) == [200]

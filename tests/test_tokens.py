@@ -10,10 +10,24 @@ from restmq.errors import BadRequest, TooLarge
 from restmq.tokens import MOST, bounded
 
 LISTS = "[" + "[]," * MOST + "0]"
-MANY = [LISTS, "[" + "{}," * MOST + "0]", "[" + "1," * MOST + "0]", "[" + '"",' * (MOST // 2) + "0]",
-        "{" + '"a":1,' * (MOST // 2) + '"a":1}', '["\\"",' + LISTS[1:], '["\\\\",' + LISTS[1:], '["\\\\\\"[",' + LISTS[1:]]  # fmt: skip
-FEW = ["{}", json.dumps({"value": LISTS}), json.dumps({"value": LISTS * 2, "id": "\\"}), json.dumps({"value": '"[[' * MOST}),
-       json.dumps({"value": "[" * MOST * 2, "id": ["\\" * 9]}), json.dumps(["," * MOST] * 100)]  # fmt: skip
+MANY = [
+    LISTS,
+    "[" + "{}," * MOST + "0]",
+    "[" + "1," * MOST + "0]",
+    "[" + '"",' * (MOST // 2) + "0]",
+    "{" + '"a":1,' * (MOST // 2) + '"a":1}',
+    '["\\"",' + LISTS[1:],
+    '["\\\\",' + LISTS[1:],
+    '["\\\\\\"[",' + LISTS[1:],
+]
+FEW = [
+    "{}",
+    json.dumps({"value": LISTS}),
+    json.dumps({"value": LISTS * 2, "id": "\\"}),
+    json.dumps({"value": '"[[' * MOST}),
+    json.dumps({"value": "[" * MOST * 2, "id": ["\\" * 9]}),
+    json.dumps(["," * MOST] * 100),
+]
 
 
 @pytest.mark.parametrize("text", MANY, ids=range(len(MANY)))
