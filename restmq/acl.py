@@ -212,6 +212,8 @@ _Verdict = tuple[tuple[bytes, ...], ...]
 #: What a page of an allowed origin may read of an answer (the Fetch standard, section 3.3).
 _SHARED = (
     (b"Vary", b"Origin"),
+    # Whoever lists an origin trusts its pages with the user's password; only listed ones, never *, come here.
+    (b"Access-Control-Allow-Credentials", b"true"),
     (
         b"Access-Control-Expose-Headers",
         b"ETag, Retry-After, Idempotency-Replayed, RestMQ-Waiting, RestMQ-Delayed, RestMQ-Leased",
@@ -397,6 +399,8 @@ class Acl:
         """Whether a name that is not known matters: with hosts given, or over loopback and from no proxy."""
         if request.raw_path in _OPEN:
             return False
+        if request.method == "OPTIONS" and not request.fields.values.get(b"host"):
+            return False  # a proxy's check, as HAProxy's; it hands nothing out
         if self._hosts:
             return True
         peer: str = getattr(request, "peer_ip", request.remote_ip)

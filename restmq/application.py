@@ -19,8 +19,8 @@ from twisted.logger import Logger
 
 from restmq.accesslog import Refusals
 from restmq.clock import Wheel
-from restmq.cyclone3 import Chunked, repaired
-from restmq.errors import NotFound
+from restmq.cyclone3 import Chunked, methods_of, repaired
+from restmq.errors import BadRequest, Error, NotFound
 from restmq.handler import CLIENT_LEFT, Handler
 from restmq.http import Connection
 from restmq.proxies import Proxies
@@ -163,21 +163,29 @@ class Application(web.Application):  # type: ignore[misc]
         return route
 
     def _listed(self, request: Request) -> Route:
+        if request.raw_path == b"*":
+            return Route(Everything)
         for pattern, cls, given in self._cold:
             found = pattern.fullmatch(request.raw_path)
             if found:
                 return Route(cls, found.groups(), given=given)
         for spec in self._get_host_handlers(request) or ():
             if spec.regex.match(request.path):
-                return Route(Ordinary, given={"sections": getattr(spec.handler_class, "sections", {})})
-        return Route(Missing)
+                return Route(Ordinary, given={"cls": spec.handler_class})
+        path = request.raw_path.decode("ascii", "backslashreplace")
+        text = f"there is nothing at {path[:200]}; /q/NAME is a queue, / tells the rest"
+        return Route(Refused, given={"kind": NotFound, "text": text})
+
+    def wrong(self, request: Request, text: str) -> None:
+        """A request is none that could be meant: it is answered so when its turn comes."""
+        request.route = Route(Refused, given={"kind": BadRequest, "text": text})
 
     def judge(self, request: Request) -> Most:
         """What the head alone decides, before a byte of the body is awaited: the most that it may have.
 
         Raises what the handler raises: access, method, length, type.
         """
-        request.route = route = self.find(request)
+        request.route = route = request.route or self.find(request)
         most = route.handler(self, request, **route.given).judge()
         request.judged, request.handler = True, None
         return most
@@ -190,7 +198,7 @@ class Application(web.Application):  # type: ignore[misc]
         """Run a handler that holds the line: those before it are answered."""
         route = request.route
         handler = route.handler(self, request, **route.given)
-        if route.handler.streams and request.connection.half:
+        if route.handler.streams and request.method == "GET" and request.connection.half:
             request.connection.readConnectionLost()  # there is nothing to answer to who asked for this
         else:
             handler.run(route.arguments)
@@ -220,9 +228,13 @@ class Application(web.Application):  # type: ignore[misc]
 class Ordinary(Handler):
     """Stands before a handler of cyclone's: who may come in is asked here; its body has max_body."""
 
-    def initialize(self, sections: Mapping[str, str]) -> None:
-        """The sections that cyclone's handler names, if it does."""
-        self.asked = sections.get(self.request.method)
+    def initialize(self, cls: Any) -> None:
+        """cyclone's handler: the methods that it has, and the sections that it names, if it does."""
+        self.asked = getattr(cls, "sections", {}).get(self.request.method)
+        self.cls, self.own = cls, methods_of(cls)
+
+    def methods(self) -> tuple[str, ...]:
+        return (*self.own, "OPTIONS")
 
     def judge(self) -> Most:
         self.allow(self.asked)
@@ -236,19 +248,32 @@ class Ordinary(Handler):
         try:
             if not request.judged:
                 self.allow(self.asked)
+            if request.method == "OPTIONS" and not hasattr(self.cls, "options"):
+                self.reply(self.told())
+                return
             request.handler = None  # cyclone tells its own handlers that the client left
             web.Application.__call__(self.app, request)
         except Exception as error:
             self.failed(error)
 
 
-class Missing(Handler):
-    """No route fits."""
+class Everything(Handler):
+    """OPTIONS *: the server as a whole (RFC 9110 section 9.3.7)."""
+
+    def methods(self) -> tuple[str, ...]:
+        return ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+
+
+class Refused(Handler):
+    """What no route fits, or no request could mean."""
+
+    def initialize(self, kind: type[Error], text: str) -> None:
+        """The error that it is answered with."""
+        self.kind, self.text = kind, text
 
     def judge(self) -> Most:
-        path = self.request.raw_path.decode("ascii", "backslashreplace")
         self.allow(None)
-        raise NotFound(f"there is nothing at {path[:200]}; /q/NAME is a queue, / tells the rest")
+        raise self.kind(self.text)
 
     def run(self, arguments: tuple[bytes, ...]) -> None:
         try:

@@ -33,6 +33,11 @@ class Chunked(web.ChunkedTransferEncoding):  # type: ignore[misc]
         return framed + b"0\r\n\r\n" if finishing else framed
 
 
+def methods_of(handler: Any) -> tuple[str, ...]:
+    """The methods that an ordinary handler has, but for OPTIONS, which every address has."""
+    return tuple(one for one in handler.SUPPORTED_METHODS if one != "OPTIONS" and hasattr(handler, one.lower()))
+
+
 class _Repairs(web.RequestHandler):  # type: ignore[misc]
     """Stands before an ordinary handler, so that these methods are found first."""
 
@@ -135,8 +140,7 @@ class _Problems(_Repairs):
         problem.status, problem.title = status_code, responses.get(status_code, "Error")
         problem.type = problem.title.lower().replace(" ", "-")
         if status_code == 405:
-            methods = [method for method in self.SUPPORTED_METHODS if hasattr(self, method.lower())]
-            self.set_header("Allow", ", ".join(methods))
+            self.set_header("Allow", ", ".join((*methods_of(type(self)), "OPTIONS")))
         if status_code == 500:
             problem.text = "something went wrong inside RestMQ; its log says what"
         self._problem(problem)

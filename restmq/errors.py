@@ -7,6 +7,7 @@ queues. Raised low, rendered once (handler.py). Read element.py next.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 #: Characters of an error text: it may quote what a client sent, which may be long, in the answer and in the log.
 LONGEST = 2000
@@ -99,8 +100,8 @@ class NotAllowed(Error):
 
     status, type, title = 405, "method-not-allowed", "Method not allowed"
 
-    def __init__(self, text: str, allow: str) -> None:
-        super().__init__(text, ((b"Allow", allow.encode("ascii")),))
+    def __init__(self, text: str, allow: Iterable[str]) -> None:
+        super().__init__(text, ((b"Allow", ", ".join(allow).encode("ascii")),))
 
 
 class NotAcceptable(Error):
@@ -191,9 +192,15 @@ class HeadTooLarge(Error):
 
 
 class NotImplementedHere(Error):
-    """A transfer coding that is not chunked."""
+    """A method that nobody knows here, or a transfer coding beside chunked."""
 
     status, type, title = 501, "not-implemented", "Not implemented"
+
+
+class VersionNotSupported(Error):
+    """The request is of another HTTP than 1.x."""
+
+    status, type, title = 505, "version-not-supported", "HTTP version not supported"
 
 
 class Unavailable(Error):

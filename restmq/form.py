@@ -18,7 +18,8 @@ MAX_PART = 8192  # bytes of a part's header lines
 MAX_LINES = 20  # of a part, and parameters of a header
 PIECE = 64 << 10  # bytes that are decoded at a time, so that decoding takes little memory
 
-_BROKEN = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+#: A percent sign that begins no escape (RFC 3986 section 2.1).
+BROKEN = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _BROKEN_RUN = re.compile(rb"(?:%(?![0-9A-Fa-f]{2})[^%]*)+")
 #: Hexadecimal digits as 0, the percent sign as it is, all else as x.
 _MASK = bytes(
@@ -59,7 +60,7 @@ def _piece(text: bytes) -> bytes:
         if 20 * good <= every - good:  # few matches, with a call for each, or many without
             text = _BROKEN_RUN.sub(lambda run: run[0].replace(b"%", b"%25"), text)
         else:
-            text = _BROKEN.sub(b"%25", text)
+            text = BROKEN.sub(b"%25", text)
     return binascii.a2b_qp(text.replace(b"%", b"="))
 
 

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from restmq import document, negotiation
 from restmq.accesslog import NO_ADDRESS
 from restmq.element import queue_name
-from restmq.errors import BadOption, BadRequest, Error, NotAllowed, UnsupportedMedia
+from restmq.errors import BadOption, BadRequest, Error, NotAllowed, NotImplementedHere, UnsupportedMedia
 from restmq.form import unquote
 from restmq.options import EMPTY
 from restmq.request import Most, Request
@@ -41,12 +41,20 @@ BLANK = ("after", "match", "ttl", "error")
 READS = "send a form, or a JSON object, such as {\"NAME\": \"VALUE\"}"
 ACCEPT_POST = ((b"Accept-Post", b"application/x-www-form-urlencoded, multipart/form-data, application/json"),)
 CLIENT_LEFT = 499  # what the access log says, as Nginx's does, of a request that nobody waits for any more
-#: Header lines that requests of ours know, which a page of another origin may send if that is allowed.
-_MAY_SEND = re.compile(
-    rb"(authorization|content-type|idempotency-key|if-match|last-event-id|restmq-[a-z0-9-]{1,64})\Z"
+#: Methods that are known (RFC 9110 section 9, RFC 5789), though perhaps not for an address.
+METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS TRACE".split())
+#: Header lines that a page of an allowed origin may send: those that requests of ours know, and those that libraries
+#: of browsers add by themselves, which mean nothing here. None that a proxy sets, such as X-Real-IP.
+MAY_SEND = frozenset(
+    b"accept accept-language authorization cache-control content-encoding content-language content-type"
+    b" idempotency-key if-match if-modified-since if-none-match last-event-id pragma prefer priority purpose range"
+    b" baggage b3 sentry-trace traceparent tracestate"
+    b" x-client-info x-correlation-id x-csrf-token x-request-id x-requested-with x-xsrf-token".split()
 )
 UNZIPS = 1032  # the most that deflate makes of a byte (RFC 1951)
 MAX_WORD = 255  # bytes of a field's name that are looked at: no name that is known is longer
+MOST_SENT = 100  # header lines that one preflight is answered for
+_OPTION = re.compile(rb"restmq-[a-z0-9-]{1,64}\Z")
 _CALLBACK = re.compile(rb"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*\Z")
 
 
@@ -123,9 +131,9 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         """What the head alone decides: who may, which method, how large a body. Raises errors."""
         request = self.request
         self.allow(self.sections.get(request.method))
-        if request.method not in self.verbs and not (request.method == "OPTIONS" and request.shared):
+        if request.method not in self.verbs and request.method != "OPTIONS":
             raise self._not_allowed()
-        if request.fields.special or self.streams:
+        if (request.fields.special or self.streams) and request.method != "OPTIONS":
             self._rare()
         if request.method == "POST" and self.body == "options":
             self._check_type()
@@ -134,8 +142,16 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             raise most.passed(request.fields.length)
         return most
 
-    def _not_allowed(self) -> NotAllowed:
-        return NotAllowed(f"{self.request.method} is not for this address", ", ".join(self.verbs))
+    def methods(self) -> tuple[str, ...]:
+        """What may be asked of this address, for Allow."""
+        return (*self.verbs, "OPTIONS")
+
+    def _not_allowed(self) -> Error:
+        method = self.request.method
+        if method not in METHODS:  # they are told apart by case (RFC 9110 section 9.1)
+            hint = f"; did you mean {method.upper()}?" if method.upper() in METHODS else ""
+            return NotImplementedHere(f"the method {method} is not known here{hint}")
+        return NotAllowed(f"{method} is not for this address", self.methods())
 
     def run(self, arguments: tuple[bytes, ...]) -> None:
         """Check, call the verb, and answer what it says."""
@@ -144,8 +160,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             if not request.judged:
                 self.allow(self.sections.get(request.method))
             verb = self.verbs.get(request.method)
-            if verb is None and request.method == "OPTIONS" and request.shared:
-                self.reply(self._preflight())
+            if verb is None and request.method == "OPTIONS":
+                self.reply(self.told())
                 return
             if verb is None:
                 raise self._not_allowed()
@@ -223,14 +239,19 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             if connection.allowed.get(section) != acl.generation and acl.check(section, request):
                 connection.allowed[section] = acl.generation
 
-    def _preflight(self) -> Answer:
-        """A browser asks, before a page of an allowed origin does, which methods and headers it may use."""
-        asked = self.request.fields.values.get(b"access-control-request-headers", b"").lower().split(b",", 50)[:50]
-        headers = [word.strip() for word in asked if _MAY_SEND.match(word.strip())]
-        allowed = [(b"Access-Control-Allow-Methods", ", ".join(self.verbs).encode("ascii"))]
-        if headers:
-            allowed.append((b"Access-Control-Allow-Headers", b", ".join(headers)))
-        return Answer(status=204, headers=(*allowed, (b"Access-Control-Max-Age", b"600")))
+    def told(self) -> Answer:
+        """The answer to OPTIONS: the methods, and to a page of an allowed origin the header lines that it may send."""
+        methods = ", ".join(self.methods()).encode("ascii")
+        headers: list[tuple[bytes, bytes]] = [(b"Allow", methods)]
+        if self.request.shared:
+            asked = self.request.fields.values.get(b"access-control-request-headers", b"").lower()
+            words = [word.strip(b" \t") for word in asked.split(b",", MOST_SENT)[:MOST_SENT]]
+            sent = [word for word in words if word in MAY_SEND or _OPTION.match(word)]
+            headers.append((b"Access-Control-Allow-Methods", methods))
+            if sent:
+                headers.append((b"Access-Control-Allow-Headers", b", ".join(sent)))
+            headers.append((b"Access-Control-Max-Age", b"600"))
+        return Answer(status=204, headers=tuple(headers))
 
     def did(self, what: str, **words: object) -> None:
         """One line in the log: who changed what. `what` is a format of twisted.logger, `words` fill it."""
@@ -430,7 +451,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         request = self.request
         connection = request.connection
         empty = status in (204, 304)
-        head = self.app.head(status, b"" if empty else kind, self.cache if status < 400 else b"no-store")
+        head = self.app.head(status, b"" if empty else kind, self.cache if status in (200, 304) else b"no-store")
         if headers or request.shared:
             head += _lines((*headers, *request.shared))
         if connection.closes(request):

@@ -16,7 +16,8 @@ MAX_HEADERS = 100
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 FIELD = TOKEN + rb"+:[\t -~\x80-\xff]*"
 LINE = re.compile(FIELD + rb"\Z")
-_HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*\Z")
+#: RFC 9110 section 7.2 and RFC 3986 section 3.2.2: an address in brackets or a name, and a port.
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%_~-]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?\Z")
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 
 
@@ -53,18 +54,18 @@ class Fields:
                     self.twice = name.decode("ascii")
                 value = values[name] + b", " + value
             values[name] = value
-        if newer and b"host" not in values:
-            raise errors.BadRequest("Host must stand exactly once")
-        if not _HOST.match(values.get(b"host", b"")):
-            raise errors.BadRequest("Host is no host")
+        host = values.get(b"host", b"")
+        if newer and not host:
+            raise errors.BadRequest("Host must stand exactly once, and name a host (RFC 9110 section 7.2)")
+        if host and not _HOST.match(host):
+            raise errors.BadRequest("Host is no host: it is a name or an address, and perhaps a port")
         coding, length = values.get(b"transfer-encoding"), values.get(b"content-length")
         self.chunked = coding is not None
         self.length = 0
         if coding is not None:
             if length is not None or not newer:
                 raise errors.BadRequest("Transfer-Encoding with Content-Length, or in HTTP/1.0")
-            if coding.lower() != b"chunked":
-                raise errors.NotImplementedHere("the only Transfer-Encoding known here is chunked")
+            _check_coding(coding)
         if length is not None:
             if not _LENGTH.match(length):
                 raise errors.BadRequest("Content-Length is not a plain number")
@@ -77,6 +78,15 @@ class Fields:
         self.form = {b"application/x-www-form-urlencoded": 1, b"multipart/form-data": 2}.get(kind, 0)
         self.json = kind.endswith((b"/json", b"+json"))
         self.special = any(name.startswith(b"restmq-") for name in values) or unusual(values, kind)
+
+
+def _check_coding(value: bytes) -> None:
+    """Raise for a Transfer-Encoding that is not chunked alone (RFC 9112 sections 6.1 and 6.3)."""
+    codings = [word.strip(b" \t") for word in value.lower().split(b",")]
+    if codings[-1] != b"chunked" or b"chunked" in codings[:-1]:
+        raise errors.BadRequest("Transfer-Encoding must end with chunked, and have it once")
+    if len(codings) > 1:
+        raise errors.NotImplementedHere("the only Transfer-Encoding known here is chunked")
 
 
 NOTHING = Fields(b"", False)

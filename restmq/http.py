@@ -22,6 +22,7 @@ from zope.interface import implementer
 from restmq import errors
 from restmq.clock import NEVER
 from restmq.cork import bottom, can_half_close, cork, finish, send, unsent
+from restmq.form import BROKEN
 from restmq.head import FIELD, LINE, NOTHING, TOKEN, Fields, fields
 from restmq.proxies import address
 from restmq.request import LITTLE, Most, Request
@@ -37,10 +38,14 @@ HASTE = 65536  # bytes a second
 DEPTH = 128  # pipelined requests in flight
 LINGER = 2  # seconds for a client to stop sending what was refused
 
-_HEAD = re.compile(rb"(" + TOKEN + rb"{1,32}) ([!-~\x80-\xff]+) HTTP/1\.([01])\r\n((?:" + FIELD + rb"\r\n)*)\r\n")
+_TARGET = rb"[!\"$-~\x80-\xff]+"  # visible, without the # of a fragment
+_HEAD = re.compile(
+    rb"(?!CONNECT )(" + TOKEN + rb"{1,32}) (" + _TARGET + rb") HTTP/1\.([0-9])\r\n((?:" + FIELD + rb"\r\n)*)\r\n"
+)
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"+) ([!-~\x80-\xff]+) HTTP/([0-9])\.[0-9]\r\n")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?\Z")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_ABSOLUTE = re.compile(rb"https?://([^/?]*)", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"https?://([^/?@]+)(?![^/?])", re.IGNORECASE)
 
 log = Logger()
 
@@ -374,14 +379,16 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             raise errors.HeadTooLarge(f"the head is over {MAX_HEAD} bytes")
         found = _HEAD.match(data, at, end)
         if found is None:
-            raise errors.BadRequest("the request's head is malformed (RFC 9112)")
+            raise _malformed(data, at, end)
         method, target, minor, block = found.groups()
-        newer = minor == b"1"
+        newer = minor != b"0"  # RFC 9110 section 2.5: what is newer than 1.1 is read as 1.1
         given = fields(block, newer)
         length = given.length
         if target[:1] != b"/":
-            target = _path(target, given)
+            target = _path(method, target, given)
         request = Request(self, method.decode("ascii"), target, newer, given)
+        if b"%" in target and BROKEN.search(target):
+            self.app.wrong(request, "the target has a % without two hexadecimal digits behind it: write it as %25")
         if not (length or given.chunked):
             self._take(request)
             return end
@@ -672,14 +679,38 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         """The connection is closing; connectionLost follows."""
 
 
-def _path(target: bytes, given: Fields) -> bytes:
-    """The path of a target in the form for proxies (RFC 9112 section 3.2.2), whose host must not differ from Host."""
+def _malformed(data: bytes, at: int, end: int) -> errors.Error:
+    """Why the head in data[at:end] is none (RFC 9112 sections 2.3, 3 and 5)."""
+    line = _REQUEST_LINE.match(data, at, end)
+    if line is None:
+        return errors.BadRequest("the request line is malformed: it is METHOD TARGET HTTP/1.1, one space between")
+    method, target, major = line.groups()
+    if major != b"1":
+        return errors.VersionNotSupported("this server speaks HTTP/1.1 and HTTP/1.0")
+    if len(method) > 32:
+        return errors.NotImplementedHere("no method is so long")
+    if method == b"CONNECT":
+        return errors.BadRequest("CONNECT is for proxies, and this is none")
+    if b"#" in target:
+        return errors.BadRequest("a target has no fragment: leave away what begins with #, or write %23")
+    return errors.BadRequest("a header line is malformed: it is NAME: VALUE, no space before the colon, no fold")
+
+
+def _path(method: bytes, target: bytes, given: Fields) -> bytes:
+    """The path of a target that begins with none: the form for proxies, and * (RFC 9112 sections 3.2.2, 3.2.4).
+
+    Raises BadRequest for any other form, and where its host differs from Host.
+    """
     found = _ABSOLUTE.match(target)
     if not found:
-        return target
+        if target == b"*" and method == b"OPTIONS":
+            return target
+        raise errors.BadRequest("the target must begin with a slash; only OPTIONS may have *, and a proxy http://HOST/")
     if found[1].lower() != given.values.get(b"host", found[1]).lower():
         raise errors.BadRequest("the URI names another host than Host")
     rest = target[found.end() :]
+    if not rest and method == b"OPTIONS":
+        return b"*"
     return rest if rest[:1] == b"/" else b"/" + rest
 
 

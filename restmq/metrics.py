@@ -21,10 +21,9 @@ from twisted.internet.task import deferLater
 import restmq
 from restmq.application import specification
 from restmq.errors import Unavailable
-from restmq.handler import Answer, Handler
+from restmq.handler import METHODS, Answer, Handler
 from restmq.looking import LOOK, NAMED, most, together
 
-METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
 OTHER = "other"
 #: What /stats tells of a queue, and what it is called here; those that only grow are counters.
 GAUGES = {

@@ -243,6 +243,10 @@ class Queue(Handler):
     def most(self) -> Most:
         return producing(self)
 
+    def methods(self) -> tuple[str, ...]:
+        """GET is none of them where it may not take."""
+        return tuple(one for one in super().methods() if one != "GET" or self.app.config.get_consumes)
+
     async def post(self, raw: bytes) -> bytes | Answer:
         """Store an element, or a batch of them; the keys are the answer."""
         queue = name(raw)
@@ -258,7 +262,7 @@ class Queue(Handler):
         """Remove the oldest element and answer it; 204 when nothing waits."""
         queue = name(raw)
         if not self.app.config.get_consumes:
-            raise NotAllowed(NO_GET, "POST, HEAD, DELETE")
+            raise NotAllowed(NO_GET, self.methods())
         if not plain(self):
             return await hand_out(self, queue) or Answer(status=204)
         element = await take(self, queue)
@@ -324,9 +328,9 @@ class Root(Handler):
         # Judged by the decoded name, which is what hands out: %71ueue is queue, too.
         self.allow("rest:consumer")
         if self.request.method == "HEAD":
-            raise NotAllowed("HEAD takes nothing; HEAD /q/NAME tells the queue's lengths", "GET, POST")
+            raise NotAllowed("HEAD takes nothing; HEAD /q/NAME tells the queue's lengths", ("GET", "POST", "OPTIONS"))
         if not self.app.config.get_consumes:
-            raise NotAllowed(NO_GET, "POST")
+            raise NotAllowed(NO_GET, ("POST", "OPTIONS"))
         self.hands_out((JSON,))
         if len(found) > 1:
             raise BadRequest(f"the parameter 'queue' was given {len(found)} times")

@@ -598,6 +598,7 @@ def test_a_page_of_an_allowed_origin_may_read_the_answer_and_no_other_may(
     if status != 101:
         assert headers["access-control-allow-origin"] == FRIEND
         assert headers["vary"] == "Origin"
+        assert headers["access-control-allow-credentials"] == "true"
         assert {"ETag", "RestMQ-Waiting", "Retry-After"} <= set(headers["access-control-expose-headers"].split(", "))
     ours = f"http://127.0.0.1:{befriended.port}"
     for source in ({}, {"Origin": ours}, {"Origin": EVIL}, {"Referer": FRIEND + "/page"}, {"Origin": "null"}):
@@ -607,19 +608,23 @@ def test_a_page_of_an_allowed_origin_may_read_the_answer_and_no_other_may(
 def test_a_preflight_tells_a_page_of_an_allowed_origin_what_it_may_and_no_other(befriended: Any) -> None:
     wish = {
         "Access-Control-Request-Method": "DELETE",
-        "Access-Control-Request-Headers": "authorization,content-type, idempotency-key,if-match,last-event-id,"
-        "restmq-ttl,x-other,restmq-a b",
+        "Access-Control-Request-Headers": "authorization,Content-Type, idempotency-key,if-match,last-event-id,"
+        "restmq-ttl,x-other,restmq-a b,cache-control,X-Requested-With,traceparent,x-real-ip,x-forwarded-for,cookie",
     }
-    known = "authorization, content-type, idempotency-key, if-match, last-event-id, restmq-ttl"
+    known = "authorization, content-type, idempotency-key, if-match, last-event-id, restmq-ttl, cache-control"
+    known += ", x-requested-with, traceparent"
     for pattern, handler in ROUTES:
         path = next(path for (_, other), (_, path, _) in DECIDED.items() if other == pattern)
         status, headers = told(befriended, "OPTIONS", path, "", {"Origin": FRIEND, **wish})
         assert (status, headers["access-control-allow-origin"]) == (204, FRIEND), path
-        assert headers["access-control-allow-methods"] == ", ".join(handler.verbs)
+        assert headers["access-control-allow-methods"] == headers["allow"] == ", ".join((*handler.verbs, "OPTIONS"))
+        assert headers["access-control-allow-credentials"] == "true"
         assert headers["access-control-allow-headers"] == known
         status, headers = told(befriended, "OPTIONS", path, "", {"Origin": EVIL, **wish})
-        assert (status, shared(headers)) == (405 if path in ("/healthz", "/readyz") else 403, []), path
-        assert told(befriended, "OPTIONS", path, "", wish)[0] == 405
+        assert (status, shared(headers)) == (204 if path in ("/healthz", "/readyz") else 403, []), path
+        status, headers = told(befriended, "OPTIONS", path, "", wish)
+        assert (status, shared(headers)) == (204, []), path
+        assert headers["allow"] == ", ".join((*handler.verbs, "OPTIONS"))
     assert told(befriended, "OPTIONS", "/nothing", "", {"Origin": FRIEND, **wish})[0] == 404
 
 

@@ -16,6 +16,11 @@ H = "Host: localhost\r\n"
 TEXT = "Content-Type: text/plain\r\n"
 GET = f"GET /healthz HTTP/1.1\r\n{H}\r\n"
 OPEN, CLOSED = True, False
+CHUNKED = "Transfer-Encoding: chunked\r\n"
+ADDRESSES = (
+    "/ /q/a /q/a/take /q/a/ack /q/a/1 /queue /c/a /sse/a /ws/a /p/a /control/ /control/a /stats/ /stats/a /settings/a"
+    " /peek/a /dead/a /ledger/a /metrics /q/ /j/a /healthz /readyz /robots.txt /openapi.json /static/a"
+).split()
 
 
 def post(extra: str, body: str = "") -> str:
@@ -109,15 +114,203 @@ CASES: list[tuple[str, Any, list[int], bool]] = [
     ("HTTP/1.0 keep-alive", f"GET /healthz HTTP/1.0\r\n{H}Connection: keep-alive\r\n\r\n", [200], OPEN),
     ("Connection: Close", f"GET /healthz HTTP/1.1\r\n{H}Connection: Close\r\n\r\n", [200], CLOSED),
     ("Connection: close, TE", f"GET /healthz HTTP/1.1\r\n{H}Connection: close, TE\r\n\r\n", [200], CLOSED),
-    ("HTTP/9.9", f"GET /healthz HTTP/9.9\r\n{H}\r\n", [400], CLOSED),
+    *[(f"HTTP/{v}", f"GET /healthz HTTP/{v}\r\n{H}\r\n", [200], OPEN) for v in ("1.1", "1.2", "1.9")],
+    *[(f"HTTP/{v}", f"GET /healthz HTTP/{v}\r\n{H}\r\n", [505], CLOSED) for v in ("0.9", "2.0", "3.0", "9.9")],
+    *[
+        (f"the version {v}", f"GET /healthz {v}\r\n{H}\r\n", [400], CLOSED)
+        for v in (
+            "HTTP/1",
+            "HTTP/2",
+            "HTTP/1.10",
+            "HTTP/11.1",
+            "http/1.1",
+            "HTTP/1.1 ",
+            "HTTP/1.x",
+            "HTTP 1.1",
+            "H/1.1",
+        )
+    ],
+    ("1.2 without Host", "GET /healthz HTTP/1.2\r\n\r\n", [400], CLOSED),
+    ("1.2 in chunks", post(CHUNKED, "3\r\nabc\r\n0\r\n\r\n").replace("HTTP/1.1", "HTTP/1.2"), [200], OPEN),
     ("HTTP/1.1foo", f"GET /healthz HTTP/1.1foo\r\n{H}\r\n", [400], CLOSED),
     ("HTTP/0.9", "GET /healthz\r\n\r\n", [400], CLOSED),
-    ("HTTP/2's preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [400], CLOSED),
+    ("HTTP/2's preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [505], CLOSED),
+    (
+        "an upgrade to HTTP/2",
+        f"GET /healthz HTTP/1.1\r\n{H}Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        "HTTP2-Settings: AAMAAABk\r\n\r\n",
+        [200],
+        OPEN,
+    ),
     ("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200 + b"\r\n\r\n", [400], CLOSED),
     ("Expect", [post("Content-Length: 3\r\nExpect: 100-continue\r\n"), "abc"], [100, 200], OPEN),
     ("Expect in capitals", [post("Content-Length: 3\r\nExpect: 100-Continue\r\n"), "abc"], [100, 200], OPEN),
     ("an absolute URI", f"GET http://localhost/healthz HTTP/1.1\r\n{H}\r\n", [200], OPEN),
-    ("OPTIONS *", f"OPTIONS * HTTP/1.1\r\n{H}\r\n", [404], OPEN),
+    ("OPTIONS *", f"OPTIONS * HTTP/1.1\r\n{H}\r\n", [204], OPEN),
+    ("OPTIONS * through a proxy", f"OPTIONS http://localhost HTTP/1.1\r\n{H}\r\n", [204], OPEN),
+    ("OPTIONS of HTTP/1.0", "OPTIONS / HTTP/1.0\r\n\r\n", [204], CLOSED),
+    ("OPTIONS with a body", f"OPTIONS /q/a HTTP/1.1\r\n{H}Content-Length: 3\r\n\r\nabc{GET}", [204, 200], OPEN),
+    ("OPTIONS with a large body", f"OPTIONS /q/a HTTP/1.1\r\n{H}Content-Length: 3000000\r\n\r\n", [413], OPEN),
+    ("OPTIONS of nothing", f"OPTIONS /none HTTP/1.1\r\n{H}\r\n", [404], OPEN),
+    *[(f"OPTIONS {path}", f"OPTIONS {path} HTTP/1.1\r\n{H}\r\n{GET}", [204, 200], OPEN) for path in ADDRESSES],
+    *[(f"{word} *", f"{word} * HTTP/1.1\r\n{H}\r\n", [400], CLOSED) for word in ("GET", "POST", "HEAD", "X")],
+    *[
+        (f"the target {bad}", f"GET {bad} HTTP/1.1\r\n{H}\r\n", [400], CLOSED)
+        for bad in (
+            "healthz",
+            "?queue=a",
+            "localhost",
+            "localhost:8888",
+            "./healthz",
+            "**",
+            "*/",
+            "http:/healthz",
+            "http://",
+            "http:///healthz",
+            "http://a@localhost/healthz",
+            "http://other/healthz",
+            "http://localhost:1/healthz",
+            "ftp://localhost/healthz",
+            "ws://localhost/ws/a",
+            "file:///healthz",
+            "javascript:alert(1)",
+            "urn:x",
+            "/healthz#top",
+            "/q/a#",
+            "#",
+        )
+    ],
+    ("CONNECT", f"CONNECT localhost:8888 HTTP/1.1\r\n{H}\r\n", [400], CLOSED),
+    ("CONNECT of a path", f"CONNECT /q/a HTTP/1.1\r\n{H}\r\n", [400], CLOSED),
+    ("TRACE", f"TRACE /q/a HTTP/1.1\r\n{H}\r\n{GET}", [405, 200], OPEN),
+    *[
+        (f"the method {bad}", f"{bad} /q/a HTTP/1.1\r\n{H}\r\n{GET}", [501, 200], OPEN)
+        for bad in ("get", "Post", "PROPFIND", "QUERY", "M-SEARCH", "x" * 32)
+    ],
+    ("a method of 33", f"{'x' * 33} /q/a HTTP/1.1\r\n{H}\r\n", [501], CLOSED),
+    *[
+        (f"{path} is not there", f"GET {path} HTTP/1.1\r\n{H}\r\n", [404], OPEN)
+        for path in (
+            "//healthz",
+            "//q/a",
+            "/q//a",
+            "/q/a/",
+            "/./healthz",
+            "/%68ealthz",
+            "/healthz/",
+            "/healthz;a=b",
+            "///",
+        )
+    ],
+    *[
+        (f"{path} is a name", f"GET {path} HTTP/1.1\r\n{H}\r\n", [204], OPEN)
+        for path in (
+            "/q/none;a=b",
+            "/q/none?",
+            "/q/%6Eone",
+            "/q/%6eone",
+            "/q/n%C3%B6ne",
+            "/q/n\xf6ne",
+            "/q/none%25",
+            "/q/a:b@c",
+        )
+    ],
+    *[
+        (f"{bad} is no escape", f"GET {bad} HTTP/1.1\r\n{H}\r\n{GET}", [400, 200], OPEN)
+        for bad in (
+            "/q/%zz",
+            "/q/%",
+            "/q/a%",
+            "/q/%4",
+            "/q/%4g",
+            "/q/%%41",
+            "/healthz?%zz",
+            "/q/none?a=%",
+            "/stats/?match=%4",
+            "/none%",
+            "/%71/a?%",
+            "/q/a?wait=1%",
+            "/c/%zz",
+            "/static/%2",
+            "/?queue=%u0041",
+        )
+    ],
+    (
+        "no escape, with a body",
+        post("Content-Length: 3\r\n", "abc").replace("/q/http", "/q/%zz") + GET,
+        [400, 200],
+        OPEN,
+    ),
+    ("no escape, with a large body", post("Content-Length: 3000000\r\n").replace("/q/http", "/q/%zz"), [400], OPEN),
+    *[
+        (f"Host: {bad}", f"GET /healthz HTTP/1.1\r\nHost: {bad}\r\n\r\n", [400], CLOSED)
+        for bad in (
+            "",
+            " ",
+            ":80",
+            "a b",
+            "a/b",
+            "a@b",
+            "localhost:x",
+            "a:1:2",
+            "[::1",
+            "::1",
+            "[]",
+            "a%",
+            "a%zz",
+            "http://a",
+            "a\\",
+        )
+    ],
+    *[
+        (f"Host: {good}", f"GET /healthz HTTP/1.1\r\nHost: {good}\r\n\r\n", [200], OPEN)
+        for good in ("localhost:", "LOCALHOST:80", "[::1]", "[::1]:8888", "127.0.0.1", "a_b", "a%41", "x.example.")
+    ],
+    ("an empty Host of HTTP/1.0", "GET /healthz HTTP/1.0\r\nHost:\r\n\r\n", [200], CLOSED),
+    *[
+        (f"Transfer-Encoding: {bad}", post(f"Transfer-Encoding: {bad}\r\n", "0\r\n\r\n"), [400], CLOSED)
+        for bad in (
+            "",
+            "gzip",
+            "identity",
+            "chunked, gzip",
+            "chunked, chunked",
+            "chunked;a=b",
+            "chunked,",
+            ",",
+            "xchunked",
+        )
+    ],
+    ("Transfer-Encoding twice", post(CHUNKED * 2, "0\r\n\r\n"), [400], CLOSED),
+    ("Transfer-Encoding: Chunked", post("Transfer-Encoding: Chunked\r\n", "3\r\nabc\r\n0\r\n\r\n"), [200], OPEN),
+    ("chunks in HTTP/1.0", post(CHUNKED, "0\r\n\r\n").replace("HTTP/1.1", "HTTP/1.0"), [400], CLOSED),
+    ("a space before a name", f"GET /healthz HTTP/1.1\r\n {H}\r\n", [400], CLOSED),
+    ("a tab before a colon", f"GET /healthz HTTP/1.1\r\n{H}X\t: a\r\n\r\n", [400], CLOSED),
+    *[
+        (f"Connection: {word}", f"GET /healthz HTTP/1.1\r\n{H}Connection: {word}\r\n\r\n", [200], stays)
+        for word, stays in (
+            ("close, keep-alive", CLOSED),
+            ("keep-alive, close", CLOSED),
+            ("keep-alive\r\nConnection: close", CLOSED),
+            ("keep-alive", OPEN),
+            ("x-close", OPEN),
+            ("", OPEN),
+        )
+    ],
+    *[
+        (f"the line {bad!r}", f"{bad}\r\n{H}\r\n", [400], CLOSED)
+        for bad in (
+            "GET  /healthz HTTP/1.1",
+            " GET /healthz HTTP/1.1",
+            "GET\t/healthz HTTP/1.1",
+            "GET /healthz  HTTP/1.1",
+            "GET /healthz\tHTTP/1.1",
+            "GET HTTP/1.1",
+            "/healthz HTTP/1.1",
+            "GET /healthz",
+            "GET",
+        )
+    ],
     ("a space in the URI", f"GET /heal thz HTTP/1.1\r\n{H}\r\n", [400], CLOSED),
     ("NUL in the URI", f"GET /q/a\x00b HTTP/1.1\r\n{H}\r\n", [400], CLOSED),
     ("NUL in a header", f"GET /healthz HTTP/1.1\r\n{H}X: a\x00b\r\n\r\n", [400], CLOSED),
@@ -126,7 +319,7 @@ CASES: list[tuple[str, Any, list[int], bool]] = [
     ("POST without a length", f"POST /q/http HTTP/1.1\r\n{H}{TEXT}\r\n", [200], OPEN),
     ("POST of length 0", post("Content-Length: 0\r\n"), [200], OPEN),
     ("GET with a body", f"GET /healthz HTTP/1.1\r\n{H}Content-Length: 3\r\n\r\nabc{GET}", [200, 200], OPEN),
-    ("DELETE with a body", f"DELETE /q/none HTTP/1.1\r\n{H}Content-Length: 3\r\n\r\nv=1", [200], OPEN),
+    ("DELETE with a body", f"DELETE /q/none HTTP/1.1\r\n{H}Content-Length: 3\r\n\r\nv=1", [415], OPEN),
     ("a URI of 8,000", f"GET /q/{'a' * 8000} HTTP/1.1\r\n{H}\r\n", [400], OPEN),
     ("a URI of 9,000", f"GET /q/{'a' * 9000} HTTP/1.1\r\n{H}\r\n", [414], CLOSED),
     ("a header of 17,000", f"GET /healthz HTTP/1.1\r\n{H}X: {'a' * 17000}\r\n\r\n", [431], CLOSED),
@@ -342,7 +535,7 @@ def test_an_error_does_not_harm_the_request_before_it(instance: Any, queue: str)
 def test_errors_are_json_that_tell_what_to_do(instance: Any) -> None:
     status, headers, body = instance.http("PUT", "/q/any")
     assert status == 405
-    assert headers["allow"] == "POST, GET, HEAD, DELETE"
+    assert headers["allow"] == "POST, GET, HEAD, DELETE, OPTIONS"
     assert headers["content-type"] == "application/problem+json"
     assert headers["x-content-type-options"] == "nosniff"
     assert body.startswith(b'{"error": "') and body.endswith(b'"status": 405}\r\n')

@@ -432,7 +432,7 @@ def test_names_and_options_that_are_not_right_are_refused(instance: Any, listen:
 def test_a_live_address_takes_only_get(instance: Any, listen: Any, target: str, method: str) -> None:
     answer = listen(instance, target, method=method, headers="Content-Length: 0\r\n")
     assert answer.status == 405
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == "GET, OPTIONS"
 
 
 def test_an_old_client_gets_a_stream_without_chunks(instance: Any, listen: Any, queue: str) -> None:

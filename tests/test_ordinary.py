@@ -196,7 +196,7 @@ def test_hot_cold_and_ordinary_requests_of_one_connection_are_answered_in_their_
 def test_a_method_that_a_handler_has_not_is_405_and_tells_which_it_has(extended: Extended) -> None:
     status, headers, body = extended.http("DELETE", "/own/plain/x")
     assert (status, json.loads(body)["status"]) == (405, 405)
-    assert headers["allow"] == "GET, HEAD, POST"
+    assert headers["allow"] == "GET, HEAD, POST, OPTIONS"
     assert headers["content-type"] == "application/problem+json"
 
 

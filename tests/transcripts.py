@@ -121,7 +121,7 @@ class Link:
             for line in lines:
                 self._socket.sendall(self._frames.send(TextMessage(data=line)))
         else:
-            self._methods += [line.partition(" ")[0] for line in lines if re.search(r" HTTP/1\.[01]$", line)]
+            self._methods += [line.partition(" ")[0] for line in lines if re.search(r" HTTP/[12]\.[0-9]$", line)]
             end = "\r\n" if lines[-1] == "" else ""
             self._socket.sendall(("\r\n".join(lines) + end).encode("utf-8"))
 
