@@ -13,7 +13,7 @@ from restmq.errors import BadRequest, TooLarge
 
 MOST = 50_000  # strings, commas and opening brackets in one document
 FEW = 2000  # the same for options and settings
-DEEP = 2000  # levels that no reader follows
+DEEP = 1000  # levels that no reader follows
 _TOKEN = re.compile(rb'"[^"]*"|[,\[{]')
 
 
