@@ -7,7 +7,9 @@ wheel's tick, so that no request waits for them. Read handler.py next.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.logfile import LogFile
 
 from restmq.clock import Wheel
-from restmq.errors import Error, Forbidden, Misdirected, TooMany, Unauthorized
+from restmq.errors import Error
 from restmq.form import pairs
 from restmq.plainfile import appendable
 from restmq.request import Request
@@ -105,17 +107,27 @@ class ToFile:
 
 
 class Refusals:
-    """Who was refused (401, 403, 421, 429 too-many), in the log: one line a second for each address.
+    """Who was refused (401, 403, 421, 429 of access), counted, and in the log one line a second for each address.
 
-    So nobody can fill it. The first refusal of an address in a second is told, and how many more there were;
-    of more than MOST addresses in a second only the sum.
+    So nobody can fill it. Of an address in a second one refusal is told, a wrong password before any other, with how
+    many there were of each kind; of more than MOST addresses in a second only the sum. `counts` is for /metrics.
     """
 
     MOST = 50
+    #: Each kind (Error.refusal), as the line of the log names it.
+    KINDS = {
+        "wrong-password": "wrong passwords",
+        "not-looked-at": "passwords that were not looked at",
+        "no-password": "without the password",
+        "forbidden": "forbidden",
+        "misdirected": "by another name",
+        "too-many": "one live consumer too many",
+    }
 
     def __init__(self, wheel: Wheel) -> None:
-        self._waiting: dict[str, list[Any]] = {}  # address -> method, path, error, how many more
-        self._others = 0
+        self.counts: Counter[str] = Counter(dict.fromkeys(self.KINDS, 0))
+        self._waiting: dict[str, _Refused] = {}  # by address
+        self._others: Counter[str] = Counter()
         wheel.each(self.flush)
 
     def note(self, request: Request, error: Error) -> None:
@@ -123,30 +135,51 @@ class Refusals:
 
         The query is not kept: it may hold a secret.
         """
-        if not isinstance(error, (Unauthorized, Forbidden, Misdirected, TooMany)):
+        kind = error.refusal
+        if not kind:
             return
+        self.counts[kind] += 1
         address = request.remote_ip
         known = self._waiting.get(address)
         if known is not None:
-            known[3] += 1
+            known.kinds[kind] += 1
+            if kind == "wrong-password" != known.error.refusal:
+                known.method, known.path, known.error = request.method, request.raw_path, error
         elif len(self._waiting) < self.MOST:
-            self._waiting[address] = [request.method, request.raw_path, error, 0]
+            self._waiting[address] = _Refused(request.method, request.raw_path, error, Counter([kind]))
         else:
-            self._others += 1
+            self._others[kind] += 1
 
     def flush(self) -> None:
         """Tell what was noted."""
         waiting, self._waiting = self._waiting, {}
-        others, self._others = self._others, 0
-        for address, (method, path, error, more) in waiting.items():
+        others, self._others = self._others, Counter()
+        for address, one in waiting.items():
+            more = sum(one.kinds.values()) - 1
+            guessed = one.kinds["wrong-password"] or one.kinds["not-looked-at"]
             log.warn(
-                "{who} was refused with {status}: {method} {path}: {why}{more}",
+                "{who} was refused with {status}: {method} {path}: {why}{kinds}{more}",
                 who=address or NO_ADDRESS,
-                status=error.status,
-                method=method,
-                path=path[:200].decode("ascii", "backslashreplace"),
-                why=error.text[:300],
+                status=one.error.status,
+                method=one.method,
+                path=one.path[:200].decode("ascii", "backslashreplace"),
+                why=one.error.text[:300],
+                kinds=f"; {self._told(one.kinds)}" if guessed and more else "",
                 more=f" (and {more} more)" if more else "",
             )
         if others:
-            log.warn("{others} requests of further addresses were refused", others=others)
+            total, kinds = sum(others.values()), self._told(others)
+            log.warn("{total} requests of further addresses were refused ({kinds})", total=total, kinds=kinds)
+
+    def _told(self, kinds: Counter[str]) -> str:
+        return ", ".join(f"{kinds[kind]} {words}" for kind, words in self.KINDS.items() if kinds[kind])
+
+
+@dataclass
+class _Refused:
+    """What was refused of one address in a second: the request that is told, and how many of each kind."""
+
+    method: str
+    path: bytes
+    error: Error
+    kinds: Counter[str]

@@ -20,8 +20,9 @@ from typing import NamedTuple, Protocol
 from twisted.logger import Logger
 
 from restmq import ini
-from restmq.errors import Forbidden, Misdirected, Unauthorized
+from restmq.errors import Forbidden, Misdirected, Unauthorized, WrongPassword
 from restmq.form import pairs, unquote
+from restmq.guesses import Guesses
 from restmq.ini import ConfigError, Entry, Section
 
 KINDS = ("rest:producer", "rest:consumer", "comet:consumer", "websocket:consumer", "sse:consumer", "admin")
@@ -62,9 +63,11 @@ class Request(Protocol):
     `peer_ip`, where there is one, is the address of the connection itself: behind
     a proxy it is the proxy's, and without the attribute remote_ip stands for it.
     `shared` is set to the header lines that let a page of an allowed origin read the answer.
+    `proven`, where there is one, is set to what its connection showed last that was right.
     """
 
     shared: tuple[tuple[bytes, bytes], ...]
+    proven: bytes
 
     @property
     def remote_ip(self) -> str: ...
@@ -229,6 +232,7 @@ class Acl:
     a misspelt section would let everybody in.
     `hosts`, `allowed_origins` and `trusted_proxies` are as in restmq.conf.
     `generation` rises with each reload: a stream asks again when it did.
+    `guesses`, when given, counts wrong passwords and delays the next ones.
     Raises ConfigError when the file cannot be read or understood.
     """
 
@@ -239,8 +243,10 @@ class Acl:
         hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
         trusted_proxies: Iterable[str] = (),
+        guesses: Guesses | None = None,
     ) -> None:
         self.generation = 0
+        self.guesses = guesses
         self.path = path
         self._others = others
         self._seen = self._moving = self._signature()
@@ -259,7 +265,7 @@ class Acl:
     # ---- the access sections
 
     def check(self, section: str, request: Request) -> bool:
-        """Let the request into a section, or raise Unauthorized or Forbidden.
+        """Let the request into a section, or raise Unauthorized, Forbidden or TooManyGuesses.
 
         Returns True when the address alone decided: then it holds for every request
         of the connection until `generation` changes. Credentials come as Basic
@@ -276,8 +282,43 @@ class Acl:
             return True
         if not all(verdict):
             raise Forbidden(f"{address or 'a unix socket'} is not let into {self._named(section)} by its access rules")
-        _show(section, self._named(section), verdict, request)
+        self._show(section, verdict, request)
         return False
+
+    def _show(self, section: str, verdict: _Verdict, request: Request) -> None:
+        """Compare what the request offers with what is asked for, in constant time."""
+        fields = request.fields.values
+        basic = _basic(fields.get(b"authorization", b""))
+        offered = [] if basic is None else [basic]
+        # A cookie comes along from any page, so it counts only where a browser can send nothing else.
+        if section == "websocket:consumer" or fields.get(b"upgrade", b"").lower() == b"websocket":
+            offered = list(dict.fromkeys([*offered, *_cookies(fields.get(b"cookie", b""))]))
+        # What was right on this connection before is no guess, though it may be wrong by now. So no guess of somebody
+        # else with the same address stops a connection that is there.
+        address, proven = request.remote_ip, getattr(request, "proven", b"")
+        for one in offered:
+            if self.guesses is not None and one != proven:
+                self.guesses.look(address, one.partition(b":")[0])
+        for one in offered:
+            if _meets(one, verdict):
+                if one is not basic and b"origin" not in fields:
+                    raise Forbidden("a WebSocket opened with the auth cookie must say its Origin")
+                request.proven = one
+                return
+        wrong = [one for one in offered if not self._is_known(one)]  # what opens another section is no guess either
+        for one in wrong:
+            if self.guesses is not None and one != proven:
+                request.proven = b""
+                self.guesses.wrong(address, one.partition(b":")[0])
+        asks = f"{self._named(section)} asks for a user name and password"
+        if wrong:
+            raise WrongPassword(asks + ", and these are not right")
+        raise Unauthorized(asks + (", and these are for another section" if offered else ""))
+
+    def _is_known(self, offered: bytes) -> bool:
+        """Whether some section takes it."""
+        rights = [rule.credentials for listed in self._rules.values() for rule in listed if rule.credentials]
+        return _meets(offered, (tuple(rights),))
 
     def _judge(self, section: str, address: str) -> _Verdict:
         if section not in KINDS:
@@ -531,25 +572,6 @@ def _is_page_visit(request: Request, fields: Mapping[bytes, bytes]) -> bool:
         and (path in _PAGES or path.startswith(_PAGE_FOLDERS))
         and not _has(b"callback", request.raw_query)
         and not _hands_out(request)
-    )
-
-
-def _show(section: str, named: str, verdict: _Verdict, request: Request) -> None:
-    """Compare what the request offers with what is asked for, in constant time."""
-    fields = request.fields.values
-    offered = _basic(fields.get(b"authorization", b""))
-    if offered is not None and _meets(offered, verdict):
-        return
-    # A cookie comes along from any page, so it counts only where a browser can send nothing else.
-    if section == "websocket:consumer" or fields.get(b"upgrade", b"").lower() == b"websocket":
-        for cookie in _cookies(fields.get(b"cookie", b"")):
-            if _meets(cookie, verdict):
-                if b"origin" not in fields:
-                    raise Forbidden("a WebSocket opened with the auth cookie must say its Origin")
-                return
-    raise Unauthorized(
-        f"{named} asks for a user name and password"
-        + ("" if offered is None else ", and these are not right")
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from restmq import acl, ini, rules
 from restmq.acl import Acl, Networks
+from restmq.guesses import Guesses
 from restmq.ini import ConfigError, Entry, Section
 from restmq.scripts import RULES
 
@@ -391,14 +392,15 @@ def load(path: Path | None, **overrides: object) -> Settings:
     return _settle(settings, "max_body" in values)
 
 
-def access(settings: Settings) -> Acl:
-    """The access rules of these settings. Raises ConfigError."""
+def access(settings: Settings, guesses: Guesses | None = None) -> Acl:
+    """The access rules of these settings, which delay `guesses`. Raises ConfigError."""
     return Acl(
         settings.acl,
         others=None if settings.acl != settings.source else {*_KEYS, *_GONE},
         hosts=settings.hosts,
         allowed_origins=settings.allowed_origins,
         trusted_proxies=settings.trusted_proxies,
+        guesses=guesses,
     )
 
 

@@ -7,7 +7,9 @@ queues. Raised low, rendered once (handler.py). Read element.py next.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
+from typing import Any
 
 #: Characters of an error text: it may quote what a client sent, which may be long, in the answer and in the log.
 LONGEST = 2000
@@ -24,6 +26,7 @@ class Error(Exception):
     type = "internal"
     title = "Internal error"
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    refusal = ""  # why access refused it, as /metrics and the log count it; "" is no refusal
     echo = ""  # more JSON behind the last field: the id of the command that it answers
 
     def __init__(self, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
@@ -80,13 +83,21 @@ class Unauthorized(Error):
     """The section asks for a user name and password that did not come."""
 
     status, type, title = 401, "unauthorized", "Unauthorized"
+    refusal = "no-password"
     headers = ((b"WWW-Authenticate", b'Basic realm="RestMQ", charset="UTF-8"'),)
+
+
+class WrongPassword(Unauthorized):
+    """What came is no user name and password of the rules."""
+
+    refusal = "wrong-password"
 
 
 class Forbidden(Error):
     """The address, or the page's origin, is not let in."""
 
     status, type, title = 403, "forbidden", "Forbidden"
+    refusal = "forbidden"
 
 
 class NotFound(Error):
@@ -156,6 +167,7 @@ class Misdirected(Error):
     """The Host header names a host that this server is not known as."""
 
     status, type, title = 421, "misdirected", "Misdirected request"
+    refusal = "misdirected"
 
 
 class Conflict(Error):
@@ -175,7 +187,27 @@ class TooMany(Error):
     """One client has as many live consumers as it may have."""
 
     status, type, title = 429, "too-many", "Too many live consumers"
+    refusal = "too-many"
     headers = ((b"Retry-After", b"5"),)
+
+
+class TooManyGuesses(Error):
+    """Wrong passwords came from this address for this name: the next is looked at in so many `seconds`.
+
+    `record` is guesses.py's own.
+    """
+
+    status, type, title = 429, "too-many-guesses", "Too many wrong passwords"
+    refusal = "not-looked-at"
+
+    def __init__(self, seconds: float, record: Any) -> None:
+        wait = max(1, math.ceil(seconds))
+        super().__init__(
+            "too many wrong passwords came from this address for this user name, so none is looked at now, right or "
+            f"wrong: come again in {wait} s"
+        )
+        self.headers = ((b"Retry-After", b"%d" % wait),)
+        self.record = record
 
 
 class QueueFull(Error):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from cyclone import web
@@ -19,7 +20,7 @@ from twisted.python.failure import Failure
 from restmq import document, negotiation
 from restmq.accesslog import NO_ADDRESS
 from restmq.element import queue_name
-from restmq.errors import BadOption, BadRequest, Error, NotAllowed, NotImplementedHere, UnsupportedMedia
+from restmq.errors import BadOption, BadRequest, Error, NotAllowed, NotImplementedHere, TooManyGuesses, UnsupportedMedia
 from restmq.form import unquote
 from restmq.options import EMPTY
 from restmq.request import Most, Request
@@ -170,6 +171,9 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                     self._rare()
                 self._unzip()
             said = verb(self, *arguments)
+        except TooManyGuesses as error:
+            self._later(error, arguments)
+            return
         except Exception as error:
             self.failed(error)
             return
@@ -177,6 +181,14 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             self.reply(said)
         else:
             drive(said, self.reply, self.failed)
+
+    def _later(self, refused: TooManyGuesses, arguments: tuple[bytes, ...]) -> None:
+        """Begin anew when its password is looked at, or refuse it where no more may wait."""
+        waits = self.app.acl.guesses.later(refused, partial(self.run, arguments), self.failed)
+        if waits is None:
+            self.failed(refused)
+        else:
+            self.on_gone = [*(self.on_gone or ()), waits.leave]
 
     def _rare(self) -> None:
         """What rare header lines ask for is refused where it is not done. Raises errors."""

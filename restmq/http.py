@@ -94,6 +94,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self.peer_ip: str = getattr(self.transport.getPeer(), "host", "")
         if self.peer_ip.startswith("::ffff:"):
             self.peer_ip = address(self.peer_ip)
+        self.proven = b""  # the user name and password that were right here last
         self.allowed: dict[str, int] = {}  # section -> generation of the ACL that let this address in
         self.line: deque[Request] = deque()  # requests not answered yet, and answers that wait for others
         self._held = 0  # bytes of bodies and of answers in it
@@ -124,6 +125,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if given != self._client[0]:
             self._client = (given, proxies.client(self.peer_ip, given))
             self.allowed.clear()
+            self.proven = b""
         return self._client[1]
 
     # -- ends

@@ -152,6 +152,10 @@ class Metrics(Handler):
         for (route, method, status), count in sorted(app.requests.counts().items()):
             requests.add_metric((route, method, str(status)), count)
         yield requests
+        refused = CounterMetricFamily("restmq_refused", "Requests that access refused", labels=("reason",))
+        for reason, count in app.refusals.counts.items():
+            refused.add_metric((reason,), count)
+        yield refused
         yield _gauge("connections", "Open connections to this instance", len(app.connections))
         yield _gauge("waiting_gets", "GETs of this instance that wait for an element", len(app.waiting))
         live = GaugeMetricFamily("restmq_live_consumers", "Live consumers of this instance", labels=("transport",))

@@ -69,6 +69,15 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
         """The client's address; behind a trusted proxy, the one it names. "" over a unix socket."""
         return self.connection.client(self.fields.values)
 
+    @property
+    def proven(self) -> bytes:
+        """The user name and password that were right on this connection last; b"" when none, or wrong ones since."""
+        return self.connection.proven
+
+    @proven.setter
+    def proven(self, shown: bytes) -> None:
+        self.connection.proven = shown
+
     @cached_property
     def query(self) -> list[tuple[bytes, bytes]]:
         """The query's fields, percent-decoded. Raises BadRequest for more than 100."""

@@ -28,6 +28,7 @@ from restmq.core import Core
 from restmq.delivery import Delivery
 from restmq.door import Door
 from restmq.exposure import Exposure
+from restmq.guesses import Guesses
 from restmq.inbox import Inbox
 from restmq.log import FILE_SIZE, FILES
 from restmq.presence import Presence
@@ -100,7 +101,7 @@ class Broker(Service):
         self.delivery = Delivery(self.core, self.messages, self.presence, self.inbox, reactor)
         self.waiting = Waiting(self.core, self.inbox, reactor)
         self.delivery.woken, self.delivery.up = self.waiting.woken, self.waiting.up
-        self.acl = config.access(settings)
+        self.acl = config.access(settings, Guesses(reactor))
         self.app = Application(ROUTES, settings, self.core, self.delivery, self.acl, self.wheel)
         self.app.waiting = self.waiting
         self.app.pages = pages.Pages(frontend_path(), settings.static_path, settings.template_path)
@@ -174,6 +175,8 @@ class Broker(Service):
 
     async def _stop(self) -> None:
         log.info("ending: finishing requests and closing live consumers")
+        if self.acl.guesses is not None:
+            self.acl.guesses.close()
         drained = self.app.drain(self.settings.drain, self.settings.grace)
         self.waiting.close()
         await self.delivery.close()

@@ -14,7 +14,7 @@ LAYERS = [
     {"scripts", "redis", "turn", "due", "books", "core"},
     {"presence", "inbox", "waiting", "message", "consumers", "pace", "tapping", "delivery", "resume"},
     {"cyclone3", "negotiation", "head", "form", "request", "http", "stream", "proxies", "accesslog"}
-    | {"handler", "application", "acl", "rest", "leases", "commands", "live", "websocket", "rules"}
+    | {"handler", "application", "acl", "guesses", "rest", "leases", "commands", "live", "websocket", "rules"}
     | {"admin", "dead", "looking", "pages", "health", "metrics"},
     {"config", "log", "embedded", "tls", "exposure", "door", "tap", "web"},
 ]

@@ -71,7 +71,8 @@ def test_behind_a_proxy_the_client_is_named(start: Any, queue: str) -> None:
 
 
 def test_a_refusal_is_one_line_a_second_for_each_address(start: Any, queue: str) -> None:
-    one = start("[rest:producer]\nhosts_deny = all\n[rest:consumer]\nusername = jo\npassword = hunter2\n")
+    rules = "[rest:producer]\nhosts_deny = all\n[rest:consumer]\nusername = jo\npassword = hunter2\n"
+    one = start(rules + "[websocket:consumer]\n")
     began = time.monotonic()
     for source, count in (("127.0.0.2", 40), ("127.0.0.3", 1)):
         link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE, source_address=(source, 0))
