@@ -42,6 +42,7 @@ GOING_AWAY, UNSUPPORTED, POLICY, TOO_BIG, BROKEN = 1001, 1003, 1008, 1009, 1011
 MOST_WAITING = 1000  # takes of one connection
 MOST_REMEMBERED = 1000  # leases of one connection, those that are over included
 MOST_COMMANDS = 128  # not yet answered, or as much as one may have; then reading stops, and goes on below half
+MOST_FRAMES = 500  # that are looked at in one turn of the reactor
 PATIENCE = 2.0  # seconds for the client to answer a Close frame
 
 log = Logger()
@@ -144,6 +145,7 @@ class WebSocket(Live):
         self.waiting: set[Wait] = set()  # takes that are answered later
         self.leased: dict[tuple[bytes, Lease], None] = {}  # the newest that it got
         self._held = False  # reading stopped: too much is to be answered
+        self._resting = False  # reading goes on in the reactor's next turn
         self._pong: bytes | None = None  # owed to a client that does not read
         self._alive = True  # something came since the last heartbeat
         self._silent = 0  # heartbeats since then, of those at which it had nothing new to read
@@ -170,15 +172,28 @@ class WebSocket(Live):
         """Parse what came."""
         self._alive = True
         self._parser.receive_data(data)
-        if not self._held:
+        if not (self._held or self._resting):
             self._read()
 
     def _read(self) -> None:
-        for event in self._parser.events():
+        """What was parsed. Frames can be six bytes long: after so many of them others have their turn."""
+        for count, event in enumerate(self._parser.events(), 1):
             if self._closing is None or isinstance(event, CloseConnection):
                 self._event(event)
             if self._held:
                 return
+            if count == MOST_FRAMES:
+                assert self._stream is not None
+                self._resting = True
+                self._stream.pause()
+                self._clock.callLater(0, self._read_on)
+                return
+
+    def _read_on(self) -> None:
+        self._resting = False
+        if self._stream is not None and not (self._stream.closed or self._held):
+            self._stream.resume()
+            self._read()
 
     def _event(self, event: Event) -> None:
         stream = self._stream

@@ -18,7 +18,6 @@ from conftest import TWISTD, Instance, RedisServer
 from test_http import statuses
 from wire import HANDSHAKE, Talker, until
 
-pytestmark = pytest.mark.wire
 MANY = 1000
 #: Objects that the instance may leave beside requests while they are made: its timers, its beat, its log.
 BESIDE = MANY // 10
@@ -272,7 +271,7 @@ ENDED: dict[str, tuple[bytes, int]] = {
     "a body that grows too large": (request("POST", "/q/some", "186a1\r\n", CHUNKS), 413),
     "a target too long": (request("GET", "/q/" + "x" * 9000), 414),
     "a head too large": (request("GET", "/", "", "X: y\r\n" * 101), 431),
-    "a coding": (request("POST", "/q/some", "x", "Transfer-Encoding: gzip\r\n"), 501),
+    "a coding": (request("POST", "/q/some", "x", "Transfer-Encoding: gzip, chunked\r\n"), 501),
     "a head that does not end": (b"GET / HTTP/1.1\r\n", 408),
 }
 #: Requests in whose middle the client resets its connection, and how their answer begins.

@@ -12,8 +12,6 @@ import pytest
 from conftest import free_port, http_call
 from wire import FORM, until
 
-pytestmark = pytest.mark.wire
-
 CONF = """
 global
     maxconn 100

@@ -262,7 +262,6 @@ def test_what_a_client_sends_is_cut_in_the_log_and_in_error_texts() -> None:
     assert len(Error("x" * 1_000_000).render()) < 3000
 
 
-@pytest.mark.wire
 def test_the_access_log_does_not_hold_up_anybody(start: Any) -> None:
     one = start("[server]\naccess_log = yes\n")
     before = cpu(one.process.pid)

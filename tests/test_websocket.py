@@ -15,7 +15,16 @@ from websockets.exceptions import ConnectionClosed
 from wire import HANDSHAKE, PATIENCE, Talker, Wire, add, batch, handler, ring, stats, until
 
 from restmq.errors import BadRequest, Error, Forbidden, UpgradeRequired
-from restmq.websocket import MOST_COMMANDS, Asking, WebSocket, accept, check_handshake, close_frame, to_frame
+from restmq.websocket import (
+    MOST_COMMANDS,
+    MOST_FRAMES,
+    Asking,
+    WebSocket,
+    accept,
+    check_handshake,
+    close_frame,
+    to_frame,
+)
 
 pytestmark = pytest.mark.wire
 
@@ -180,9 +189,27 @@ def test_a_message_larger_than_a_form_may_be_is_1009_before_it_is_all_there() ->
 
 
 def test_empty_fragments_without_end_take_no_room() -> None:
-    consumer, wire = opened(Clock())
+    clock = Clock()
+    consumer, wire = opened(clock)
     consumer.heard(client(0x01) + client(0x00) * 10000 + client(0x80, b"x"))
+    clock.pump([0] * 100)
     assert wire.parts == [b"\x81\x01x"]
+
+
+def test_a_flood_of_small_frames_lets_others_have_their_turn() -> None:
+    clock = Clock()
+    consumer, wire = opened(clock)
+    consumer.heard(client(0x89, b"1") * 1200)
+    assert (len(wire.parts), wire.reading_stopped) == (MOST_FRAMES, True)
+    consumer.heard(client(0x89, b"2") * 100)  # what was on its way when reading stopped
+    assert len(wire.parts) == MOST_FRAMES
+    clock.advance(0)  # all turns that are asked for
+    assert (len(wire.parts), wire.reading_stopped) == (1300, False)
+    consumer.heard(client(0x89, b"3") * MOST_FRAMES)
+    consumer.lost()
+    wire.closed = True
+    clock.advance(60)
+    assert len(wire.parts) == 1300 + MOST_FRAMES
 
 
 def test_a_client_that_pings_and_does_not_read_gets_one_answer_when_it_does() -> None:
