@@ -25,11 +25,19 @@ Values = Mapping[bytes, bytes]
 PRECONDITIONS = (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range")
 #: Header lines that make a request mean more than its path and body say.
 SPECIAL = frozenset(
-    (*PRECONDITIONS, b"idempotency-key", b"range", b"purpose", b"sec-purpose", b"x-purpose", b"x-moz")
+    (
+        *PRECONDITIONS,
+        *(b"idempotency-key", b"range", b"purpose", b"sec-purpose", b"x-purpose", b"x-moz", b"sec-websocket-key"),
+    )
+)
+#: What a browser makes of an answer (Sec-Fetch-Dest in Fetch Metadata), where it cannot be JSON.
+DESTINATIONS = frozenset(
+    b"audio audioworklet font image manifest paintworklet report script serviceworker sharedworker style track video "
+    b"worker xslt".split()
 )
 MEMBERS = 1000  # of a gzip body: each costs a decompressor
 _AHEAD = re.compile(rb"prefetch|prerender|preview", re.IGNORECASE)
-_CHARSET = re.compile(rb";[ \t]*charset\*?[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.){0,80})\"|([^\s;\"]*))", re.IGNORECASE)
+_CHARSET = re.compile(rb";[ \t]*charset\*?[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.){0,80})\"|([^\s;]*))", re.IGNORECASE)
 _UTF_8 = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"")
 _Q = re.compile(rb";[ \t]*q[ \t]*=[ \t]*([01](?:\.[0-9]{0,3})?)[ \t]*(?:;|\Z)", re.IGNORECASE)
 _SLICE = 64 << 10  # bytes: what a decompressor leaves over is copied
@@ -138,6 +146,8 @@ def unusual(values: Values, kind: bytes) -> bool:
     accept, content_type = values.get(b"accept"), values.get(b"content-type", b"")
     if accept is not None and accept != b"*/*" and not accepts(accept, (b"application/json",)):
         return True
+    if values.get(b"sec-fetch-dest") in DESTINATIONS:
+        return True
     if b"content-encoding" in values or b"websocket" in values.get(b"upgrade", b"").lower():
         return True
     if len(content_type) > len(kind) and b"charset" in content_type.lower():
@@ -157,8 +167,12 @@ def check_use(values: Values, kinds: tuple[bytes, ...], queue: str) -> None:
     for word in (b"sec-purpose", b"purpose", b"x-purpose", b"x-moz"):
         if _AHEAD.search(values.get(word, b"")):
             raise Prefetched("a prefetch consumes nothing; ask again when the element is really wanted")
-    if kinds and listed(values.get(b"upgrade", b""), b"websocket"):
+    # A proxy that knows no WebSockets forwards all of a handshake but Upgrade.
+    if kinds and (listed(values.get(b"upgrade", b""), b"websocket") or b"sec-websocket-key" in values):
         raise UpgradeRequired(f"this address does not speak WebSocket; /ws/{queue} does")
+    destination = values.get(b"sec-fetch-dest", b"")
+    if kinds and destination in DESTINATIONS and not (destination == b"script" and kinds[0].endswith(b"script")):
+        raise NotAcceptable(f"the answer is {kinds[0].decode()}, but a browser wants a {destination.decode()}")
     accept = values.get(b"accept")
     if accept is not None and kinds and not accepts(accept, kinds):
         raise NotAcceptable(f"the answer is {kinds[0].decode()}, which Accept excludes; {_where(accept, queue)}")

@@ -114,6 +114,9 @@ def test_whoever_can_use_json_is_handed_it(instance: Any, queue: str, accept: st
         {"Sec-Purpose": "something", "Purpose": "other"},
         {"Accept": "text/javascript, */*;q=0", "X": "?callback=show"},
         {"Accept": "application/javascript", "X": "?callback=show"},
+        {"Accept": "*/*", "Sec-Fetch-Dest": "script", "Sec-Fetch-Site": "same-origin", "X": "?callback=show"},
+        {"Accept": "*/*", "Sec-Fetch-Dest": "empty", "Sec-Fetch-Site": "same-origin"},
+        {"Accept": "text/html,*/*;q=0.8", "Sec-Fetch-Dest": "document", "Sec-Fetch-Site": "none"},
     ],
 )
 def test_what_does_not_keep_a_client_from_using_it_does_not_matter(

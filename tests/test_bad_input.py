@@ -300,6 +300,8 @@ BAD: list[tuple[bytes, int, str]] = [
           ("Accept: */*;q=0", *UNUSABLE), ("Accept: application/json;q=0, */*", *UNUSABLE),
           ("Accept: */*, application/*;q=0.0", *UNUSABLE),
           ("Upgrade: websocket\r\nConnection: Upgrade", 426, "upgrade-required"),
+          ("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==", 426, "upgrade-required"),
+          ("Sec-Fetch-Dest: image", *UNUSABLE), ("Sec-Fetch-Dest: script", *UNUSABLE),
           ("Range: bytes=0-5", 400, "bad-request"), ("If-Match: *", *UNMET),
           ("If-None-Match: \"1.1@e\"", *UNMET), ("If-Range: \"x\"", *UNMET),
           ("If-Modified-Since: Sat, 29 Oct 1994 19:43:31 GMT", *UNMET),
@@ -336,7 +338,7 @@ BAD: list[tuple[bytes, int, str]] = [
                                ("/", b"queue={}&value=x", FORM), ("/q/{}/ack", b'{"ack": []}', JSON),
                                ("/queue", b'{"cmd": "take", "queue": "{}"}', JSON),
                                ("/settings/{}", b"history=1", FORM), ("/p/{}", b"policy=roundrobin", FORM))
-      for charset in ("utf-16le", "ISO-8859-1", '"Latin1"', "utf-8; charset=utf-16")),
+      for charset in ("utf-16le", "ISO-8859-1", '"Latin1"', '"' + " " * 90 + 'utf-16"', "utf-8; charset=utf-16")),
     (request("POST", "/q/{}", b"value=x&_charset_=windows-1252", FORM), *UNREAD),
     (request("POST", "/q/{}", part(("value", b"x"), ("_charset_", b"latin1")), PARTS), *UNREAD),
     *((request("POST", "/q/{}", part(("value", b"x")).replace(b"\r\n\r\n", line + b"\r\n\r\n"), PARTS), *UNREAD)
