@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from restmq.accesslog import Refusals
+from restmq.answers import Answers
 from restmq.clock import Wheel
 from restmq.cyclone3 import Chunked, methods_of, repaired
 from restmq.errors import BadRequest, Error, NotFound
@@ -85,6 +86,9 @@ class Application(web.Application):  # type: ignore[misc]
         self.limits = Limits(
             int(settings.head_timeout), int(settings.body_timeout), int(settings.idle_timeout), settings.max_body
         )
+        self.answers: Answers = core.answers if core is not None else Answers(settings.max_answers)
+        self.answers.most = settings.max_answers
+        self.choked: set[Connection] = set()  # whose clients do not read as fast as they are written to
         self.bodies = Room(max(settings.max_bodies, settings.max_body))
         self.proxies = Proxies(settings.xheader, tuple(settings.trusted_proxies)) if settings.xheaders else None
         self.connections: set[Connection] = set()
@@ -124,6 +128,8 @@ class Application(web.Application):  # type: ignore[misc]
         now = self.wheel.now
         for connection in [one for one in self.connections if one.deadline < now]:
             connection.late()
+        for connection in list(self.choked):
+            connection.watched()
         if self.bodies.line:  # whoever takes room must not take its time
             for connection in list(self.connections):
                 connection.hurried()

@@ -19,14 +19,16 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq import books, scripts
+from restmq.answers import Answers
 from restmq.due import QUIET, Due
 from restmq.element import Element, Lease
 from restmq.errors import Error, LeaseLost
 from restmq.redis import Link, Redis, Reply, encode, info, too_old
 from restmq.slot import Slot, begun, pause
-from restmq.turn import MERGED, REMEMBERED, Call, Turn, refusal, word
+from restmq.turn import MERGED, REMEMBERED, Call, Turn, another, refusal, word
 
 LAYOUT = b"1"
+ANSWERS = 64 << 20  # bytes of answers that may be unread, unless somebody says otherwise
 LIMIT = 1 << 20  # bytes of values in one answer
 LOOK = 1000  # ms until a queue is looked at whose script alone knows when something is due
 INSIST, AGAIN = 60.0, 0.3  # seconds for which what must not be lost is asked again, and between two tries
@@ -96,6 +98,7 @@ class Core:
         self.turn = Turn(redis, clock, self.scripts)
         self.turn.first = self._first_use
         self.script = self.turn.script
+        self.answers = Answers(ANSWERS)
         self.due = Due(self.turn, self.db, clock)
         self.due.forgotten = self._forgotten
         self.refused: Callable[[str], None] = lambda why: None  # this Redis will never do
@@ -306,10 +309,19 @@ class Core:
             call.waiters.append(slot)
             call.head = (self.db, b"%d" % len(call.waiters), b"")
             return slot
+        if self.answers.at_once():
+            self._ask_take(queue, slot, None, None)
+        else:
+            self.answers.enter().then(partial(self._ask_take, queue, slot))
+        return slot
+
+    def _ask_take(self, queue: bytes, slot: Slot[Element | None], _: object, error: BaseException | None) -> None:
+        if error is not None:
+            slot.fail(error)
+            return
         call = self.turn.open("take", queue, (self.db, b"1", b""), merging=True)
         call.waiters.append(slot)
-        call.done = partial(self._taken, queue)
-        return slot
+        call.done, call.ended = partial(self._taken, queue), self.answers.leave
 
     def _taken(self, queue: bytes, call: Call, reply: Reply) -> None:
         waiters = call.waiters
@@ -320,12 +332,27 @@ class Core:
         if given:
             self._saw(queue, int(reply[3 * given - 3]))
         rest = waiters[given:]
-        if rest and more:  # it met a thousand that had ended: the rest ask again
+        if rest and more:  # it met a thousand that had ended, or brought a MiB: the rest ask again
             call.waiters, call.head = rest, (self.db, b"%d" % len(rest), b"")
-            self.turn.post(call)
+            self.answers.enter().then(partial(self._ask_again, call))
             return
         for waiter in rest:
             waiter.resolve(None)
+
+    def _ask_again(self, call: Call, _: object, error: BaseException | None) -> None:
+        if error is None:
+            self.turn.post(call)
+            return
+        for waiter in call.waiters:
+            waiter.fail(another(error))
+
+    async def _bring(self, patient: bool, name: str, queue: bytes, *words: bytes) -> Reply:
+        """Ask for what may be much. Raises Crowded when clients leave too much unread, unless one is `patient`."""
+        await self.answers.enter(patient)
+        try:
+            return await self.script(name, queue, *words)
+        finally:
+            self.answers.leave()
 
     async def take_many(self, queue: bytes, most: int, waiter: Waiter | None = None) -> list[tuple[Element, bytes]]:
         """Remove up to `most` of the oldest, at most 1 MiB of values; each with what untake() needs.
@@ -334,7 +361,8 @@ class Core:
         """
         options = {"full": 1, "limit": LIMIT, **_waiting(waiter)}
         while True:
-            reply = await self.script("take", queue, self.db, b"%d" % most, json.dumps(options).encode())
+            words = self.db, b"%d" % most, json.dumps(options).encode()
+            reply = await self._bring(waiter is not None, "take", queue, *words)
             if not reply:
                 return []
             epoch, *words = reply
@@ -377,7 +405,7 @@ class Core:
     async def get(self, queue: bytes) -> Element | bool:
         """Show the next element and count it; True when nothing waits, False when never added to."""
         while True:
-            reply = await self.script("get", queue, self.db)
+            reply = await self._bring(False, "get", queue, self.db)
             if len(reply) == 3:
                 return Element(queue, int(reply[0]), reply[2], reply[1])
             if reply[0] != 2:
@@ -411,7 +439,8 @@ class Core:
         options = json.dumps({"limit": LIMIT, **_waiting(waiter)}).encode()
         while True:
             self.due.soon(queue, ms)  # before the script: its answer may be lost
-            epoch, *words = await self.script("lease", queue, self.db, b"%d" % most, b"%d" % ms, options)
+            asked = self.db, b"%d" % most, b"%d" % ms, options
+            epoch, *words = await self._bring(waiter is not None, "lease", queue, *asked)
             leased = [
                 Element(queue, int(words[at]), words[at + 2], int(words[at + 1]), int(words[at + 3]), epoch)
                 for at in range(0, len(words) - 3, 4)
@@ -576,7 +605,7 @@ class Core:
 
     async def newest(self, queue: bytes, most: int = 10) -> list[Element]:
         """The newest waiting elements, newest first, untouched."""
-        reply = await self.script("newest", queue, self.db, b"%d" % most)
+        reply = await self._bring(False, "newest", queue, self.db, b"%d" % most)
         return [Element(queue, int(reply[at]), reply[at + 2], int(reply[at + 1])) for at in range(0, len(reply), 3)]
 
     async def peek(self, queue: bytes, state: str, after: int, most: int) -> list[books.Peeked] | None:
@@ -586,7 +615,7 @@ class Core:
         by keys, what is on its way), history in that of delivery.
         """
         words = [state.encode(), b"%d" % after, b"%d" % most]
-        reply = await self.script("peek", queue, self.db, *words)
+        reply = await self._bring(False, "peek", queue, self.db, *words)
         while len(reply) == 2:  # not found yet: it is searched for a thousand a call
             reply = await self.script("peek", queue, self.db, *words, reply[1])
         if state == "leased" and len(reply) < 8 * most:

@@ -32,6 +32,8 @@ from restmq.stream import MAX_AHEAD, Stream
 MAX_LINE = 8192
 MAX_HEAD = 16384
 MIN_RATE = 1024  # bytes of a body a second, on average, once its time-out is over
+GETS = 16  # pipelined GETs in flight: each may bring a large element
+STUCK = 10  # seconds for a client to read something, once answers take all the room
 ROOM_WAIT = 10  # seconds that a body waits for room
 HURRIED = 5  # seconds after which a body that others wait for must have come at HASTE
 HASTE = 65536  # bytes a second
@@ -98,6 +100,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self.allowed: dict[str, int] = {}  # section -> generation of the ACL that let this address in
         self.line: deque[Request] = deque()  # requests not answered yet, and answers that wait for others
         self._held = 0  # bytes of bodies and of answers in it
+        self._gets = 0  # GETs in it that are not answered
+        self._kept = 0  # bytes of answers in it
+        self._counted = self._still = 0  # of its bytes as application.answers has them; seconds without a change
         self.stream: Stream | None = None
         self.ended = False  # the client is gone
         self.half = False  # it has closed its side: it asks no more, and still reads
@@ -170,6 +175,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if self.ended:
             return
         self.ended = True
+        self.app.choked.discard(self)
+        self._count()
         self._drop_body()
         stream, self.stream = self.stream, None
         if stream is not None:
@@ -306,7 +313,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if not line:
             return False
         last = line[-1]
-        if last.hold or last.alone or len(line) >= DEPTH or self._held > self.app.limits.size:
+        if last.hold or last.alone or len(line) >= DEPTH or self._gets >= GETS or self._held > self.app.limits.size:
             return True
         return bool(self.app.bodies.held > self.app.bodies.most)
 
@@ -570,6 +577,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if request.fields.close or self.app.draining:
             self.closing = True
         self.line.append(request)
+        if request.method == "GET":
+            self._gets += 1
         if request.body:
             request.size = len(request.body)
             self._held += request.size
@@ -603,6 +612,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if self.ended or request.answer is not None:
             return
         request.answer, request.handler = data, None
+        if request.method == "GET":
+            self._gets -= 1
         size = request.size
         if size:  # freed(), in place
             request.size = 0
@@ -613,6 +624,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 bodies.leave(0)
         if line[0] is not request:
             self._held += len(data)
+            self._kept += len(data)
+            if self._kept > MAX_AHEAD:
+                self._count()
             request.body = b""
             request.__dict__.pop("form", None)
             if self._buffer or self._paused:  # its body may be what there was too much of
@@ -623,8 +637,28 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         while line and (ready := line[0].answer) is not None:
             line.popleft()
             self._held -= len(ready)
+            self._kept -= len(ready)
             send(self.transport, ready)
+        if self._choked or self._counted:
+            self._count()
         self._answered()
+
+    def _count(self) -> None:
+        """Tell the application how much the client has not read."""
+        now = 0 if self.ended else self._kept
+        if self._choked and not self.ended and self.stream is None:
+            now += unsent(self.transport)
+        more, self._counted = now - self._counted, now
+        if more:
+            self.app.answers.count(more)
+
+    def watched(self) -> None:
+        """Once a second while the client does not read: it is cut off when it reads nothing and takes others' room."""
+        before = self._counted
+        self._count()
+        self._still = self._still + 1 if self._counted >= before else 0
+        if self._still >= STUCK and self._counted and self.app.answers.over:
+            self.transport.abortConnection()
 
     def _answered(self) -> None:
         """What could leave has left: close, go on reading, or start the cold request whose turn it is."""
@@ -663,6 +697,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if self.ended:
             return
         request = self.line.popleft()
+        if request.method == "GET":
+            self._gets -= 1
         request.answer = b""
         self.freed(request)
         self.closing = self.closing or self.no_keep_alive
@@ -672,9 +708,14 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     def pauseProducing(self) -> None:
         self._choked = True
+        self._still = 0
+        self.app.choked.add(self)
+        self._count()
 
     def resumeProducing(self) -> None:
         self._choked = False
+        self.app.choked.discard(self)
+        self._count()
         self._resume()
 
     def stopProducing(self) -> None:

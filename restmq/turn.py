@@ -15,7 +15,7 @@ from typing import Any
 import hiredis
 from twisted.internet.interfaces import IReactorTime
 
-from restmq.errors import BadOption, Conflict, Error, Full, QueueFull, Stopped, TooLarge, Unavailable
+from restmq.errors import BadOption, Conflict, Crowded, Error, Full, QueueFull, Stopped, TooLarge, Unavailable
 from restmq.redis import Redis, Reply, encode, named
 from restmq.scripts import Script
 from restmq.slot import Slot, ignored
@@ -56,7 +56,7 @@ def another(error: BaseException) -> BaseException:
         return Stopped(error.lasts)
     if isinstance(error, Unavailable):
         return Unavailable(error.text, error.maybe)
-    if isinstance(error, (Full, QueueFull, TooLarge, Conflict)):
+    if isinstance(error, (Full, QueueFull, TooLarge, Conflict, Crowded)):
         return type(error)(error.text)
     return error if isinstance(error, Error) else RuntimeError(str(error))
 
@@ -69,11 +69,12 @@ def _single(call: Call, reply: Reply) -> None:
 class Call:
     """One script call on its way, or one verb's merged requests waiting for the turn to end."""
 
-    __slots__ = ("args", "done", "head", "key", "redis", "script", "waiters")
+    __slots__ = ("args", "done", "ended", "head", "key", "redis", "script", "waiters")
 
     def __init__(self, redis: Redis, script: Script, key: bytes, head: tuple[bytes, ...], args: list[bytes]) -> None:
         self.redis, self.script, self.key, self.head, self.args = redis, script, key, head, args
         self.waiters: list[Slot[Any]] = []
+        self.ended: Callable[[], None] | None = None  # is called once there is a reply, or an error
         self.done: Callable[[Call, Reply], None] = _single  # is given the call, for a call that held itself would stay
 
     def ask(self) -> None:
@@ -93,8 +94,10 @@ class Call:
         if error is not None:
             for slot in self.waiters:
                 slot.fail(error if len(self.waiters) == 1 else another(error))
-            return
-        self.done(self, reply)
+        else:
+            self.done(self, reply)
+        if self.ended is not None:
+            self.ended()
 
 
 class Turn:

@@ -234,7 +234,7 @@ def _cpu(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
-def _memory(pid: int, which: str) -> int:
+def memory(pid: int, which: str) -> int:
     """VmRSS or VmHWM in bytes (proc_pid_status(5))."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(which + ":"):
@@ -257,14 +257,14 @@ def answered(link: socket.socket, many: int = 1) -> int:
 def spend(pid: int, port: int, data: bytes, many: int = 1) -> Spent:
     """Send requests on a connection of their own, and see what that took."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
-    before, cpu = _memory(pid, "VmRSS"), _cpu(pid)
+    before, cpu = memory(pid, "VmRSS"), _cpu(pid)
     with socket.create_connection(("127.0.0.1", port), timeout=300) as link:
         sender = threading.Thread(target=_send, args=(link, data))
         sender.start()
         status = answered(link, many)
         sender.join()
     cpu = _cpu(pid) - cpu
-    return Spent(cpu, _memory(pid, "VmHWM") - before, _memory(pid, "VmRSS") - before, status)
+    return Spent(cpu, memory(pid, "VmHWM") - before, memory(pid, "VmRSS") - before, status)
 
 
 def _send(link: socket.socket, data: bytes) -> None:
