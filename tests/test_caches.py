@@ -61,7 +61,11 @@ class Cache:
     def __init__(self, command: list[str], port: int) -> None:
         self.port = port
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        until(self._serves, seconds=60)
+        try:
+            until(self._serves, seconds=60)
+        except BaseException:
+            self.end()
+            raise
 
     def _serves(self) -> bool:
         try:
