@@ -7,6 +7,7 @@ place here; knows nothing of HTTP or Redis. Read clock.py next.
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet import tcp, unix
@@ -125,10 +126,11 @@ def finish(transport: Any) -> None:
     lower._tempDataBuffer, lower._tempDataLen = [], 0
     lower.stopWriting()
     handle: Any = lower
-    try:  # loseWriteConnection() would wait until the kernel takes more, which it may never do
+    # loseWriteConnection() would wait until the kernel takes more, which it may never do.
+    with suppress(OSError):  # the peer has gone already
         handle.getHandle().shutdown(socket.SHUT_WR)
-    except OSError:
-        return  # the peer has gone already
+    if lower.disconnecting:
+        lower.startWriting()  # loseConnection() was called before, and waits for a turn of writing
 
 
 #: The reactor has one thread, so one cork serves all.

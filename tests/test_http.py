@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 from typing import Any
 
 import pytest
+import reactor
 import redis
+from twisted.internet.protocol import Factory, Protocol
 from wire import PATIENCE, stats, until
+
+from restmq.cork import bottom, finish
 
 pytestmark = pytest.mark.wire
 H = "Host: localhost\r\n"
@@ -539,3 +544,31 @@ def test_errors_are_json_that_tell_what_to_do(instance: Any) -> None:
     assert headers["content-type"] == "application/problem+json"
     assert headers["x-content-type-options"] == "nosniff"
     assert body.startswith(b'{"error": "') and body.endswith(b'"status": 405}\r\n')
+
+
+class Closing(Protocol):
+    """Closes in order, and is cut off in the same turn, as by an instance that is told twice to end."""
+
+    def __init__(self) -> None:
+        self.lost = threading.Event()
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(b"last")
+        self.transport.loseConnection()
+        finish(self.transport)
+        bottom(self.transport).loseConnection()
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.lost.set()
+
+
+def test_a_connection_that_is_cut_off_while_it_closes_ends() -> None:
+    reactor.run()
+    made = Closing()
+    factory = Factory.forProtocol(lambda: made)  # type: ignore[arg-type]
+    port = reactor.call(reactor.reactor.listenTCP, 0, factory, 1, "127.0.0.1")
+    with socket.create_connection(("127.0.0.1", port.getHost().port), timeout=PATIENCE) as link:
+        assert link.recv(10) == b""
+        assert made.lost.wait(PATIENCE)
+    reactor.call(port.stopListening)

@@ -341,14 +341,14 @@ def test_stats_have_rates_at_the_second_look(instance: Any, queue: str) -> None:
     first = json.loads(instance.http("GET", f"/stats/{queue}")[2])
     assert (first["add_rate"], first["out_rate"]) == (None, None)
     instance.form(f"/q/{queue}", "value=x")
-    end = time.monotonic() + 30
-    while True:
-        stats = json.loads(instance.http("GET", f"/stats/?match={queue}")[2])["queues"][queue]
-        if stats["add_rate"] is not None:
-            break
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    assert 0 < stats["add_rate"] <= 1 and stats["out_rate"] == 0
+    looks: list[Any] = []
+
+    def known() -> bool:
+        looks.append(json.loads(instance.http("GET", f"/stats/?match={queue}")[2])["queues"][queue])
+        return looks[-1]["add_rate"] is not None
+
+    until(known)
+    assert 0 < looks[-1]["add_rate"] <= 1 and looks[-1]["out_rate"] == 0
 
 
 def test_what_is_on_its_way_is_listed_behind_what_is_leased_page_by_page(
