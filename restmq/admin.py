@@ -6,7 +6,6 @@ setting may be stands in rules.py, looking at a queue's contents in looking.py.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -65,18 +64,11 @@ def _lasting(text: str) -> int:
     return value
 
 
-def _ends(stops: Mapping[str, float]) -> dict[str, float | None]:
-    """Which flows are stopped, and for how many seconds more; None is until they are started."""
-    now = time.time()  # what ended is not stopped, though nobody swept yet
-    return {scope: round(till - now, 3) if till else None for scope, till in stops.items() if not till or till > now}
-
-
-def _flow(queue: bytes, status: int, stops: Mapping[str, float]) -> dict[str, object]:
+def _flow(queue: bytes, status: int, stops: Mapping[str, float | None]) -> dict[str, object]:
     """A queue's flow as the first RestMQ showed it; with its stops when something is stopped that it did not know."""
     shown: dict[str, object] = {"queue": queue.decode("utf-8"), "status": status}
-    ends = _ends(stops)
-    if any(scope != "live" or till is not None for scope, till in ends.items()):
-        shown["stops"] = ends
+    if any(scope != "live" or left is not None for scope, left in stops.items()):
+        shown["stops"] = stops
     return shown
 
 
@@ -120,7 +112,7 @@ class Control(Handler):
         shown: dict[str, object] = {"queue": queue.decode("utf-8"), "status": int(started)}
         if asked:
             live, stops = await together([core.status(queue), core.stops(queue)])
-            shown = {**shown, "status": live, "stops": _ends(stops)}
+            shown = {**shown, "status": live, "stops": stops}
         return self.json({"stat": shown})
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}

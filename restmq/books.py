@@ -14,7 +14,10 @@ COLUMNS = tuple("added waiting delayed leased dead taken delivered acked deleted
 
 
 class Peeked(NamedTuple):
-    """One element, looked at. `at` is the ms at which it is due, its lease or its ttl ends, 0 for never."""
+    """One element, looked at, with ms by Redis' clock: since it was added, until it is due or its lease or ttl ends.
+
+    `left_ms` is None where nothing ends.
+    """
 
     queue: bytes
     number: int
@@ -22,8 +25,8 @@ class Peeked(NamedTuple):
     value: bytes
     deliveries: int
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
-    added_ms: int
-    at: int
+    age_ms: int
+    left_ms: int | None
     errors: list[str]
 
 
@@ -53,11 +56,11 @@ def peeked(queue: bytes, reply: Sequence[bytes]) -> list[Peeked]:
     """peek.lua's reply."""
     found = []
     for at in range(0, len(reply), 8):
-        number, state, value, deliveries, count, added, until, errors = reply[at : at + 8]
+        number, state, value, deliveries, count, age, left, errors = reply[at : at + 8]
         told = [line for line in errors.decode("utf-8", "replace").split("\n") if line]
-        when = int(float(until))
+        ends = int(left) if left else None
         found.append(
-            Peeked(queue, int(number), state.decode(), value, int(deliveries), int(count), int(added), when, told)
+            Peeked(queue, int(number), state.decode(), value, int(deliveries), int(count), int(age), ends, told)
         )
     return found
 
@@ -66,8 +69,8 @@ def peeked(queue: bytes, reply: Sequence[bytes]) -> list[Peeked]:
 _LEFT = {"leased": "lease_ends_in", "delayed": "due_in"}
 
 
-def shown(one: Peeked, now: float) -> dict[str, object]:
-    """One element as a look shows it; `now` is Unix time in s, times are seconds from it."""
+def shown(one: Peeked) -> dict[str, object]:
+    """One element as a look shows it, with times in seconds."""
     queue = one.queue.decode("utf-8")
     document: dict[str, object] = {
         "key": f"{queue}:{one.number}",
@@ -75,10 +78,10 @@ def shown(one: Peeked, now: float) -> dict[str, object]:
         "state": one.state,
         "deliveries": one.deliveries,
         "count": one.count,
-        "age": max(0, round(now - one.added_ms / 1000, 3)),
+        "age": one.age_ms / 1000,
     }
-    if one.at:
-        document[_LEFT.get(one.state, "expires_in")] = max(0, round(one.at / 1000 - now, 3))
+    if one.left_ms is not None:
+        document[_LEFT.get(one.state, "expires_in")] = one.left_ms / 1000
     if one.errors:
         document["errors"] = one.errors
     return document

@@ -6,6 +6,7 @@ called. One tick for all is cheaper than a timer each. Read http.py for who asks
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from email.utils import formatdate
 
@@ -16,6 +17,11 @@ from twisted.logger import Logger
 log = Logger()
 
 NEVER = 1 << 60  # a second that does not come: no deadline
+
+
+def boot_clock() -> float:
+    """Seconds that also pass while the machine sleeps or the process is stopped (clock_gettime(2))."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Wheel:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from restmq.due import QUIET, Due
 from restmq.element import Element, Lease
 from restmq.errors import Error, LeaseLost
 from restmq.redis import Link, Redis, Reply, encode, info, too_old
+from restmq.redistime import RedisTime
 from restmq.slot import Slot, begun, pause
 from restmq.turn import MERGED, REMEMBERED, Call, Turn, another, refusal, word
 
@@ -103,6 +103,7 @@ class Core:
         self.due.forgotten = self._forgotten
         self.refused: Callable[[str], None] = lambda why: None  # this Redis will never do
         self.joined: Callable[[], None] = lambda: None
+        self.time = RedisTime()
         self.birthword = self.run = b""  # of the data in Redis; of its process
         self._idle = int(str((rules or {}).get("idle_ttl", 0)))  # ms
         self.known: dict[bytes, _Known] = {}
@@ -139,8 +140,15 @@ class Core:
         self._young = int(server.get("uptime_in_seconds", QUIET)) < QUIET
         self.run = server.get("run_id", "").encode()
         self._layout_noted = None
+        asked = self.time.now()
+        self._first(link, [b"TIME"], lambda _, reply: self._timed(reply, asked))
         self._first(link, [b"SET", b"restmq:layout", LAYOUT + b" " + word(), b"NX"], self._noted)
         self._first(link, [b"GET", b"restmq:layout"], self._layout)
+
+    def _timed(self, reply: Reply, asked: float) -> None:
+        if isinstance(reply, list):
+            seconds, micro = map(int, reply)
+            self.time.told(seconds * 1000 + micro / 1000, asked)
 
     def _noted(self, link: Link, reply: Reply) -> None:
         self._layout_noted = reply
@@ -242,7 +250,7 @@ class Core:
         return slot
 
     def _head(self, options: bytes) -> tuple[bytes, ...]:
-        return (self.db, b"%d" % int(time.time() * 1000), options, word())
+        return (self.db, b"%d" % self.time.ms(), options, word())
 
     def _added(self, queue: bytes, call: Call, reply: Reply) -> None:
         number, newborn = reply[:2]
@@ -384,11 +392,11 @@ class Core:
 
     async def _untake(self, element: Element, how: bytes) -> None:
         """Ask until it is answered, for nothing else is left of it; the word keeps it from being done twice."""
-        number, ends = b"%d" % element.number, int(float(how.split(b" ", 2)[1]))
+        number, mortal = b"%d" % element.number, how.split(b" ", 2)[1] != b"0"
         words, until = (element.epoch, number, element.value, how, word()), self.clock.seconds() + INSIST
         while True:
-            if ends:  # its ttl goes on
-                self.due.soon(element.queue, max(0, ends - int(time.time() * 1000)))
+            if mortal:  # its ttl goes on; when it ends the sweep tells
+                self.due.soon(element.queue, LOOK)
             try:
                 await self.script("untake", element.queue, self.db, *words)
                 return
@@ -587,11 +595,10 @@ class Core:
         words = [scope.encode() for scope in scopes]
         await self.script("flow", queue, self.db, b"0" if started else b"1", b"%d" % ms, *words)
 
-    async def stops(self, queue: bytes) -> dict[str, float]:
-        """Which flows are stopped, and the Unix time in s at which that ends; 0 is never."""
-        scopes = ("live", "pull", "add")
-        told = await self.redis.call(b"HMGET", b"restmq:{%b}:a" % queue, *(b"stop_" + s.encode() for s in scopes))
-        return {scope: int(till) / 1000 for scope, till in zip(scopes, told) if till is not None}
+    async def stops(self, queue: bytes) -> dict[str, float | None]:
+        """Which flows are stopped, and for how many seconds more; None is until they are started."""
+        stops = await self.script("stops", queue, self.db)
+        return {scope.decode(): left / 1000 if left >= 0 else None for scope, left in zip(stops[::2], stops[1::2])}
 
     # -- looking
 
@@ -664,7 +671,7 @@ class Core:
 
     async def ready(self) -> list[str]:
         """What keeps Redis from serving well, in sentences; raises Unavailable when it does not answer."""
-        return books.health(info(await self.redis.call(b"INFO")))
+        return books.health(info(await self.redis.call(b"INFO"))) + self.time.steps()
 
     # -- instances
 
@@ -672,10 +679,14 @@ class Core:
         """Numbers of the round-robin elements on their way to an instance."""
         return frozenset(map(int, await self._scan(b"SSCAN", b"restmq:{%b}:way:%b" % (queue, instance))))
 
-    def beat(self, instance: bytes, newborn: bool, lasts_ms: int) -> Slot[Reply]:
+    async def beat(self, instance: bytes, newborn: bool, lasts_ms: int) -> list[bytes]:
         """One beat of an instance (beat.lua): [b'ok' or b'doomed', instances to reap…]."""
         keys = [b"restmq:{inst}:alive", b"restmq:{inst}:doomed", b"restmq:{inst}:last"]
-        return self.turn.whole("beat", keys, instance, b"1" if newborn else b"0", b"%d" % lasts_ms, self.run)
+        asked = self.time.now()
+        words = (instance, b"1" if newborn else b"0", b"%d" % lasts_ms, self.run)
+        reply: list[Any] = await self.turn.whole("beat", keys, *words)
+        self.time.told(reply[0], asked)
+        return reply[1:]
 
     def note(self, instance: bytes, queue: bytes) -> Slot[Reply]:
         """Enter a queue in the set of those an instance listens to, so that it can be reaped."""

@@ -6,7 +6,6 @@ mean; knows of the core only its verbs. Read commands.py next.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -108,7 +107,7 @@ class One(Handler):
         found = await self.app.core.look(queue, wanted)
         if found is None:
             raise NotFound(_GONE)
-        return self.json({"queue": queue.decode("utf-8"), **shown(found, time.time())})
+        return self.json({"queue": queue.decode("utf-8"), **shown(found)})
 
     async def post(self, raw: bytes, digits: bytes) -> Answer:
         """Prolong a lease, or give it back."""

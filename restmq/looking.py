@@ -135,8 +135,8 @@ async def look(handler: Handler, queue: bytes, state: str, after: int, wanted: i
     Raises Gone when what comes next cannot be told, as `after` is not in that state any more.
     """
     found, more = await _collect(handler.app.core, queue, state, after, wanted)
-    now, word = time.time(), queue.decode("utf-8")
-    document: dict[str, object] = {"queue": word, "state": state, "elements": [shown(one, now) for one in found]}
+    word = queue.decode("utf-8")
+    document: dict[str, object] = {"queue": word, "state": state, "elements": [shown(one) for one in found]}
     if more:
         document["next"] = f"{word}:{found[-1].number}"
     return handler.json(document)

@@ -8,7 +8,6 @@ lasts must not hand out what others have been given since. Read inbox.py next.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from restmq.clock import boot_clock
 from restmq.core import Core
 from restmq.errors import Error
 from restmq.slot import drive, fault
@@ -26,11 +26,6 @@ FENCE = 0.5  # seconds before that time in which an instance asks before it acts
 
 log = Logger()
 Work = Callable[[], Coroutine[Any, Any, None]]
-
-
-def boot_clock() -> float:
-    """Seconds that also pass while the machine sleeps or the process is stopped (clock_gettime(2))."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Presence:

@@ -124,9 +124,9 @@ def http_call(
 class RedisServer:
     """A redis-server (or RESTMQ_TEST_REDIS) on a unix socket."""
 
-    def __init__(self, folder: Path, options: str = "") -> None:
-        self.options = options
-        binary = shutil.which(os.environ.get("RESTMQ_TEST_REDIS", "redis-server"))
+    def __init__(self, folder: Path, options: str = "", binary: str = "", env: dict[str, str] | None = None) -> None:
+        self.options, self.env = options, env
+        binary = shutil.which(binary or os.environ.get("RESTMQ_TEST_REDIS", "redis-server")) or ""
         assert binary, "no redis-server: apt-get install redis-server, or set RESTMQ_TEST_REDIS"
         self.folder, self.socket, self.binary = folder, folder / "redis.sock", binary
         self.address = f"unix:{self.socket}"
@@ -137,7 +137,7 @@ class RedisServer:
         options = f"--port 0 --unixsocket {self.socket} --appendonly yes --dir {self.folder} {self.options}".split()
         options += ["--lua-time-limit", str(SCRIPT)]
         log = str(self.folder / "redis.log")
-        self.process = subprocess.Popen([self.binary, *options, "--save", "", "--logfile", log])
+        self.process = subprocess.Popen([self.binary, *options, "--save", "", "--logfile", log], env=self.env)
         until(self._answers, lambda: "redis-server does not answer")
 
     def _answers(self) -> bool:

@@ -215,10 +215,10 @@ def test_a_process_that_was_stopped_finds_its_replies_and_trips_no_deadline(own:
 
 
 def test_a_redis_that_loads_its_data_is_asked_again_over_the_same_connection(silent: Any) -> None:
-    loading = b"-LOADING Redis is loading the dataset in memory\r\n"
+    loading, time = b"-LOADING Redis is loading the dataset in memory\r\n", b"*2\r\n$1\r\n5\r\n$1\r\n0\r\n"
     text = b"redis_version:7.0.0\r\n"
     version = b"$%d\r\n%b\r\n" % (len(text), text)
-    server = silent(select=b"+OK\r\n", info=version, load=b"+OK\r\n", set=loading, get=loading)
+    server = silent(select=b"+OK\r\n", info=version, load=b"+OK\r\n", time=time, set=loading, get=loading)
     with reactor.core(server.address) as core:
         until(lambda: "LOADING" in core.redis.why)
         with pytest.raises(Unavailable, match="LOADING"):

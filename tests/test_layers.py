@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
 LAYERS = [
     {"errors", "element", "slot", "clock", "cork", "suggest", "tokens", "plainfile", "ini", "options"}
     | {"document", "room", "answers"},
-    {"scripts", "redis", "turn", "due", "books", "core"},
+    {"scripts", "redis", "redistime", "turn", "due", "books", "core"},
     {"presence", "inbox", "waiting", "message", "consumers", "pace", "tapping", "delivery", "resume"},
     {"cyclone3", "negotiation", "head", "form", "request", "http", "stream", "proxies", "accesslog"}
     | {"handler", "application", "acl", "guesses", "rest", "leases", "commands", "live", "websocket", "rules"}

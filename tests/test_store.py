@@ -320,8 +320,8 @@ class Queue(Watched):
             assert reply == ([b"?"] if self.link.exists(KEY + "m") else [])
             return
         said = [
-            (int(N), name.decode(), value, int(D), int(C), int(T), int(float(at)), errors.decode().split("\n")[1:])
-            for N, name, value, D, C, T, at, errors in groups(reply, 8)
+            (int(N), name.decode(), value, int(D), int(C), int(age), int(left or -1), errors.decode().split("\n")[1:])
+            for N, name, value, D, C, age, left, errors in groups(reply, 8)
         ]
         assert said == [
             (
@@ -330,8 +330,8 @@ class Queue(Watched):
                 e.value,
                 e.handed,
                 e.shown,
-                e.added,
-                e.until if e.state in (LEASED, DELAYED) else e.ends,
+                max(0, model.now - e.added),
+                max(0, ends - model.now) if (ends := e.until if e.state in (LEASED, DELAYED) else e.ends) else -1,
                 e.errors,
             )
             for e in there

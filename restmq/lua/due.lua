@@ -4,10 +4,14 @@
 local call = redis.call
 local t = call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-for _, name in ipairs(call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)) do
-  call('ZREM', KEYS[2], name)
-  call('ZADD', KEYS[1], 'LT', now, name)
+local function over(from, to)
+  for _, name in ipairs(call('ZRANGEBYSCORE', KEYS[2], from, to, 'LIMIT', 0, 100)) do
+    call('ZREM', KEYS[2], name)
+    call('ZADD', KEYS[1], 'LT', now, name)
+  end
 end
+over('-inf', now)
+over('('..now + 2000, '+inf')   -- Redis' clock was set back: they would hold for too long
 local names = call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, name in ipairs(names) do
   call('ZREM', KEYS[1], name)

@@ -1,8 +1,8 @@
 -- Looks at elements without touching them.
 -- KEYS m · ARGV db, state (waiting, leased, delayed, dead, history), 'one' or 'way', N after which (0: from the
 -- first) or the one, how many, P to search the history from, or N's that may be on their way
--- Returns of each: N, state, value, D, count, ms of adding, the ms at which it is due or its lease or ttl
--- ends (0: never), its errors, a line each. Leased and delayed come in the order of their time, history in
+-- Returns of each: N, state, value, D, count, ms since it was added, ms until it is due or its lease or ttl
+-- ends ('': never), its errors, a line each. Leased and delayed come in the order of their time, history in
 -- the order of delivery. {'?'} when the N after which is not in that state any more; {'+', P} when it is not
 -- among the 1,000 of the history that this call looked at: call again with that P.
 --@include keys
@@ -14,7 +14,10 @@ local state, after, most, out = ARGV[2], ARGV[3], tonumber(ARGV[4]), {}
 local function show(N, state, value, T, at)
   local D, C, _, _, errors = tries(N)
   local way = string.match(slow and call('HGET', P..'y', N) or '', '^%S+ (%d+)')
-  for _, word in ipairs({N, state, value, way or D, C, T, at or '0', errors}) do out[#out + 1] = tostring(word) end
+  local left = at and tonumber(at) > 0 and digits(math.max(0, at - time())) or ''
+  for _, word in ipairs({N, state, value, way or D, C, digits(math.max(0, time() - T)), left, errors}) do
+    out[#out + 1] = tostring(word)
+  end
 end
 local function told(N, state, at)
   local value, T = find(N)
