@@ -150,7 +150,8 @@ def test_a_small_step_is_not_told(shifted: Shifted, start: Any) -> None:
 
 
 def test_a_dead_instance_is_reaped_though_the_clock_was_set_back(shifted: Shifted, start: Any, queue: str) -> None:
-    one, other = start("", shifted.address), start("", shifted.address)
+    short = "[server]\nsilence = 3s\n"
+    one, other = start(short, shifted.address), start(short, shifted.address)
     assert one.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
     there = Listener(other.port, f"/c/{queue}")
     until(lambda: stats(one, queue)["consumers"] == 1)
