@@ -50,12 +50,12 @@ def spent(ask: Callable[[], object]) -> float:
 
 
 def linear(ask: Callable[[str], object], pump: str, before: str = "", after: str = "") -> None:
-    """Four times as much takes at most eight times as long, give or take what a clock cannot tell apart."""
+    """Four times as much takes at most eight times as long, give or take what others do to a core's caches."""
     few, many = (before + pump * (size // len(pump)) + after for size in (FEW, MANY))
     least = spent(lambda: ask(few))
-    assert least < 0.2, (before, pump, after, least)  # what is not linear would take for ever with more
+    assert least < 0.5, (before, pump, after, least)  # what is not linear would take for ever with more
     most = spent(lambda: ask(many))
-    assert most < 8 * least + 0.005, (before, pump, after, least, most)
+    assert most < 8 * least + 0.05, (before, pump, after, least, most)
 
 
 def modules() -> Iterator[tuple[str, Any]]:
