@@ -475,6 +475,31 @@ def test_a_process_of_the_user_that_only_looks_like_it_is_ended_as_the_user(site
         fake.stdout.close()
 
 
+STOPS = """
+import os, signal, time
+print(flush=True)
+while True:
+    try:
+        os.kill(-1, signal.SIGSTOP)  # every process of this user but this one
+    except ProcessLookupError:
+        pass
+    time.sleep(0.001)
+"""
+
+
+def test_a_user_that_stops_what_root_runs_as_it_keeps_root_for_seconds_only(site: Site, hostile: Path) -> None:
+    put("zero", hostile, site.user)
+    become = ["setpriv", f"--reuid={site.user}", f"--regid={site.user}", "--clear-groups"]
+    command = [*become, "/usr/bin/python3", "-c", STOPS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline()
+            code, said = site.script("stop", many=False)
+        finally:
+            other.kill()
+    assert (code == 4 and "cannot read, or remove, the pid files" in said) or "removed its pid file" in said
+
+
 def test_rolling_replaces_each_and_stops_at_one_that_does_not_come_back(site: Site) -> None:
     site.start()
     first = site.processes()
