@@ -452,7 +452,7 @@ def test_requests_while_redis_is_away_leave_no_cycle(tmp_path: Path, own: RedisS
     one = Watched(tmp_path, own.address, CONF)
     try:
         own.process.kill()
-        own.process.wait(10)
+        own.process.wait(60)
         until(lambda: one.http("GET", "/readyz")[0] == 503)
         for sent in (
             request("POST", "/q/some", "value=v"),

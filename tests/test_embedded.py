@@ -105,7 +105,7 @@ class Instance:
     def end(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
         self.process.wait(PATIENCE)
-        self._reader.join(0.5 if number == signal.SIGKILL else 20)
+        self._reader.join(0.5 if number == signal.SIGKILL else 60)
 
 
 def alive(pid: int) -> bool:

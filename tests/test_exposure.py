@@ -69,7 +69,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     yield one
     for each in begun:
         each.process.terminate()
-        each.process.wait(30)
+        each.process.wait(60)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_socket_of_systemd_is_named(tmp_path: Path) -> None:
             until(lambda: wanted in log.read_text(), log.read_text, START)
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
 
 
 @pytest.mark.parametrize(

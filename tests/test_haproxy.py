@@ -85,7 +85,7 @@ def haproxy(tmp_path: Path) -> Iterator[Callable[[int, str], Haproxy]]:
 @pytest.mark.parametrize("check", CHECKS)
 def test_its_check_finds_that_an_instance_lives(instance: Any, haproxy: Any, queue: str, check: str) -> None:
     one = haproxy(instance.port, CHECKS[check])
-    until(lambda: one.status() != "", seconds=60)
+    until(lambda: one.status() != "")
     assert one.status() == f"UP L7OK/{204 if 'OPTIONS' in CHECKS[check] or check == 'default' else 200}"
     assert http_call(one.port, "POST", f"/q/{queue}", "value=through", FORM)[0] == 200
     assert b'"through"' in http_call(one.port, "GET", f"/q/{queue}")[2]
@@ -94,15 +94,15 @@ def test_its_check_finds_that_an_instance_lives(instance: Any, haproxy: Any, que
 def test_its_default_check_passes_where_hosts_and_passwords_are_asked_for(start: Any, haproxy: Any) -> None:
     conf = "[server]\nhosts = mq.example\n[rest:producer]\nusername = a\npassword = b\n"
     one = haproxy(start(conf + "[rest:consumer]\nusername = a\npassword = b\n").port, "option httpchk")
-    until(lambda: one.status() != "", seconds=60)
+    until(lambda: one.status() != "")
     assert one.status() == "UP L7OK/204"
 
 
 def test_its_check_finds_that_an_instance_has_ended(start: Any, haproxy: Any) -> None:
     instance = start()
     one = haproxy(instance.port, "option httpchk")
-    until(lambda: one.status().startswith("UP"), seconds=60)
+    until(lambda: one.status().startswith("UP"))
     instance.stop()
-    until(lambda: one.status().startswith("DOWN"), one.status, seconds=60)
+    until(lambda: one.status().startswith("DOWN"), one.status)
     instance.start()
-    until(lambda: one.status().startswith("UP"), one.status, seconds=60)
+    until(lambda: one.status().startswith("UP"), one.status)

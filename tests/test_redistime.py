@@ -52,7 +52,7 @@ def shifted(tmp_path: Path) -> Iterator[Shifted]:
     one = Shifted(tmp_path / "redis")
     yield one
     one.server.process.kill()
-    one.server.process.wait(10)
+    one.server.process.wait(60)
 
 
 def get(instance: Any, target: str) -> Any:

@@ -497,7 +497,7 @@ def test_a_long_past_comes_whole_and_in_order_while_producers_go_on(
     assert last.told == []
     assert numbers(last) == list(range(1, 2501 + added))
     assert [int(word.split("@")[0]) for word in last.ids] == list(range(2501 + added))
-    for each in (again, stays.until(have(added), 30)):
+    for each in (again, stays.until(have(added))):
         got = numbers(each)
         assert got == list(range(got[0], got[0] + len(got)))
 
