@@ -18,7 +18,7 @@ from restmq.errors import BadOption, BadRequest, Error, NotFound, TooLarge
 from restmq.form import unquote
 from restmq.handler import JSON, Answer, Handler, is_object, name
 from restmq.looking import LOOK, NAMED
-from restmq.request import Most
+from restmq.request import Most, Request
 
 Headers = tuple[tuple[bytes, bytes], ...]
 HTML = b"text/html; charset=utf-8"
@@ -45,9 +45,15 @@ class Pages:
         loader = FileSystemLoader(str(template or frontend / "template"))
         self.templates = Environment(loader=loader, autoescape=True)
 
-    def page(self, template: str, status: int = 200, headers: Headers = (), **words: object) -> Answer:
-        """A template filled in."""
-        text = self.templates.get_template(template).render(**words)
+    def page(
+        self, request: Request, template: str, status: int = 200, headers: Headers = (), **words: object
+    ) -> Answer:
+        """A template filled in. Its links lead on from `root`, the first page as seen from the one that was asked for.
+
+        So they hold where a proxy serves all this under a path of its own, which it does not tell.
+        """
+        root = "../" * (request.raw_path.count(b"/") - 1) or "./"
+        text = self.templates.get_template(template).render(root=root, **words)
         return Answer(text.encode("utf-8"), status, HTML, (*headers, *POLICY))
 
     def file(self, path: str) -> Answer:
@@ -77,7 +83,7 @@ class Listing(Handler):
         names = [queue.decode("utf-8") for queue in found]
         queues = [(word, quote(word, safe="")) for word in names]
         following = queues[-1][1] if len(queues) == NAMED else ""
-        page: Answer = self.app.pages.page("queues.html", queues=queues, following=following)
+        page: Answer = self.app.pages.page(self.request, "queues.html", queues=queues, following=following)
         return page
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
@@ -95,7 +101,7 @@ class Jobs(Handler):
         newest = [(e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.app.core.newest(queue)]
         word = queue.decode("utf-8")
         told = {"queue": word, "path": quote(word, safe=""), "stats": stats, "newest": newest}
-        page: Answer = self.app.pages.page("jobs.html", **told)
+        page: Answer = self.app.pages.page(self.request, "jobs.html", **told)
         return page
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get}
@@ -155,6 +161,7 @@ class Form(Handler):
     def _page(self, command: bytes, answer: bytes, status: int = 200, headers: Headers = ()) -> Answer:
         """The page with what was sent and what came of it."""
         page: Answer = self.app.pages.page(
+            self.request,
             "queue.html",
             status,
             headers,

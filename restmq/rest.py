@@ -323,7 +323,7 @@ class Root(Handler):
         """The oldest element of the queue that the query names, or the page."""
         found = [value for word, value in self.request.query if word == b"queue"]
         if not found:
-            page: Answer = self.app.pages.page("index.html")
+            page: Answer = self.app.pages.page(self.request, "index.html")
             return page
         # Judged by the decoded name, which is what hands out: %71ueue is queue, too.
         self.allow("rest:consumer")

@@ -7,7 +7,7 @@ async function send(event) {
   const example = event.submitter && event.submitter.name === "body" ? event.submitter.value : null;
   if (example !== null) body.value = example;
   try {
-    const reply = await fetch("/queue", { method: "POST", body: new URLSearchParams({ body: body.value }) });
+    const reply = await fetch(event.target.action, { method: "POST", body: new URLSearchParams({ body: body.value }) });
     answer.textContent = await reply.text();
     answer.className = answer.textContent.startsWith('{"error"') ? "error" : "";
   } catch (error) {
