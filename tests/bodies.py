@@ -209,7 +209,7 @@ HEADS: dict[str, bytes] = {
     "an If-Match of commas": head("DELETE", "/q/{}/1", None, "If-Match: " + "," * 15000),
     "an Idempotency-Key": head("POST", "/q/{}", TEXT, "Content-Length: 0", "Idempotency-Key: " + "k" * 15000),
     "a RestMQ- header": head("GET", "/q/{}", None, "RestMQ-" + "l" * 15000 + ": 1"),
-    "a Last-Event-ID": head("GET", "/sse/{}", None, "Last-Event-ID: " + "1@a," * 3700),
+    "since in a header": head("GET", "/c/{}", None, "RestMQ-Since: " + "1@a," * 3700),
     "a cookie": head("GET", "/ws/{}", None, "Cookie: " + "a=b;" * 3700),
     "an Authorization": head("GET", "/q/{}", None, "Authorization: Basic " + "YTph" * 3700),
     "an Origin": head("GET", "/q/{}", None, "Origin: http://" + "a" * 15000),
