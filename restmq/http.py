@@ -137,7 +137,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     def connectionLost(self, reason: Failure) -> None:
         self.app.connections.discard(self)
-        self._gone(reason.getErrorMessage())
+        why = reason.getErrorMessage()
+        reason.cleanFailure()  # over TLS it has frames that hold it, and with it this connection
+        self._gone(why)
 
     def readConnectionLost(self) -> None:
         """The client closed its side: a stream ends, what was asked is answered, and then it is closed.

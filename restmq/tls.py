@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolNegotiationFactory
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.protocols.tls import BufferingTLSTransport
+from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
 from restmq.ini import ConfigError
@@ -92,6 +96,32 @@ def _select(_connection: SSL.Connection, offered: Sequence[bytes]) -> bytes:
     raise SSL.Error([("SSL routines", "", "no application protocol")])
 
 
+class _Transport(BufferingTLSTransport):
+    """TLS whose end leaves no cycle, so that a connection is gone when it is lost.
+
+    Twisted keeps the protocol that is served, as such and as its producer, and that one keeps this. Where a client
+    says no goodbye, Twisted keeps an error whose frames keep it.
+    """
+
+    wrappedProtocol: Any
+    _producer: Any
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]
+        if reason is not None:
+            reason.cleanFailure()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self.wrappedProtocol = self._producer = None
+
+
+def _tidy(port: Any) -> Any:
+    """The port, whose connections are of the class above: an endpoint has no word for that."""
+    port.factory.protocol = _Transport
+    return port
+
+
 @implementer(IOpenSSLServerConnectionCreator)
 class Certificates:
     """Makes the connections of a TLS endpoint with the files that its description names, as they are by now.
@@ -119,7 +149,8 @@ class Certificates:
         if not hasattr(self._creator, "getContext"):  # that of tls: makes a context for each name, and asks the factory
             factory.acceptableProtocols = lambda: PROTOCOLS
             alsoProvides(factory, IProtocolNegotiationFactory)
-        return listening.listen(factory)
+        opened: Deferred[Any] = listening.listen(factory)
+        return opened.addCallback(_tidy)
 
     def reload_if_changed(self) -> None:
         """Read the files again when they are others than before and at rest; call it about once a second.

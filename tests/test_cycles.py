@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TWISTD, Instance, RedisServer
 from test_http import statuses
+from test_tls import Secure, make
 from wire import HANDSHAKE, Talker, until
 
 MANY = 1000
@@ -53,7 +55,7 @@ class Collected(Handler):
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
         gc.set_debug(0)
-        found = Counter(type(one).__qualname__ for one in gc.garbage)
+        found = Counter(type(one).__module__+"."+type(one).__qualname__ for one in gc.garbage)
         gc.garbage.clear()
         gc.collect()
         return self.json(dict(found))
@@ -465,5 +467,34 @@ def test_requests_while_redis_is_away_leave_no_cycle(tmp_path: Path, own: RedisS
             request("GET", "/readyz"),
         ):
             leaves_nothing(one, lambda many, sent=sent: answered(one, sent, 503, many))  # type: ignore[misc]
+    finally:
+        one.stop()
+
+
+class WatchedOverTls(Secure):
+    """The same over TLS."""
+
+    program = COLLECTED
+
+
+def test_a_connection_over_tls_leaves_no_cycle_whether_it_says_goodbye_or_not(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    make(tmp_path)
+    one = WatchedOverTls(tmp_path, redis_server.address, tmp_path)
+
+    def ask(many: int, goodbye: bool) -> None:
+        for _ in range(many // 5):  # a handshake is dear: a fifth of them will do
+            link = one.context.wrap_socket(
+                socket.create_connection(("127.0.0.1", one.port), 60), server_hostname="localhost"
+            )
+            link.sendall(request("GET", "/healthz"))
+            assert statuses(link.recv(65536)) == [200]
+            (link.unwrap() if goodbye else link).close()
+        until(lambda: b"restmq_connections 1.0" in one.http("GET", "/metrics")[2])
+
+    try:
+        for goodbye in (True, False):
+            leaves_nothing(one, partial(ask, goodbye=goodbye))
     finally:
         one.stop()

@@ -54,8 +54,10 @@ def linear(ask: Callable[[str], object], pump: str, before: str = "", after: str
     few, many = (before + pump * (size // len(pump)) + after for size in (FEW, MANY))
     least = spent(lambda: ask(few))
     assert least < 0.5, (before, pump, after, least)  # what is not linear would take for ever with more
-    most = spent(lambda: ask(many))
-    assert most < 8 * least + 0.05, (before, pump, after, least, most)
+    most = [spent(lambda: ask(many))]
+    while most[-1] > 8 * least + 0.02:  # perhaps something else was done in between
+        assert len(most) < 8, (before, pump, after, least, most)
+        most.append(spent(lambda: ask(many)))
 
 
 def modules() -> Iterator[tuple[str, Any]]:
