@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from json.decoder import scanstring  # type: ignore[attr-defined]  # it is there, and undocumented
 from typing import Any
 
@@ -34,8 +35,8 @@ class Document(dict[str, Any]):
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _twice(next(name for name in names if names.count(name) > 1))
+        names = Counter(name for name, _ in pairs)
+        raise _twice(next(name for name, many in names.items() if many > 1))
     return found
 
 

@@ -135,6 +135,9 @@ DOCUMENTS: dict[str, Callable[[int], bytes]] = {
     "a long escaped field": filled(b'{"', b"\\u006e", b'": 1}'),
     "a field many times": filled(b"{", b'"a":1,', b'"%s":1}'),
     "fields": lambda size: b"{" + b",".join([b'"%07x":1' % n for n in range(size // 12)]) + b"}",
+    "fields of a field, the last one twice": lambda size: (
+        b'{"%%s": {%b,"0":1}}' % b",".join([b'"%x":1' % n for n in range(min(size // 12, 24_000), -1, -1)])
+    ),
     "no UTF-8": filled(b'{"%s": "', b"a", b'\xff"}'),
 }
 
