@@ -494,6 +494,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             self.closing = self._unread = True
             self._body = None
         self.line.append(request)
+        if request.method == "GET":
+            self._gets += 1  # answer() counts it off
         self.app.refuse(request, error)
 
     def _continue(self, body: _Body) -> None:

@@ -66,6 +66,21 @@ def test_what_is_asked_ahead_is_not_taken_while_nobody_reads(start: Any, queue: 
     until(lambda: stats(one, queue)["taken"] == 128)
 
 
+def test_refused_gets_leave_no_room_for_more_that_are_asked_ahead(start: Any, queue: str) -> None:
+    one = start()
+    filled(one, queue, 128)
+    with asking(one.port, b"") as link, link.makefile("rb") as answers:
+        for _ in range(112):
+            link.sendall(head("GET", f"/q/{queue}", None, "Content-Length: 70000") + b"x" * 70000)
+            assert answers.readline().startswith(b"HTTP/1.1 413 ")
+            while answers.readline() != b"\r\n":
+                pass
+            assert b"too-large" in answers.readline()
+        link.sendall(head("GET", f"/q/{queue}") * 128)
+        until(lambda: stats(one, queue)["taken"] > 0)
+        assert settled(one, queue) <= 32
+
+
 def test_who_does_not_read_leaves_room_for_others_or_is_cut_off(start: Any, queue: str) -> None:
     one = start("[limits]\nmax_answers = 8MiB\n")
     filled(one, queue, 60)
