@@ -28,6 +28,7 @@ pytest_plugins = ["between"]
 #: These need what is installed on CPython only; what they look at does not depend on the Python that serves it.
 CPYTHON = ["test_browser.py", "test_cycles.py", "test_elsewhere.py", "test_openapi.py", "test_path.py"]
 CPYTHON += ["test_memory.py"]  # PyPy gives memory back later
+CPYTHON += ["test_sse_clients.py"]
 collect_ignore = CPYTHON if sys.implementation.name == "pypy" else []
 ROOT = Path(__file__).resolve().parent.parent
 #: Seconds an instance may take to answer: PyPy, on a busy machine and with no compiled modules yet, needs many.

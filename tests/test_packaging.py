@@ -29,6 +29,10 @@ IMPORTED = {"zope": "zope-interface", "OpenSSL": "pyopenssl", "service_identity"
             "prometheus_client": "prometheus-client"}  # fmt: skip
 
 
+#: Every lock of Python packages.
+LOCKS = ["requirements.lock", "requirements-test.lock", "_build/requirements.lock", "tests/clients/requirements.lock"]
+
+
 def environment(**more: str) -> dict[str, str]:
     """What a stranger's shell has: nothing of ours."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "RESTMQ_"))}
@@ -323,7 +327,7 @@ def test_the_lock_covers_every_import() -> None:
     assert {"twisted", "txredisapi", "hiredis"} <= set(pinned("requirements.lock"))
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-test.lock", "_build/requirements.lock"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_has_a_hash_for_each_package_and_names_no_place_to_fetch_it(lock: str) -> None:
     text = (ROOT / lock).read_text()
     assert "://" not in text
