@@ -19,7 +19,8 @@
 #   PYTHON       what PLACE/.venv is made for: python3
 #   RESTMQ_ENV   where that environment is instead
 #   ENDING       seconds an instance has to end before it is killed: 20. Above `drain` of restmq.conf
-#   READY        seconds that one may take to start, and a rolling restart waits for each: 60
+#   STARTING     seconds that one may take to become a daemon: 120
+#   READY        seconds a rolling restart waits for each: 60
 #   PATIENCE     seconds to wait for another start, stop or rolling restart that is under way: 120
 #
 # POSIX sh on Linux: /proc, readlink -f, flock and setpriv, GNU's dd and timeout, and taskset for PIN.
@@ -36,7 +37,7 @@ export PATH
 
 PLACE=$(dirname "$here")
 USER=restmq GROUP='' REDIS='' CONF='' FIRST_PORT=9901 INSTANCES='' SOCKETS='' HOST=127.0.0.1 PIN=$MANY PYTHON=python3 RESTMQ_ENV=''
-LOGS=/var/log/restmq RUN=/run/restmq DATA=/var/lib/restmq LOCK='' ENDING=20 READY=60 PATIENCE=120
+LOGS=/var/log/restmq RUN=/run/restmq DATA=/var/lib/restmq LOCK='' ENDING=20 STARTING=120 READY=60 PATIENCE=120
 drop='' held=no  # what makes of root the user USER, where this is root; whether the lock is held
 # shellcheck source=/dev/null
 [ ! -r "$defaults" ] || . "$defaults"
@@ -209,11 +210,11 @@ start_one() {
     as_user dd if=/dev/null of="$log" oflag=append,nofollow,nonblock conv=notrunc status=none 2>/dev/null && [ -f "$log" ] ||
         stop 4 "$USER cannot write $log, or it is no plain file"
     # What USER put in the way of its own instance must not keep root waiting.
-    (limit=$READY; launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save 9>&-) ||
+    (limit=$STARTING; launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save 9>&-) ||
         { say "$1 did not start" >&2; return 1; }
     since=$(date +%s)  # twistd writes the file a moment after it said that all is well
     until state "$1"; do
-        [ $(($(date +%s) - since)) -lt "$READY" ] || { say "$1 ended at once; its log is $log" >&2; return 1; }
+        [ $(($(date +%s) - since)) -lt "$STARTING" ] || { say "$1 ended at once; its log is $log" >&2; return 1; }
         sleep 0.1
     done
     as_user chmod 644 "$RUN/$1.pid"  # so that anybody may ask for the status

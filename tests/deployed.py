@@ -68,6 +68,7 @@ class Site:
             "LOCK": str(folder / "lock"),
             # A busy machine may be late; what these are for is tried with times of its own.
             "ENDING": "120",
+            "STARTING": "240",
             "READY": "240",
             "PATIENCE": "300",
             # Any user must be able to read it: Debian's own, not one of somebody's home.

@@ -85,7 +85,7 @@ def test_requests_are_counted_by_route_method_and_status(instance: Any, queue: s
         ("GET", f"/stats/{queue}", "/stats/NAME", "200"),
         ("GET", "/stats", "/stats/", "200"),
         ("GET", "/nothing/at/all", "other", "404"),
-        ("BREW", f"/q/{queue}", "/q/NAME", "405"),
+        ("BREW", f"/q/{queue}", "/q/NAME", "501"),
     ]
     wanted: dict[tuple[str, ...], int] = {}
     for method, path, route, status in asked:
