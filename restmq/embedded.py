@@ -49,6 +49,7 @@ LINE, INFO = 5000, 65536
 #: Bytes of a unix socket's path: sun_path holds 108 on Linux and 104 on BSD, with a zero at its end.
 PATH_LIMIT = 103
 
+_PEER = getattr(socket, "SO_PEERCRED", 17)  # PyPy 3.9 does not name it
 #: A session of its own: Ctrl-C at the terminal must reach RestMQ only, which then ends Redis last.
 _OWN_SESSION = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
 
@@ -389,7 +390,7 @@ def _process_of(path: Path) -> int | None:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(PROBE)
             probe.connect(str(path))
-            process, user, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            process, user, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, _PEER, 12))
             probe.sendall(b"INFO server\r\n")
             while b"\nprocess_id:" not in said or not said.endswith(b"\n"):
                 data = probe.recv(INFO)

@@ -55,7 +55,8 @@ def served(command: list[str], folder: Path, redis: str, **more: str) -> Iterato
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, *words], cwd=folder, env=environment(**more), stdout=log, stderr=log)
     try:
-        until(lambda: ready(process, port), (folder / "log").read_text, LONG)
+        until(lambda: process.poll() is not None or ready(port), (folder / "log").read_text, LONG)
+        assert process.poll() is None, (folder / "log").read_text()
         yield port, process.pid
     finally:
         process.terminate()
@@ -64,9 +65,8 @@ def served(command: list[str], folder: Path, redis: str, **more: str) -> Iterato
     assert "Warning" not in (folder / "log").read_text()
 
 
-def ready(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether it answers; it must not have ended."""
-    assert process.poll() is None
+def ready(port: int) -> bool:
+    """Whether it answers."""
     try:
         return fetch(port, "/readyz") != b""
     except OSError:

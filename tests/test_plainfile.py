@@ -18,7 +18,7 @@ from wire import LONG
 from restmq import accesslog, embedded, ini, log, plainfile
 from restmq.config import ConfigError
 
-pytestmark = pytest.mark.timeout(120)  # what waits here waits for ever
+pytestmark = [pytest.mark.wire, pytest.mark.timeout(120)]  # what waits here waits for ever
 KINDS = ["fifo", "link", "dangling", "loop", "endless", "folder", "socket", "device", "sparse"]
 NOBODY = 65534
 WHY = "no plain file|symbolic link|No such file|[Dd]irectory|more than"
