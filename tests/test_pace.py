@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,8 @@ def test_one_connection_behind_on_many_queues_reads_a_page_at_a_time(start: Any,
     for each in others:
         each.until(lambda c: c.body.count(b'"key"') >= 60, 60)
     resident = int(Path(f"/proc/{one.process.pid}/status").read_text().partition("VmRSS:")[2].split()[0])
-    assert resident < 250_000, f"{resident} kB for 48 MB of which one consumer reads nothing"
+    most = 400_000 if sys.implementation.name == "pypy" else 250_000  # PyPy takes twice as much for itself
+    assert resident < most, f"{resident} kB for 48 MB of which one consumer reads nothing"
     slow.hurry().until(lambda c: c.body.count(b'"key"') >= 480, 90)
     for name in names:
         got = [each["value"] for each in slow.elements if each["key"].startswith(f"{name}:")]
