@@ -151,30 +151,29 @@ class Application(web.Application):  # type: ignore[misc]
 
     def __call__(self, request: Request) -> None:
         """A request came: hot ones at once, cold ones when those before them are answered."""
-        route = request.route or self.find(request)
+        route = request.route
+        if route is None:
+            prefix, _, last = request.raw_path.rpartition(b"/")
+            cls = self._hot.get(prefix)
+            if cls is not None and last:  # the most frequent of requests, found without a Route
+                cls(self, request).run((last,))
+                return
+            request.route = route = self.find(request)
         if route.hot:
-            route.handler(self, request).run(route.arguments)
+            route.handler(self, request, **route.given).run(route.arguments)
             return
         request.hold = True
         if request.connection.line[0] is request:
             self.cold(request)
 
     def find(self, request: Request) -> Route:
-        """The handler of a request: by a look into a dict, else in the list, else cyclone's own."""
-        prefix, _, last = request.raw_path.rpartition(b"/")
-        cls = self._hot.get(prefix)
-        if cls is not None and last:
-            return Route(cls, (last,), True)
-        request.route = route = self._listed(request)
-        return route
-
-    def _listed(self, request: Request) -> Route:
+        """Who handles a request: a handler of the list, else one of cyclone's own."""
         if request.raw_path == b"*":
             return Route(Everything)
         for pattern, cls, given in self._cold:
             found = pattern.fullmatch(request.raw_path)
             if found:
-                return Route(cls, found.groups(), given=given)
+                return Route(cls, found.groups(), cls.hot, given)
         for spec in self._get_host_handlers(request) or ():
             if spec.regex.match(request.path):
                 return Route(Ordinary, given={"cls": spec.handler_class})

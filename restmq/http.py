@@ -584,7 +584,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if request.method == "GET":
             self._gets += 1
         if request.body:
-            request.size = len(request.body)
+            request.size = request.fields.length or len(request.body)
             self._held += request.size
             self.app.bodies.held += request.size
         self.app(request)
