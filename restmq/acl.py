@@ -2,7 +2,7 @@
 
 Owns the rules of hosts_allow, hosts_deny, username and password, their reload, and
 the checks of Host, Origin, Sec-Fetch-Site and Referer. Must not know cyclone, Redis
-or queues: a request is anything with the five attributes of `Request` below.
+or queues: a request is anything with the attributes of `Request` below.
 handler.py asks `admit` once and `check` for each section. Read rest.py next.
 """
 
@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 from twisted.logger import Logger
 
 from restmq import ini
+from restmq.changes import Changes
 from restmq.errors import Forbidden, Misdirected, Unauthorized, WrongPassword
 from restmq.form import pairs, unquote
 from restmq.guesses import Guesses
@@ -249,7 +250,7 @@ class Acl:
         self.guesses = guesses
         self.path = path
         self._others = others
-        self._seen = self._moving = self._signature()
+        self._changes = Changes(lambda: () if path is None else (path,))
         self._rules: dict[str, tuple[Rule, ...]] = {}
         self._rules = self._read()
         self._verdicts: dict[tuple[str, str], _Verdict] = {}
@@ -358,18 +359,13 @@ class Acl:
     # ---- the file
 
     def reload_if_changed(self) -> None:
-        """Read the file again when it is another than before and at rest; call it about once a second.
+        """Read the file again when it has changed and is at rest; call it about once a second.
 
-        At rest means the same at two calls: an editor may empty a file before it
-        writes it, and no rules would be rules that let everybody in. A file that
-        cannot be read or understood changes nothing and leaves a line in the log.
+        One that an editor has emptied, and not written yet, would have no rules, and let everybody in.
+        A file that cannot be read or understood changes nothing and leaves a line in the log.
         """
-        seen = self._signature()
-        at_rest = seen == self._moving
-        self._moving = seen
-        if seen == self._seen or not at_rest:
+        if not self._changes.found():
             return
-        self._seen = seen
         try:
             fresh = self._read()
         except ConfigError as error:
@@ -381,15 +377,6 @@ class Acl:
         self._verdicts.clear()
         self.generation += 1
         _log.info("the access rules were read again from {path}", path=self.path)
-
-    def _signature(self) -> tuple[int, int, int] | None:
-        if self.path is None:
-            return None
-        try:
-            stat = self.path.stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
     def _read(self) -> dict[str, tuple[Rule, ...]]:
         if self.path is None:

@@ -21,6 +21,7 @@ from twisted.protocols.tls import BufferingTLSTransport
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
+from restmq.changes import Changes
 from restmq.ini import ConfigError
 
 #: What is spoken, most wanted first, by its names in ALPN (RFC 7301 section 6).
@@ -131,7 +132,7 @@ class Certificates:
 
     def __init__(self, description: str, reactor: Any) -> None:
         self._description, self._reactor = description, reactor
-        self._seen = self._moving = self._signature()
+        self._changes = Changes(lambda: map(Path, files(description)))
         self._creator = self._read()
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
@@ -153,17 +154,13 @@ class Certificates:
         return opened.addCallback(_tidy)
 
     def reload_if_changed(self) -> None:
-        """Read the files again when they are others than before and at rest; call it about once a second.
+        """Read the files again when they have changed and are at rest; call it about once a second.
 
-        At rest means the same at two calls, for a key and its certificate are two files. Connections that are
-        there keep what they began with. Files that cannot be used change nothing and leave a line in the log.
+        Connections that are there keep what they began with. Files that cannot be used change nothing and leave a
+        line in the log.
         """
-        seen = self._signature()
-        at_rest = seen == self._moving
-        self._moving = seen
-        if seen == self._seen or not at_rest:
+        if not self._changes.found():
             return
-        self._seen = seen
         try:
             self._creator = self._read()
         except ConfigError as error:
@@ -183,17 +180,6 @@ class Certificates:
         except Exception as error:  # OpenSSL's, of which some are of no common kind
             raise _refused(self._description, error) from None
         return creator
-
-    def _signature(self) -> tuple[tuple[str, int, int, int], ...]:
-        """What is another when a file is another than before: path, time, size and inode."""
-        found = []
-        for path in files(self._description):
-            try:
-                stat = Path(path).stat()
-            except OSError:
-                continue  # reading will say so
-            found.append((path, stat.st_mtime_ns, stat.st_size, stat.st_ino))
-        return tuple(found)
 
 
 def _attribute(made: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
 LAYERS = [
-    {"errors", "element", "slot", "clock", "cork", "suggest", "tokens", "plainfile", "ini", "options"}
+    {"errors", "element", "slot", "clock", "cork", "suggest", "tokens", "plainfile", "changes", "ini", "options"}
     | {"document", "room", "answers"},
     {"scripts", "redis", "redistime", "turn", "due", "books", "core"},
     {"presence", "inbox", "waiting", "message", "consumers", "pace", "tapping", "delivery", "resume"},
@@ -57,6 +57,12 @@ def test_every_module_has_its_layer_and_its_types_are_checked() -> None:
     settings = text.partition("[tool.mypy]")[2].partition("[tool.pytest")[0]
     assert 'files = ["restmq"]' in settings and "strict = true" in settings
     assert "restmq." not in settings and "ignore_errors" not in settings
+
+
+def test_the_architecture_names_every_module_in_its_layer() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(tuple(f"| {at} " for at in range(9)))]
+    assert [set(row[1].replace(", lua/", "").split()) for row in rows] == LAYERS
 
 
 #: Functions that are longer than the bound, and may only become shorter.
