@@ -29,7 +29,8 @@ from restmq.errors import (
     Unauthorized,
     Unavailable,
 )
-from restmq.handler import Answer, Handler, name
+from restmq.handler import JSON, Answer, Handler, name
+from restmq.negotiation import LINES
 from restmq.pace import Pace
 from restmq.slot import drive, fault, nothing
 
@@ -47,14 +48,6 @@ RETRY = 2000  # ms: an EventSource that lost its stream comes again after this
 RETRY_ENDING = 1000  # ms: the same, when this instance ends and another may serve at once
 # Nothing on the way may keep, rewrite or hold back a stream; Nginx holds it back without the second.
 CACHE = b"no-store, no-transform"
-#: What clients call lines of JSON; the first is ours.
-LINES = (
-    b"application/x-ndjson",
-    b"application/ndjson",
-    b"application/jsonl",
-    b"application/x-jsonlines",
-    b"application/json",
-)
 HEADERS = ((b"X-Accel-Buffering", b"no"),)
 
 log = Logger()
@@ -571,7 +564,7 @@ class CometHandler(Handler):
 
     streams = True
     cache = CACHE
-    gives: ClassVar = {"GET": LINES}
+    gives: ClassVar = {"GET": (*LINES, JSON)}  # whose clients often ask for JSON
     sections: ClassVar[dict[str, str]] = {"GET": Comet.section}
 
     async def get(self, raw: bytes) -> None:

@@ -35,6 +35,8 @@ DESTINATIONS = frozenset(
     b"audio audioworklet font image manifest paintworklet report script serviceworker sharedworker style track video "
     b"worker xslt".split()
 )
+#: Names of lines of JSON, of which none is registered; the first is ours.
+LINES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines")
 MEMBERS = 1000  # of a gzip body: each costs a decompressor
 _AHEAD = re.compile(rb"prefetch|prerender|preview", re.IGNORECASE)
 _CHARSET = re.compile(rb";[ \t]*charset\*?[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.){0,80})\"|([^\s;]*))", re.IGNORECASE)

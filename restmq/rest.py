@@ -17,7 +17,7 @@ from restmq.element import Element, Lease, not_utf8, queue_name
 from restmq.errors import BadRequest, BadValue, NotAllowed, NotFound, TooLarge
 from restmq.form import unquote
 from restmq.handler import JSON, Answer, Handler, name
-from restmq.negotiation import media_type
+from restmq.negotiation import LINES, media_type
 from restmq.request import LITTLE, Most, Request
 from restmq.slot import drive
 from restmq.waiting import Wait
@@ -25,9 +25,7 @@ from restmq.waiting import Wait
 STORE = {"ttl": options.ttl, "delay": options.delay, "at": options.at}
 HAND_OUT = {"wait": options.wait, "max": options.most, "lease": options.lease}
 FORGET = {"forget": lambda text: options.yes("forget", text)}
-#: One kind of body has several names: none of them is registered.
-BATCHES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines")
-LINES = 10_000  # values in one batch
+MOST_LINES = 10_000  # values in one batch
 _LINE, _LF = re.compile(rb"[^\n]+"), b"\n"
 REPLAYED = ((b"Idempotency-Replayed", b"true"),)
 NO_GET = "GET changes nothing here (get_consumes = no); POST /q/NAME/take takes"
@@ -77,7 +75,7 @@ def value_of(handler: Handler) -> bytes:
 def is_batch(request: Request) -> bool:
     """Whether the body is a batch: one value a line."""
     kind: bytes = request.fields.values.get(b"content-type", b"")
-    return media_type(kind) in BATCHES
+    return media_type(kind) in LINES
 
 
 def lines(body: bytes, most: int) -> list[bytes]:
@@ -90,8 +88,8 @@ def lines(body: bytes, most: int) -> list[bytes]:
         body = body.replace(b"\r\n", b"\n")  # a CR at the end of the last line, which has no LF, is its own
     values: list[bytes] = []
     for found in _LINE.finditer(body):
-        if len(values) == LINES:
-            raise TooLarge(f"the batch has more than {LINES} values, which are the most; send several")
+        if len(values) == MOST_LINES:
+            raise TooLarge(f"the batch has more than {MOST_LINES} values, which are the most; send several")
         value = found[0]
         if len(value) > most or not (value.isascii() or not_utf8(value) < 0):
             checked(value, most, f"line {body.count(_LF, 0, found.start()) + 1}")
