@@ -177,7 +177,7 @@ class Conflict(Error):
 
 
 class UpgradeRequired(Error):
-    """Not a WebSocket handshake of version 13 (RFC 6455 section 4.2.2)."""
+    """No WebSocket handshake of version 13 (RFC 6455 section 4.2.2), or one where no WebSocket is spoken."""
 
     status, type, title = 426, "upgrade-required", "Upgrade required"
     headers = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13"))
