@@ -19,7 +19,7 @@ from restmq.errors import BadRequest, Conflict, Error, LeaseLost, NotFound
 from restmq.leases import lease_of, switch, touched
 from restmq.leases import touch as touch_lease
 from restmq.rest import bound, checked
-from restmq.suggest import near
+from restmq.suggest import hint
 
 if TYPE_CHECKING:
     from restmq.handler import Handler
@@ -211,11 +211,6 @@ COMMANDS: dict[str, tuple[Verb, str, tuple[str, ...]]] = {
 }
 
 
-def _near(word: str, known: list[str]) -> str:
-    found = near(word, known)
-    return f"did you mean {found!r}?" if found else "known: " + ", ".join(known)
-
-
 def _id(command: Command) -> str:
     """The command's `id` as the answer's last field, "" without one. Raises Wrong before anything is done."""
     if "id" not in command:
@@ -235,12 +230,12 @@ def _own(command: Command, client: Client) -> bool:
 async def _run(app: Any, command: Command, allow: Callable[[str], object], ordered: bool, client: Client) -> Said:
     word = _field(command, "cmd")
     if not isinstance(word, str) or word not in COMMANDS:
-        raise Wrong(f"unknown command {str(word)[:40]!a}; {_near(str(word), list(COMMANDS))}")
+        raise Wrong(f"unknown command {str(word)[:40]!a}; {hint(str(word), COMMANDS)}")
     do, section, fields = COMMANDS[word]
     known = ["cmd", "queue", "id", *fields]
     for field in command:
         if field not in known:
-            raise Wrong(f"unknown field {field[:40]!a} in {word}; {_near(field, known)}")
+            raise Wrong(f"unknown field {field[:40]!a} in {word}; {hint(field, known)}")
     if not _own(command, client):
         allow(section)
     if ordered and command.get("wait", 0) != 0 and "id" not in command:

@@ -26,7 +26,7 @@ from restmq.options import EMPTY
 from restmq.request import Most, Request
 from restmq.slot import drive
 from restmq.stream import Stream
-from restmq.suggest import near
+from restmq.suggest import hint
 from restmq.tokens import FEW
 
 if TYPE_CHECKING:
@@ -150,8 +150,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
     def _not_allowed(self) -> Error:
         method = self.request.method
         if method not in METHODS:  # they are told apart by case (RFC 9110 section 9.1)
-            hint = f"; did you mean {method.upper()}?" if method.upper() in METHODS else ""
-            return NotImplementedHere(f"the method {method} is not known here{hint}")
+            meant = f"; did you mean {method.upper()}?" if method.upper() in METHODS else ""
+            return NotImplementedHere(f"the method {method} is not known here{meant}")
         return NotAllowed(f"{method} is not for this address", self.methods())
 
     def run(self, arguments: tuple[bytes, ...]) -> None:
@@ -215,8 +215,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
 
     def _check_conditions(self) -> None:
         values, method = self.request.fields.values, self.request.method
-        hint = "" if b"if-match" not in values else "; a lease in If-Match goes with one element, at /q/NAME/N"
-        negotiation.check_conditions(values, self.conditions.get(method, ()), hint)
+        remedy = "" if b"if-match" not in values else "; a lease in If-Match goes with one element, at /q/NAME/N"
+        negotiation.check_conditions(values, self.conditions.get(method, ()), remedy)
 
     def _check_type(self) -> None:
         """Raises UnsupportedMedia for a body that is neither a form nor JSON, by its type."""
@@ -522,9 +522,8 @@ def _filled(word: str, value: bytes) -> bool:
 
 
 def _unknown(kind: str, word: str, known: Iterable[str]) -> BadOption:
-    meant = near(word.removeprefix("RestMQ-"), known)
-    hint = f"did you mean {meant!r}?" if meant else "it knows " + (", ".join(known) or "none")
-    return BadOption(f"the {kind} {word[:80]!a} is not known to this request; {hint}")
+    meant = hint(word.removeprefix("RestMQ-"), known)
+    return BadOption(f"the {kind} {word[:80]!a} is not known to this request; {meant}")
 
 
 def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
