@@ -6,7 +6,10 @@ place here; knows nothing of HTTP or Redis. Read clock.py next.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
+import termios
 from contextlib import suppress
 from typing import Any
 
@@ -99,6 +102,18 @@ def unsent(transport: Any) -> int:
         parts = [*transport._appSendBuffer, *getattr(getattr(transport, "_aggregator", None), "_buffer", ())]
         waiting += sum(map(len, parts)) + (_RECORD if under else 0)
     return waiting + under
+
+
+def untaken(transport: Any) -> int:
+    """Bytes of which the peer's kernel has not acknowledged that it has them (SIOCOUTQ, tcp(7)); 0 where none tells."""
+    lower = bottom(transport)
+    if not isinstance(lower, FileDescriptor) or not lower.connected:
+        return 0
+    handle: Any = lower
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(handle.getHandle(), termios.TIOCOUTQ, b"\0" * 4))[0])
+    except OSError:
+        return 0
 
 
 def can_half_close(transport: Any) -> bool:

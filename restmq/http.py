@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from restmq import errors
 from restmq.clock import NEVER
-from restmq.cork import bottom, can_half_close, cork, finish, send, unsent
+from restmq.cork import bottom, can_half_close, cork, finish, send, unsent, untaken
 from restmq.form import BROKEN
 from restmq.head import FIELD, LINE, NOTHING, TOKEN, Fields, fields
 from restmq.proxies import address
@@ -117,6 +117,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self._refusal = b""  # the last words, when the answers before them have left
         self._resuming = self._choked = self._paused = False
         self._stuck = -1
+        self._patient = 0  # until when a peer may still read what the kernel holds
         self.deadline = self.app.wheel.now + self.app.limits.head
         self.app.connections.add(self)
         self.transport.registerProducer(self, True)
@@ -202,6 +203,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             if waiting and waiting != self._stuck:  # slow, but it moves
                 self._stuck = waiting
                 self.deadline = self.app.wheel.now + self.app.limits.idle
+            elif not waiting and self._patient > self.app.wheel.now and untaken(self.transport):
+                self.deadline = self.app.wheel.now + LINGER
             elif not waiting:
                 bottom(self.transport).loseConnection()
             else:
@@ -261,12 +264,14 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     _lose = lose
 
-    def cut(self, linger: bool = True) -> None:
+    def cut(self, linger: bool = True, patience: float = 0) -> None:
         """Close now: what the kernel has not taken is thrown away, what it has can still be read.
 
-        Reading goes on for a moment: to close while something unread has come would reset the connection.
+        Reading goes on for a moment, or up to `patience` seconds while the peer has not taken all: whatever comes
+        behind the close, as a pong that a slow client owes, would reset the connection.
         """
         self.closing = self._losing = True
+        self._patient = self.app.wheel.now + int(patience)
         self.deadline = self.app.wheel.now + LINGER
         finish(self.transport)
         if self.half or not linger:

@@ -170,7 +170,8 @@ class Live:
         self._period = min(self.app.config.heartbeat, self.app.config.stall)
         self._stalls = max(1, -int(-self.app.config.stall // self._period))
         self._still = 0
-        self._sent = -1
+        self._sent: int | None = None
+        self.moving = False  # it has not got all yet, and took something since the last heartbeat
         self._left = 0
         self._why = ""
         self._slow = False  # it fell behind once, which the log has told
@@ -473,15 +474,17 @@ class Live:
                 return
             self._access = self.app.acl.generation
         waiting = self._stream.unsent
-        sent = self.written - waiting
-        if not waiting:
-            self._sent, self._still = -1, 0
-        elif sent > self._sent:  # also where it was first seen to wait
-            self._sent, self._still = sent, 0
+        left = waiting + self._stream.untaken
+        taken = self.written - left
+        # What its kernel acknowledged, not what ours took: that is some 100 kB at a time, which may last for minutes.
+        self.moving = left > 0 and (self._sent is None or taken > self._sent)
+        if self.moving or not left:
+            self._sent, self._still = taken if left else None, 0
         else:
             self._still += 1
-            if self._still >= self._stalls:
-                self._drop(f"none of {waiting} waiting bytes moved for {self._still * self._period:g} s")
+            # While nothing waits here, nobody else could have it: so a pause may be twice as long.
+            if self._still >= (self._stalls if waiting else 2 * self._stalls):
+                self._drop(f"none of {left} waiting bytes moved for {self._still * self._period:g} s")
                 return
         if not waiting:
             self.beat()

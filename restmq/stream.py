@@ -14,14 +14,13 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from restmq.clock import NEVER
-from restmq.cork import bottom, send, unsent
+from restmq.cork import bottom, send, unsent, untaken
 
 if TYPE_CHECKING:
     from restmq.request import Request
 
 MAX_AHEAD = 65536  # bytes read ahead of a request that is not answered yet, or past a stream that listens to none
-# Linux's TCP_USER_TIMEOUT and TCP_NOTSENT_LOWAT (tcp(7)), which PyPy's socket module does not name.
-_USER_TIMEOUT, _NOTSENT_LOWAT = 18, 25
+_NOTSENT_LOWAT = 25  # Linux's TCP_NOTSENT_LOWAT (tcp(7)), which PyPy's socket module does not name
 MAX_UNSENT = 131072  # bytes that the kernel may hold of a stream without having sent them
 
 
@@ -61,20 +60,24 @@ class Stream:
         self._watch()
 
     def _watch(self) -> None:
-        """Bound what the kernel holds of a stream, and how long (tcp(7)).
+        """Bound how many bytes the kernel holds of a stream without having sent them (tcp(7)).
 
-        What it holds unsent is bounded in bytes. A peer that vanished without a word is noticed when it acknowledged
-        nothing for twice `stall`: after `stall` the stream is ended here, and its peer has as long to read the rest.
+        Not how long: TCP_USER_TIMEOUT would reset the connection of a peer that is there and reads nothing for a while,
+        and throw away what counts as delivered. Live looks itself for one that takes nothing.
         """
         if self.connection.peer_ip:
             handle = bottom(self.transport).getHandle()
-            handle.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(self.connection.app.config.stall * 2000))
             handle.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, MAX_UNSENT)
 
     @property
     def unsent(self) -> int:
         """Bytes written that the kernel has not yet taken."""
         return unsent(self.transport)
+
+    @property
+    def untaken(self) -> int:
+        """Bytes that the kernel has, and the peer's kernel has not acknowledged yet."""
+        return untaken(self.transport)
 
     def write(self, data: bytes) -> None:
         """Write bytes; all of a turn's reading of Redis leaves together."""
@@ -121,7 +124,7 @@ class Stream:
     def cut(self) -> None:
         """End it now. What waits here is thrown away; what the kernel has taken can still be read."""
         self.closed = True
-        self.connection.cut()
+        self.connection.cut(patience=self.connection.app.config.stall)
 
     def lost(self) -> None:
         """The connection is gone."""

@@ -317,9 +317,9 @@ class WebSocket(Live):
         """Ping; a client that answers none for `stall` is gone.
 
         A slow one may still have to read what lies before the ping. So a heartbeat does not count when more than pings
-        was written since the last one.
+        was written since the last one, or it took some of what was written before.
         """
-        heard = self._alive or self._held or self.written > self._pinged
+        heard = self._alive or self._held or self.moving or self.written > self._pinged
         self._silent = 0 if heard else self._silent + 1
         self._alive = False
         if self._silent >= max(2, self._stalls):
@@ -361,7 +361,7 @@ class WebSocket(Live):
     def _give_up(self) -> None:
         """The client did not answer the Close frame, or did not even take it."""
         assert self._stream is not None
-        if self._stream.unsent:
+        if self._stream.unsent or self._stream.untaken:  # it may still read, and answer what it reads
             self._stream.cut()
         else:
             self._stream.close()

@@ -244,6 +244,42 @@ def test_what_the_kernel_holds_unsent_is_bounded(start: Any, queue: str) -> None
         assert stats(one, queue)["delivered"] * 100_000 <= 600_000
 
 
+@pytest.mark.wire
+@pytest.mark.parametrize("target", ["/c/{}", "/sse/{}", "/ws/{}"])
+def test_one_that_reads_some_kilobytes_a_second_is_not_dropped(
+    start: Any, listen: Any, queue: str, target: str
+) -> None:
+    """The server's kernel takes some 100 kB at a time, which such a reader needs longer for than `stall`."""
+    one = start("[live]\nstall = 2s\nheartbeat = 500ms\n")
+    slow = listen(one, target.format(queue), buffer=4096)
+    fill(one, queue, 40, 50_000)
+    until(lambda: stats(one, queue)["leased"] > 0)
+    slow.socket.settimeout(60)
+    for _ in range(120):  # 12 s, 20 kB/s
+        data = slow.socket.recv(2048)
+        assert data, one.log.read_text()
+        slow._raw += data
+        time.sleep(0.1)
+    assert "left" not in one.log.read_text()
+    slow._unframe()
+    assert numbers(slowly(slow.hurry(), 40).values) == list(range(1, 41))
+
+
+@pytest.mark.wire
+@pytest.mark.parametrize("target", ["/c/{}", "/ws/{}"])
+def test_what_the_kernel_holds_can_be_read_after_a_long_pause(
+    start: Any, listen: Any, queue: str, target: str
+) -> None:
+    """Nothing waits at RestMQ; the peer's window is shut for twice `stall`. A WebSocket answers pings as it reads."""
+    one = start("[live]\nstall = 5s\nheartbeat = 1s\n")
+    slow = listen(one, target.format(queue), buffer=4096)
+    fill(one, queue, 60, 1000)
+    until(lambda: stats(one, queue)["delivered"] == 60)
+    until(lambda: stats(one, queue)["consumers"] == 0)  # it took nothing for so long
+    time.sleep(0.0 if target.startswith("/ws") else 7)  # by then RestMQ has closed the socket
+    assert numbers(ended(slow).values) == list(range(1, 61))
+
+
 # Turns
 
 
@@ -273,4 +309,3 @@ def test_many_turns_that_are_done_at_once_need_no_deep_stack() -> None:
         pace.turn().then(done)
     pace.full(False)
     assert len(went) == 5000
-

@@ -737,3 +737,32 @@ def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_
         queue.consumers.leave(consumer)
     consumer.pace.end()
     assert ended
+
+
+def counts(client: Any, act: Callable[[], object]) -> int:
+    """How many entries of streams the scripts ask for meanwhile, in all."""
+    with client.monitor() as monitor:
+        act()
+        client.echo("over")
+        asked = 0
+        for heard in monitor.listen():
+            words = heard["command"].split()
+            if words[:1] == ["ECHO"]:
+                return asked
+            if words[0] == "XRANGE" and "COUNT" in words:
+                asked += int(words[-1])
+    raise AssertionError("the monitor ended")
+
+
+@pytest.mark.wire
+def test_large_elements_are_read_a_few_at_a_time(own: Any, start: Any, listen: Any, queue: str) -> None:
+    """Redis copies all that COUNT asks for: some hundreds of large ones for each MiB would stop it for so long."""
+    one = start("[queues]\nhistory = 10000\nhistory_bytes = 256MiB\n", own.address)
+    for _ in range(30):
+        batch_add(one, queue, *["x" * 100_000] * 10)
+    with redis.Redis(unix_socket_path=str(own.socket)) as client:
+        for target in (f"/c/{queue}", f"/c/{queue}?since=all"):
+            asked = counts(
+                client, lambda target=target: listen(one, target).until(lambda c: c.body.count(b'"key"') >= 300)
+            )
+            assert 300 <= asked < 2000, (target, asked)

@@ -51,7 +51,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
-        self.unsent = self.written = 0
+        self.unsent = self.written = self.untaken = 0
         self.stuck = False
         self.closed = self.was_cut = self.reading_stopped = False
         self.on_data: Callable[[bytes], None] = nothing

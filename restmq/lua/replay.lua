@@ -13,10 +13,16 @@ elseif what == 'last' then start = math.max(0, pos - which)
 elseif what == 'all' then start = floor
 elseif what == 'key' then   -- behind its place among the newest thousand; 0: it is not known how much is missing
   start = 0
-  for _, e in ipairs(call('XREVRANGE', P..'h', '+', '-', 'COUNT', 1000)) do
-    local at, N = string.match(e[1], '^(%d+)%-(%d+)$')
-    if N == ARGV[3] then start = tonumber(at) break end
-  end
+  local to, steps = '+', 20
+  repeat
+    local some = call('XREVRANGE', P..'h', to, '-', 'COUNT', 50)
+    for _, e in ipairs(some) do
+      local at, N = string.match(e[1], '^(%d+)%-(%d+)$')
+      if N == ARGV[3] then start = tonumber(at) break end
+      to = '('..e[1]
+    end
+    steps = steps - 1
+  until start > 0 or steps == 0 or #some < 50
 elseif what == 'ago' then   -- the first not older, by halves
   local low, high, since = floor, pos, time() - which
   while low < high do
@@ -30,15 +36,20 @@ elseif what == 'ago' then   -- the first not older, by halves
     if not e or tonumber(e[2][4]) >= since then start = 0 end
   end
 end
-local out, to, size = {}, start, 0
-for _, e in ipairs(start < pos and most > 0 and call('XRANGE', P..'h', digits(start + 1), '+', 'COUNT', most) or {}) do
-  local at, N = string.match(e[1], '^(%d+)%-(%d+)$')
-  local f = e[2]
-  if size > 1048576 then break end
-  to, size = tonumber(at), size + #f[2]
-  if not f[8] or tonumber(f[8]) > time() then
-    out[#out + 1], out[#out + 2], out[#out + 3] = at, N, f[2]
+local out, to, size, from, step = {}, start, 0, digits(start + 1), 4
+while start < pos and most > 0 and size <= 1048576 do   -- a few at a time: COUNT reads all, and values may be large
+  local asked = math.min(step, most)
+  local some = call('XRANGE', P..'h', from, '+', 'COUNT', asked)
+  for _, e in ipairs(some) do
+    local at, N = string.match(e[1], '^(%d+)%-(%d+)$')
+    local f = e[2]
+    if size > 1048576 then break end
+    to, size, from = tonumber(at), size + #f[2], '('..e[1]
+    if not f[8] or tonumber(f[8]) > time() then
+      out[#out + 1], out[#out + 2], out[#out + 3] = at, N, f[2]
+    end
   end
+  most, step = #some == asked and most - asked or 0, 4 * step
 end
 if #out == 0 and to == start then to = math.max(start, pos) end
 save()

@@ -78,14 +78,19 @@ local function expire()   -- what has ended is not there, though nobody swept; a
 end
 local function heads(most, limit)   -- up to `most` waiting elements, oldest first: {N, T, value, was in r}
   local back = slow and call('ZRANGE', P..'r', 0, most - 1) or {}   -- beyond c only what was delayed
-  local fresh, size = {}, 0
-  if #back < most or tonumber(back[most]) > c then
-    fresh = call('XRANGE', P..'q', digits(c + 1), '+', 'COUNT', most)
-  end
-  local out, i, j, freshcut, backcut = {}, 1, 1, #fresh == most, #back == most
-  while #out < most and (fresh[i] or back[j]) do
+  local fresh, size, from, step, unread = {}, 0, digits(c + 1), limit and 4 or most, 0
+  if #back < most or tonumber(back[most]) > c then unread = most end
+  local out, i, j, backcut = {}, 1, 1, #back == most
+  while #out < most do
+    if not fresh[i] and unread > 0 then   -- with a limit a few at a time: values may be large, and COUNT reads them all
+      local asked = math.min(step, unread)
+      local some = call('XRANGE', P..'q', from, '+', 'COUNT', asked)
+      for _, e in ipairs(some) do fresh[#fresh + 1] = e end
+      unread, step = #some == asked and unread - asked or 0, 4 * step
+      from = '('..(some[1] and some[#some][1] or '')
+    end
     -- Some of these had ended, so a list that was cut is over: more of it may be older than the other's rest.
-    if (freshcut and not fresh[i]) or (backcut and not back[j]) then break end
+    if not (fresh[i] or back[j]) or (#fresh == most and not fresh[i]) or (backcut and not back[j]) then break end
     local N, T, value, again
     if fresh[i] then N, T = string.match(fresh[i][1], '^(%d+)%-(%d+)$') end
     if N and (not back[j] or tonumber(N) < tonumber(back[j])) then
