@@ -119,6 +119,8 @@ class _Witness(NamedTuple):
         batch, out = self.batch, flushed(self.who) - self.start
         parts = [Batch(batch.queue, [one], batch.first + at, batch.epoch) for at, one in enumerate(batch.elements)]
         sizes = [len(self.who.frame(part)) for part in parts]
+        if sum(sizes) != len(batch.frames.get(self.who.framing, b"")):
+            return 0  # its ids have other queues' positions in them, which have grown since
         size = self.mark - self.start - sum(sizes)  # of the transport's framing, which stands in front
         position = 0
         for part, length in zip(parts, sizes):
@@ -129,13 +131,30 @@ class _Witness(NamedTuple):
         return position
 
 
+def _partly(consumer: Consumer, held: deque[tuple[int, Element, int]]) -> list[Element]:
+    """Take out those of the foremost share whose bytes the socket took wholly, though not all of the share's."""
+    if not held or flushed(consumer) <= held[0][2]:
+        return []
+    mark = held[0][0]
+    share = [element for end, element, _ in held if end == mark]
+    sizes = [len(consumer.frame(Batch(one.queue, [one], 0, one.epoch))) for one in share]
+    size = mark - sum(sizes)  # the transport's framing stands in front
+    sent: list[Element] = []
+    for length in sizes:
+        size += length
+        if size > flushed(consumer):
+            break
+        sent.append(held.popleft()[1])
+    return sent
+
+
 class Consumers:
     """The consumers of one queue, in order of joining, with the pointer and what each holds."""
 
     def __init__(self) -> None:
         self.all: list[Consumer] = []
         self._pointer = 0
-        self._held: dict[int, deque[tuple[int, Element]]] = {}  # id(consumer) -> (mark, element)
+        self._held: dict[int, deque[tuple[int, Element, int]]] = {}  # id(consumer) -> mark, element, its share's start
         self._leased: dict[int, dict[int, Element]] = {}  # id(consumer) -> number -> element, oldest first
         self._witnesses: deque[_Witness] = deque()
         self._replaying: dict[int, list[Batch]] = {}  # id(consumer) -> what came while it gets the past
@@ -184,7 +203,7 @@ class Consumers:
     @property
     def held(self) -> set[int]:
         """Numbers of the round-robin elements that are in some consumer's buffer."""
-        return {element.number for held in self._held.values() for _, element in held}
+        return {element.number for held in self._held.values() for _, element, _ in held}
 
     def join(self, consumer: Consumer, position: int = 0) -> None:
         """The newest consumer stands last in the ring; it gets what is broadcast after a position."""
@@ -197,7 +216,9 @@ class Consumers:
             return [], [], []
         at = self.all.index(consumer)
         sent = self.settled(consumer)
-        rest = [element for _, element in self._held.pop(id(consumer), ())]
+        held = self._held.pop(id(consumer), deque())
+        sent += _partly(consumer, held)
+        rest = [element for _, element, _ in held]
         leased = self._leased.pop(id(consumer), {})
         for element in rest:
             leased.pop(element.number, None)
@@ -235,10 +256,13 @@ class Consumers:
 
     @property
     def out(self) -> int:
-        """The highest position that some consumer's socket took, while one before it is stuck; 0 for none."""
+        """Up to which position somebody is ready for what follows, while one before it is stuck; 0 for none.
+
+        That is who took all that it was given, and be it nothing: a newcomer need not wait for a slow one.
+        """
         last = self._witnesses[-1] if self._witnesses else None
-        if last is not None and any(not each.unsent and self._has(each, last) for each in self.current):
-            return last.position  # one that took all it was given, whoever is the witness
+        if last is not None and any(not each.unsent for each in self.current):
+            return last.position
         return next((one.position for one in reversed(self._witnesses) if one.who and flushed(one.who) >= one.mark), 0)
 
     # -- broadcast
@@ -415,8 +439,9 @@ class Consumers:
             shares.setdefault(id(consumer), (consumer, []))[1].append(element)
         for consumer, share in shares.values():
             held = self._held.setdefault(id(consumer), deque())
+            start = consumer.written
             offer(consumer, Batch(queue, share, 0, epoch))
-            held.extend((consumer.written, element) for element in share)
+            held.extend((consumer.written, element, start) for element in share)
         return refused
 
     def _next(self) -> Consumer | None:
@@ -475,7 +500,7 @@ class Consumers:
     def drop(self) -> None:
         """Forget what is on its way: it is another's now."""
         for consumer, held in self._held.items():
-            for _, element in held:
+            for _, element, _ in held:
                 self._leased.get(consumer, {}).pop(element.number, None)
         self._held.clear()
         self._witnesses.clear()

@@ -55,7 +55,7 @@ class Joined:
         self.position = 0  # highest P heard
         self.highest = 0  # highest N seen
         self.sure = 0  # highest P confirmed, with all before it
-        self.out = 0  # highest P confirmed, though one before it may be stuck
+        self.out = 0  # highest P that somebody took or need not take, though one before it may be stuck
         self.policy = b"broadcast"
         self.settings: dict[str, str] = {}
         self.told: tuple[int, int, int] = (0, 0, 0)

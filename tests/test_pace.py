@@ -170,6 +170,25 @@ def test_one_connection_behind_on_many_queues_reads_a_page_at_a_time(start: Any,
         assert numbers(got) == list(range(1, 61))
 
 
+@pytest.mark.wire
+@pytest.mark.parametrize("apart", [False, True])
+def test_who_comes_later_does_not_wait_for_a_slow_one(
+    instance: Instance, other: Instance, listen: Any, queue: str, apart: bool
+) -> None:
+    slow = listen(instance, f"/c/{queue}", buffer=4096)
+    fill(instance, queue, 120, 100_000)  # more than may be on its way
+    until(lambda: stats(instance, queue)["leased"] > 30)
+    assert stats(instance, queue)["len"] > 0
+    fast = listen(other if apart else instance, f"/c/{queue}")
+    fast.until(lambda c: b'"120-' in c.body)
+    got = numbers(fast.values)
+    assert got == list(range(got[0], 121))  # the rest, from the moment when it came
+    slow.hurry().until(lambda c: b'"120-' in c.body)  # history may no longer hold all that it missed
+    missed = {number for each in slow.told for number in range(each["gap"][0], each["gap"][1] + 1)}
+    assert sorted([*numbers(slow.values), *missed]) == list(range(1, 121))
+    until(lambda: stats(instance, queue)["delivered"] == 120)
+
+
 # The end of a stream
 
 
@@ -195,6 +214,25 @@ def test_what_counts_as_delivered_to_one_that_is_dropped_for_a_stall_can_still_b
     assert found["delivered"] and found["len"] + found["delivered"] == 100
     got = numbers(ended(slow).values)
     assert got == list(range(1, found["delivered"] + 1))
+
+
+@pytest.mark.wire
+@pytest.mark.parametrize("kind", ["c", "sse", "ws"])
+def test_round_robin_elements_that_a_stuck_consumer_got_go_to_nobody_else(
+    start: Any, listen: Any, queue: str, kind: str
+) -> None:
+    one = start("[live]\nstall = 2s\nheartbeat = 500ms\n")
+    assert one.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+    slow = listen(one, f"/{kind}/{queue}", buffer=4096)
+    fill(one, queue, 64, 8000)  # dealt in one piece, of which the kernel takes a part
+    until(lambda: "does not read: dropped" in one.log.read_text())
+    until(lambda: stats(one, queue)["consumers"] == 0)
+    delivered = stats(one, queue)["delivered"]
+    mine = numbers(ended(slow).values)
+    assert mine == list(range(1, delivered + 1))
+    assert 0 < delivered < 64
+    fast = listen(one, f"/c/{queue}").until(lambda c: c.body.count(b'"key"') >= 64 - delivered)
+    assert sorted(mine + numbers(fast.quiet().values)) == list(range(1, 65))
 
 
 @pytest.mark.wire

@@ -27,6 +27,9 @@ if listening > 0 then
     call('HSETNX', P..'from', inst, digits(pos)..' '..digits(pos))
   end
   call('HSET', P..'live', inst, ARGV[3]..' '..ARGV[4]..' '..ARGV[5])
+  if ARGV[3] ~= '0' then   -- who came last is ready for what follows, however far the others are
+    best = math.max(best, tonumber(string.match(call('HGET', P..'from', inst) or '', '%d+$')) or 0)
+  end
   live = true
 end
 if ARGV[7] == call('HGET', P..'a', 'ep') then confirm(inst, tonumber(ARGV[6]), tonumber(ARGV[13] or 0)) end
