@@ -153,9 +153,8 @@ class _Past:
     async def page(self) -> bool:
         """Give it the next page; True when it needs no other one. Raises Unavailable."""
         consumer, queue, consumers = self.consumer, self.queue, self.queue.consumers
-        here = self.epoch == queue.epoch and self.start <= queue.position
-        if here and 0 < consumers.kept(consumer) <= self.start + 1:  # all that follows is here
-            consumers.replayed(consumer, self.start)
+        if self.epoch == queue.epoch and self.start <= queue.position and consumers.kept(consumer) and self._whole:
+            consumers.replayed(consumer, self.start)  # all that follows is here
             return True
         now, position, floor, _, to, *words = await self.delivery.core.replay(queue.name, "after", self.start)
         if not self.goes_on:
@@ -175,11 +174,20 @@ class _Past:
         _offer(queue, consumer, self.epoch, words)
         self.start = max(to, floor)
         consumers.reached(consumer, self.start)
-        if self.start >= position and not consumer.full:
+        if self.start >= position and not consumer.full and self._whole:
             consumers.replayed(consumer, position)
             return True
         _unkept(self.delivery, consumer)
         return False
+
+    @property
+    def _whole(self) -> bool:
+        """Whether nothing lies between what it was given and what is kept for it.
+
+        What was heard while it was full was not kept; and Redis may have answered before that was broadcast.
+        """
+        kept = self.queue.consumers.kept(self.consumer)
+        return kept <= self.start + 1 if kept else self.epoch != self.queue.epoch or self.queue.position <= self.start
 
     def _renewed(self, epoch: bytes, floor: int) -> None:
         """The queue has begun another life: all that is kept of it comes."""

@@ -19,7 +19,7 @@ from wire import PATIENCE, Listener, Wire, add, batch, batch_add, handler, stats
 from restmq import resume
 from restmq.delivery import Joined
 from restmq.live import Comet, Wish
-from restmq.slot import drive
+from restmq.slot import Slot, drive
 
 pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
@@ -708,6 +708,46 @@ def test_an_id_beyond_what_was_ever_broadcast_swallows_nothing() -> None:
     queue.consumers.everyone(batch("late", first=6))
     assert wire.data.index(b"early") < wire.data.index(b"late")
     assert queue.consumers.confirmed(4) == 6  # whose witness it is
+
+
+def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that() -> None:
+    class Late:
+        """Stands for Redis, whose answers come when the test says so."""
+
+        def __init__(self) -> None:
+            self.asked: list[tuple[int, Slot[list[Any]]]] = []
+
+        def replay(self, name: bytes, what: str, which: int) -> Slot[list[Any]]:
+            slot: Slot[list[Any]] = Slot()
+            self.asked.append((which, slot))
+            return slot
+
+    clock, wire, queue, late = Clock(), Wire(), Joined(b"q"), Late()
+    consumer = Comet(handler(), [b"q"], clock, Wish())
+    consumer.open(wire, {b"q": (0, b"e")})
+    queue.epoch, queue.position = b"e", 1
+    queue.consumers.join(consumer)
+    queue.consumers.replaying(consumer)
+    delivery: Any = SimpleNamespace(
+        queues={b"q": queue}, of={consumer: [b"q"]}, clock=clock, core=late, renewed=lambda *words: None
+    )
+    ended: list[object] = []
+    drive(resume.replay(delivery, consumer, b"q", 0, b"e"), ended.append, ended.append)
+    ((which, slot),) = late.asked
+    wire.stuck = True
+    consumer.write(b"filled")
+    assert consumer.full
+    queue.consumers.everyone(batch("live", first=2, number=2))
+    queue.position = 2
+    wire.drain()
+    assert not consumer.full
+    slot.resolve([b"e", 1, 0, 0, 1, b"1", b"1", b"past"])  # from before the second was broadcast
+    assert not ended
+    (_, (which, slot)) = late.asked
+    assert which == 1
+    slot.resolve([b"e", 2, 0, 1, 2, b"2", b"2", b"live"])
+    assert ended == [None]
+    assert wire.data.count(b'"past"') == wire.data.count(b'"live"') == 1
 
 
 def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_its_queues() -> None:
