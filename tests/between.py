@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from conftest import Instance, RedisServer
 from wire import PATIENCE
 
@@ -102,7 +101,7 @@ class Pair:
     """Two instances on a Redis of their own; the links of the second can be cut while it is stopped."""
 
     def __init__(self, server: RedisServer, start: Any, conf: str) -> None:
-        self.link = redis.Redis(unix_socket_path=str(server.socket))
+        self.link = server.client()
         self.there: Instance = start("", server.address)
         self.between = Between(server.folder, server)
         self.others = {client["id"] for client in self.link.client_list()}

@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import quote, unquote, urljoin
 
 import pytest
-import redis
 from conftest import ROOT, RedisServer
 from wire import FORM, until
 
@@ -125,7 +124,7 @@ def test_a_plain_stop_and_start_are_the_seed_s_and_cost_a_queue_nothing(
     instance: Any, queue: str, redis_server: Any
 ) -> None:
     instance.form(f"/q/{queue}", "value=x")
-    link = redis.Redis(unix_socket_path=str(redis_server.socket))
+    link = redis_server.client()
     before = link.get(f"restmq:{{{queue}}}:m")
     for status in (b"stop", b"start"):
         told = b'"queue": "%b", "status": %d}' % (queue.encode(), status == b"start")

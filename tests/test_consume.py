@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 
 import pytest
 import reactor
-import redis
 from wire import FORM, PATIENCE, TEXT, Listener, batch_add, lengths, until
 
 pytestmark = pytest.mark.wire
@@ -472,7 +471,7 @@ def test_a_long_error_is_cut_between_characters(
     while sum(len(text.encode()) + 1 for text in kept) > 2000:
         kept.pop(0)
     assert look(instance, queue, 1)["errors"] == kept
-    with redis.Redis(unix_socket_path=str(redis_server.socket)) as link:
+    with redis_server.client() as link:
         stored: Any = link.hget(f"restmq:{{{queue}}}:x", "1")
     stored.decode("utf-8")
 
@@ -643,7 +642,7 @@ def test_a_wrong_acknowledgement_is_named_and_does_nothing(
 def test_what_comes_for_a_client_that_has_left_goes_back(own: Any, start: Any, queue: str, query: str) -> None:
     one = start("[server]\naccess_log = yes\n[redis]\ndeadline = 60s\n", own.address)
     batch_add(one, queue, "a", "b")
-    with redis.Redis(unix_socket_path=str(own.socket)) as store:
+    with own.client() as store:
         store.client_pause(20_000, all=False)
         with socket.create_connection(("127.0.0.1", one.port)) as link:
             link.sendall(

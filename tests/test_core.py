@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import reactor
-import redis
 from conftest import ROOT, TWISTD, Instance, RedisServer, free_port, troubles
 from twisted.internet.task import Clock
 from wire import FORM, LONG, PATIENCE, until
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.store
 
 
 def client(server: RedisServer, db: int = 0, password: str | None = None) -> Any:
-    return redis.Redis(unix_socket_path=str(server.socket), db=db, password=password)
+    return server.client(db=db, password=password)
 
 
 class Consumer:

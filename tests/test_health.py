@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import redis
 from conftest import RedisServer
 from wire import until
 
@@ -22,7 +21,7 @@ def test_health_and_readiness(instance: Any, start: Any, redis_server: Any) -> N
 
 def test_who_cannot_hear_live_elements_yet_is_not_ready(own: RedisServer, start: Any, listen: Any) -> None:
     one = start("", own.address)
-    link = redis.Redis(unix_socket_path=str(own.socket))
+    link = own.client()
     listen(one, "/c/news")
     link.config_set("maxclients", 2)  # the test itself, and the connection over which commands go
     assert link.client_kill_filter(_type="pubsub") == 1
@@ -34,7 +33,7 @@ def test_who_cannot_hear_live_elements_yet_is_not_ready(own: RedisServer, start:
 
 
 def test_the_log_says_what_is_not_well_with_redis_once_each_time_it_changes(own: RedisServer, start: Any) -> None:
-    link = redis.Redis(unix_socket_path=str(own.socket))
+    link = own.client()
     one = start("", own.address)
 
     def said(words: str) -> int:

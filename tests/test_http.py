@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import reactor
-import redis
 from twisted.internet.protocol import Factory, Protocol
 from wire import PATIENCE, stats, until
 
@@ -423,7 +422,7 @@ def test_all_that_was_asked_before_the_client_closed_its_side_is_answered_in_ord
 
 
 def test_the_last_answer_to_who_closed_its_side_says_that_it_is_the_last(instance: Any, redis_server: Any) -> None:
-    with redis.Redis(unix_socket_path=str(redis_server.socket)) as store:
+    with redis_server.client() as store:
         store.client_pause(2000)  # neither is answered before the end is here
         got, _, data = talk(instance.port, [asking("", "GET", "/q/none", "") * 2], half=True)
     assert got == [204, 204]
@@ -472,7 +471,7 @@ def test_a_stream_asked_for_behind_another_request_ends_when_the_client_has_clos
 ) -> None:
     instance = start("[live]\nheartbeat = 1h\n")  # the end is not found by trying to write
     asked = [asking(queue, "GET", path, "") for path in ("/p/{}", "/c/{}")]
-    with redis.Redis(unix_socket_path=str(redis_server.socket)) as store:
+    with redis_server.client() as store:
         store.client_pause(2000)  # the end is here before the first is answered
         got, still, _ = talk(instance.port, [b"".join(asked)], half=True)
     assert (got, still) == ([200], CLOSED)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
 from conftest import Instance, RedisServer, shared
 from wire import PATIENCE, TEXT, Listener, add, batch_add, stats, texts, until
 
@@ -29,7 +28,7 @@ def third(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def store(redis_server: RedisServer) -> Iterator[Any]:
     """A client of the Redis that the instances share."""
-    client = redis.Redis(unix_socket_path=str(redis_server.socket))
+    client = redis_server.client()
     yield client
     client.close()
 

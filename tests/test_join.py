@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import reactor
-import redis
 from between import Between, Pair
 from conftest import Instance, RedisServer, free_port
 from twisted.internet.task import Clock
@@ -63,7 +62,7 @@ class Beatless:
     """A Redis that can be used, as its greeting says, and does not answer an instance's beat."""
 
     def __init__(self, server: RedisServer, how: str) -> None:
-        self.link = redis.Redis(unix_socket_path=str(server.socket))
+        self.link = server.client()
         self.how, self.between = how, Between(server.folder, server)
         self.address = f"unix:{self.between.path}"
         self.words = "READONLY" if how == "refused" else "Redis did not answer within 3 s"
@@ -280,7 +279,7 @@ def beats_until_refused(delivery: Delivery, queue: str) -> int:
 
 
 def test_joins_that_failed_leave_nothing_behind(own: RedisServer, queue: str) -> None:
-    with delivering(own.address) as delivery, redis.Redis(unix_socket_path=str(own.socket)) as link:
+    with delivering(own.address) as delivery, own.client() as link:
         stays, name = comet(queue), queue.encode()
         reactor.wait(delivery.join, stays, [name])
         own.stop()

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import pytest
-import redis
 from conftest import RedisServer
 from fanout import Plan, run
 from twisted.internet.task import Clock
@@ -521,7 +520,7 @@ def test_a_queue_that_was_forgotten_while_somebody_listened_leaves_nothing_when_
     listener.until(lambda c: c.elements)
     assert one.http("DELETE", f"/q/{queue}?forget=1")[0] == 200
     listener.close()
-    with redis.Redis(unix_socket_path=str(own.socket)) as store:
+    with own.client() as store:
         until(lambda: not store.keys(f"restmq:{{{queue}}}:*"), lambda: store.keys("*"))
 
 
@@ -636,7 +635,7 @@ def test_a_queue_that_was_heard_and_never_added_to_leaves_no_key(
     own: RedisServer, start: Any, listen: Any, queue: str
 ) -> None:
     one = start("", own.address)
-    with redis.Redis(unix_socket_path=str(own.socket)) as link:
+    with own.client() as link:
         for target in (f"/c/{queue}", f"/sse/{queue}", f"/ws/{queue}", f"/c/{queue}?since=all", f"/c/{queue}?tap=1"):
             listener = listen(one, target)
             listener.close()

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-import redis
 from between import Between
 from conftest import RedisServer
 from wire import PATIENCE, Listener, Socket, add, batch_add, stats, texts, until
@@ -196,7 +195,7 @@ def test_what_cannot_be_given_back_now_is_when_redis_takes_it(
     consumer = listen(one, f"/c/{queue}?lease=10m")
     add(one, queue, "a")
     consumer.until(have(1))
-    with redis.Redis(unix_socket_path=str(own.socket)) as link:
+    with own.client() as link:
         link.config_set("min-replicas-to-write", 1)  # NOREPLICAS: the link stays, and nothing may be written
         consumer.close()
         until(lambda: "left comet" in one.log.read_text())
@@ -223,7 +222,7 @@ def test_a_confirmation_that_fails_when_its_consumer_has_left_leases_nothing(
     assert consumer.until(have(1)) and held.wait(PATIENCE)
     consumer.close()
     until(lambda: "left comet" in one.log.read_text())
-    with redis.Redis(unix_socket_path=str(own.socket)) as link:
+    with own.client() as link:
         link.config_set("min-replicas-to-write", 1)
         between.flows.set()
         refused = partial(link.info, "errorstats")

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import pytest
-import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from wire import BATCH, FORM, PATIENCE, TEXT, Listener, batch_add, stats, texts, until
@@ -56,7 +55,7 @@ class Store:
 
 @pytest.fixture
 def store(redis_server: Any, queue: str) -> Store:
-    return Store(redis.Redis(unix_socket_path=str(redis_server.socket)), queue)
+    return Store(redis_server.client(), queue)
 
 
 def look(instance: Any, path: str) -> Any:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from conftest import Instance, RedisServer
 from test_loss import add, books, lose
 from wire import until
@@ -24,7 +23,7 @@ def rules(instance: Instance) -> tuple[str, dict[str, Any]]:
 
 def epoch(server: RedisServer) -> bytes | None:
     """Which life of the queue `jobs` this is."""
-    with redis.Redis(unix_socket_path=str(server.socket)) as link:
+    with server.client() as link:
         found: bytes | None = link.hget("restmq:{jobs}:a", "ep")
         return found
 
@@ -40,7 +39,7 @@ def test_a_loss_shows_to_who_used_a_queue_before_it_was_born(
     assert one.http("GET", "/q/jobs")[0] in (204, 404)
     add(two, "jobs")
     before = tmp_path / "before"
-    with redis.Redis(unix_socket_path=str(own.socket)) as link:  # its writes may wait for an fsync that is going on
+    with own.client() as link:  # its writes may wait for an fsync that is going on
         until(lambda: link.info("persistence")["aof_buffer_length"] == 0)
     shutil.copytree(own.folder / "appendonlydir", before)
     two.form("/p/jobs", "policy=roundrobin")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import reactor
-import redis
 from conftest import RedisServer, http_call
 from wire import BATCH, FORM, TEXT, lengths, until
 
@@ -148,7 +147,7 @@ def test_options_hold_for_all_of_a_batch(instance: Any, queue: str) -> None:
 
 def test_a_batch_is_one_command_to_redis(instance: Any, redis_server: Any, queue: str) -> None:
     instance.form(f"/q/{queue}", "value=the+queue+is+known")
-    with redis.Redis(unix_socket_path=str(redis_server.socket)) as store, store.monitor() as monitor:
+    with redis_server.client() as store, store.monitor() as monitor:
         assert instance.http("POST", f"/q/{queue}", b"v\n" * 5000, BATCH)[2] == keys(queue, 2, 5001)
         store.echo("the end " + queue)
         seen = []
@@ -258,7 +257,7 @@ def test_a_full_redis_refuses_adds_and_still_leases_and_acknowledges(own: RedisS
     one = start("", own.address)
     one.http("POST", f"/q/{queue}", b"a\nb\nc\nd", BATCH)
     first, second, third = (one["lease"] for one in json.loads(one.http("GET", f"/q/{queue}?max=3&lease=1h")[2]))
-    with redis.Redis(unix_socket_path=str(own.socket)) as store:
+    with own.client() as store:
         store.config_set("maxmemory", 1)
         for path, body, headers in (
             (f"/q/{queue}", "x\ny", BATCH),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from between import Between
 from conftest import Instance, RedisServer
 from test_cut import have
@@ -76,7 +75,7 @@ class Lives:
 def lives(redis_server: RedisServer, other: Instance, start: Any, tmp_path: Path) -> Iterator[Lives]:
     """One behind a Between; `other` gives it up when it stands still."""
     between = Between(tmp_path, redis_server)
-    with redis.Redis(unix_socket_path=str(redis_server.socket)) as store:
+    with redis_server.client() as store:
         made = Lives(between, store, start)
         yield made
         made.wake()

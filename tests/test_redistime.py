@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from conftest import RedisServer
 from wire import Listener, add, batch_add, stats, texts, until
 
@@ -142,7 +141,7 @@ def tells_of_a_step(one: Any, *words: str) -> None:
 def test_a_small_step_is_not_told(shifted: Shifted, start: Any) -> None:
     one = start("", shifted.address)
     shifted.set(0.5)
-    with redis.Redis(unix_socket_path=str(shifted.server.socket)) as link:
+    with shifted.server.client() as link:
         beats = set()
         until(lambda: beats.add(link.get("restmq:{inst}:last")) or len(beats) > 4)  # type: ignore[func-returns-value]
     assert one.http("GET", "/readyz")[2] == b"OK\r\n"

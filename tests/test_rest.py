@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-import redis
 from wire import FORM, TEXT
 
 from restmq import rest
@@ -319,7 +318,7 @@ def test_a_name_of_unusual_letters_is_one_name(instance: Any, queue: str, name: 
 
 def test_what_a_client_that_left_had_asked_for_stays(instance: Any, redis_server: Any, queue: str) -> None:
     instance.form(f"/q/{queue}", "value=stays")
-    with redis.Redis(unix_socket_path=str(redis_server.socket)) as store:
+    with redis_server.client() as store:
         store.client_pause(2000)  # /readyz is not answered before the client has left
     with socket.create_connection(("127.0.0.1", instance.port)) as link:
         link.sendall(

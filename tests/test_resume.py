@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import redis
 from conftest import RedisServer
 from twisted.internet.task import Clock
 from wire import PATIENCE, Listener, Wire, add, batch, batch_add, handler, stats, texts, until
@@ -614,7 +613,7 @@ def test_a_past_that_cannot_be_read_ends_the_stream_with_a_reason(
     own: RedisServer, halfway: Any, queue: str, transport: str
 ) -> None:
     one, first, lazy = halfway
-    link = redis.Redis(unix_socket_path=str(own.socket))
+    link = own.client()
     link.set(f"restmq:{{{queue}}}:h", "somebody else wrote here")
     lazy.hurry().until_end()
     if transport == "sse":
@@ -648,7 +647,7 @@ def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
 ) -> None:
     conf = "[queues]\nhistory = 5\n"
     there = start(conf, own.address)
-    with redis.Redis(unix_socket_path=str(own.socket)) as link:
+    with own.client() as link:
         others = {client["id"] for client in link.client_list()}
         here = start(conf, own.address)
         links = [client["id"] for client in link.client_list() if client["id"] not in others]
@@ -800,7 +799,7 @@ def test_large_elements_are_read_a_few_at_a_time(own: Any, start: Any, listen: A
     one = start("[queues]\nhistory = 10000\nhistory_bytes = 256MiB\n", own.address)
     for _ in range(30):
         batch_add(one, queue, *["x" * 100_000] * 10)
-    with redis.Redis(unix_socket_path=str(own.socket)) as client:
+    with own.client() as client:
         for target in (f"/c/{queue}", f"/c/{queue}?since=all"):
             asked = counts(
                 client, lambda target=target: listen(one, target).until(lambda c: c.body.count(b'"key"') >= 300)

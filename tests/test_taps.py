@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import pytest
-import redis
 from conftest import RedisServer
 from wire import Listener, add, batch_add, stats, texts, until
 
@@ -147,7 +146,7 @@ def test_a_tap_that_leaves_while_it_is_being_opened_leaves_nothing_behind(
 ) -> None:
     one = start("", own.address)
     asked = f"GET /c/{queue}.a,{queue}.b?tap=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
-    with redis.Redis(unix_socket_path=str(own.socket)) as link:
+    with own.client() as link:
         own.process.send_signal(signal.SIGSTOP)
         try:
             with socket.create_connection(("127.0.0.1", one.port)) as tap:

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-import redis
 from wire import Listener, add, batch_add, stats, texts, until
 
 pytestmark = pytest.mark.wire
@@ -96,7 +95,7 @@ def test_its_first_element_is_leased_and_acknowledged_in_its_own_epoch(instance:
 
 
 def test_it_leaves_no_key(instance: Any, queue: str, redis_server: Any) -> None:
-    with redis.Redis(unix_socket_path=str(redis_server.socket)) as link:
+    with redis_server.client() as link:
         joins(instance, f"/sse/{queue}", 3)
         until(lambda: not list(link.scan_iter(f"restmq:{{{queue}}}*")))
 
@@ -110,7 +109,7 @@ def test_what_was_known_of_it_is_told_to_a_redis_that_comes_back_with_less(start
     until(lambda: stats(one, "q")["consumers"] == 0)
     other.stop()
     add(one, "q", "a", "b")
-    with redis.Redis(unix_socket_path=str(own.socket)) as link:
+    with own.client() as link:
         until(lambda: link.hget("restmq:{q}:a", "ep"))
         kept = {key: link.dump(key) for key in link.scan_iter("restmq:{q}*")}
         add(one, "q", "c")

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import redis
 from conftest import RedisServer
 from twisted.internet.task import Clock
 from wire import BATCH, PATIENCE, Talker, stats, until
@@ -40,7 +39,7 @@ def answers(link: socket.socket, many: int) -> bytes:
 
 def commands(server: RedisServer, beats: int) -> int:
     """How many commands Redis executes in so many beats of the one instance there is."""
-    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+    with server.client() as client:
 
         def now() -> tuple[int, int]:  # beats, and commands but for this question's own
             stats = client.info("commandstats")
@@ -219,7 +218,7 @@ def test_redis_comes_back_and_who_waited_waits_on(own: RedisServer, start: Any) 
 def sweeps(server: RedisServer, queue: str, timers: str) -> int:
     """How many scripts run from the last of a queue's timers until it has none."""
     key = f"restmq:{{{queue}}}:{timers}"
-    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+    with server.client() as client:
 
         def scripts() -> int:
             return int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
@@ -283,7 +282,7 @@ def test_a_claim_of_an_instance_that_died_before_it_swept_ends(
     assert one.form(f"/q/{queue}?delay=2s", "value=later")[0] == 200
     one.process.kill()
     one.process.wait()
-    with redis.Redis(unix_socket_path=str(redis_server.socket)) as client:  # as due.lua claims it
+    with redis_server.client() as client:  # as due.lua claims it
         due = client.zscore("restmq:{due}:at", queue)
         assert client.zrem("restmq:{due}:at", queue) == 1
         client.zadd("restmq:{due}:claimed", {queue: due + 2000})
