@@ -163,7 +163,7 @@ def test_the_end_of_an_instance_gives_back_without_a_failed_try(
 def test_the_death_of_an_instance_gives_back_what_its_consumers_leased(
     start: Any, instance: Any, listen: Any, shared: str
 ) -> None:
-    one = start()
+    one = start("[server]\nsilence = 3s\n")  # it may die before it has told that they went out
     consumer = listen(one, f"/c/{shared}?lease=2s&prefetch=5")
     batch_add(instance, shared, *texts(5))
     consumer.until(have(5))

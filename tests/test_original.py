@@ -66,7 +66,7 @@ DIFFERENT: dict[str, tuple[int, str, list[str]]] = {
     "number-consume": (
         200, '{"count": 0, "key": "num:1", "value": "007"}\r\n', ["it stays the text it was, byte for byte."]
     ),
-    "list-queues": (200, '<!doctype html>…<a href="/j/queue_name">queue_name</a>…', [LINKS, LISTS]),
+    "list-queues": (200, '<!doctype html>…<a href="../j/queue_name">queue_name</a>…', [LINKS, LISTS]),
     "form-page": (200, "<!doctype html>…<form…", [PAGE]),
     "index": (200, "<!doctype html>…<h1>RestMQ</h1>…", [PAGE]),
     "jobs-page": (200, "<!doctype html>…nothing waits…", [LISTS]),
