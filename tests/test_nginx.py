@@ -226,7 +226,7 @@ def test_server_sent_events_are_heard_at_once(nginx: Nginx, queue: str) -> None:
 
 
 def test_a_websocket_hears_at_once_and_is_answered(nginx: Nginx, queue: str) -> None:
-    with connect(f"ws://127.0.0.1:{nginx.port}/ws/{queue}") as socket_:
+    with connect(f"ws://127.0.0.1:{nginx.port}/ws/{queue}", open_timeout=PATIENCE, ping_interval=None) as socket_:
         heard: list[str] = []
         _each_at_once(
             nginx, queue, lambda: heard.append(json.loads(socket_.recv(PATIENCE))["value"]), lambda: heard
