@@ -78,8 +78,8 @@ class Consumer(Protocol):
     def missed(self, queue: bytes, first: int, last: int) -> None:
         """These positions will never come: tell."""
 
-    def renewed(self, queue: bytes, epoch: bytes, position: int) -> None:
-        """The queue has begun another life, and goes on from this position in it."""
+    def renewed(self, queue: bytes, epoch: bytes, position: int, behind: bool = False) -> None:
+        """The queue has begun another life, and goes on from this position in it. `behind`: it was reading the past."""
 
     def close(self, why: str) -> None:
         """End the connection cleanly."""

@@ -309,9 +309,10 @@ class Live:
         said = {"queue": queue.decode("utf-8"), "gap": [first, last], "missed": last - first + 1}
         self._announce("gap", said)
 
-    def renewed(self, queue: bytes, epoch: bytes, position: int) -> None:
-        """The queue has begun another life; who has no ids misses nothing by it."""
-        if self.ids and self._places.get(queue, (0, b""))[1] != epoch:  # else it was told where it got the past
+    def renewed(self, queue: bytes, epoch: bytes, position: int, behind: bool = False) -> None:
+        """The queue has begun another life. Without ids a consumer misses something by it only if it was behind."""
+        told = self._places.get(queue, (0, b""))[1] == epoch  # where it got the past
+        if not told if self.ids else behind:
             self._places[queue] = (position, epoch)
             self._announce("reset", {"queue": queue.decode("utf-8"), "epoch": epoch.decode("ascii")})
 

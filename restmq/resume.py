@@ -194,7 +194,7 @@ class _Past:
         self.start, self.epoch = floor, epoch
         if epoch == self.queue.epoch:
             self.queue.consumers.begins(self.consumer, floor)
-        self.consumer.renewed(self.queue.name, epoch, floor)
+        self.consumer.renewed(self.queue.name, epoch, floor, behind=True)
 
 
 def _unkept(delivery: Delivery, consumer: Consumer) -> None:

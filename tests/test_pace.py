@@ -152,6 +152,25 @@ def test_what_history_no_longer_holds_is_told_to_one_that_fell_behind(
 
 
 @pytest.mark.wire
+@pytest.mark.parametrize("target", ["/c/{}", "/sse/{}", "/ws/{}"])
+def test_one_that_is_behind_when_the_queue_is_forgotten_is_told_of_another_life(
+    start: Any, listen: Any, queue: str, target: str
+) -> None:
+    one = start(DEEP)
+    fast, slow = listen(one, f"/c/{queue}"), listen(one, target.format(queue), buffer=4096)
+    fill(one, queue, 60, 100_000)
+    fast.until(lambda c: c.body.count(b'"key"') >= 60, 60)
+    until(lambda: "reads " in one.log.read_text())
+    assert one.http("DELETE", f"/q/{queue}?forget=1")[0] == 200
+    add(one, queue, "1-anew")
+    slow.hurry().until(lambda c: "1-anew" in c.values, 60)
+    got = numbers(slow.values)
+    assert len(got) < 61
+    assert [sorted(told) for told in slow.told] == [["epoch", "queue"]]
+    assert fast.until(lambda c: "1-anew" in c.values, 60).told == []
+
+
+@pytest.mark.wire
 def test_one_connection_behind_on_many_queues_reads_a_page_at_a_time(start: Any, listen: Any, queue: str) -> None:
     one = start(DEEP)
     names = [f"{queue}.{number}" for number in range(8)]
