@@ -15,9 +15,9 @@ from restmq.document import written
 from restmq.errors import BadOption
 
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(ms|s|m|h|d)?\Z", re.ASCII)
-_SECONDS = re.compile(r"\d{1,15}(?:\.\d{0,9})?\Z", re.ASCII)
+_SECONDS = re.compile(r"\d{1,15}(?:\.\d{0,99})?\Z", re.ASCII)
 _RFC_3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(?:[Zz]|([+-])(\d\d):(\d\d))\Z", re.ASCII
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d{1,99})?(?:[Zz]|([+-])(\d\d):(\d\d))\Z", re.ASCII
 )
 _UNITS = {"ms": 1, "s": 1000, None: 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 DAY = 86_400_000
@@ -72,7 +72,8 @@ def at(text: str) -> int:
     try:
         if int(hours or 0) > 23 or int(minutes or 0) > 59 or second > 60:
             raise ValueError
-        exact = datetime(year, month, day, hour, minute, 0, 0, timezone.utc).timestamp() + second - away
+        # The year 0000 (RFC 3339 appendix C: a leap year) is over as 0004 is, which Python knows.
+        exact = datetime(year or 4, month, day, hour, minute, 0, 0, timezone.utc).timestamp() + second - away
     except ValueError:
         raise BadOption(f"at is no time: there is no {text[:40]!a}") from None
     return max(0, round((exact + float(fraction or 0)) * 1000))
@@ -131,9 +132,10 @@ def unquoted(name: str, text: str) -> str:
 
 
 def told(name: str, value: Any, parse: Callable[[str], int]) -> int:
-    """A time in a JSON document, a number of seconds or a text such as "5m". Raises BadOption."""
+    """A time in a JSON document, a number of seconds or a text such as "5m"; of `at`, a moment. Raises BadOption."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise BadOption(f"the field {name!r} must be a number of seconds or a text such as \"5m\"")
+        text = "2027-01-31T12:00:00Z" if parse is at else "5m"
+        raise BadOption(f'the field {name!r} must be a number of seconds or a text such as "{text}"')
     if value == "":
         raise BadOption(f"the field {name!r} {EMPTY}")
     return parse(written(value))
