@@ -23,6 +23,7 @@ from restmq.request import Most, Request
 Headers = tuple[tuple[bytes, bytes], ...]
 HTML = b"text/html; charset=utf-8"
 LARGEST = 64 << 20  # bytes of a static file
+SHOWN = 64 << 10  # bytes of what was sent that a page shows again; what was handed out stands there whole
 POLICY = (
     (b"Content-Security-Policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
     # Not no-referrer: a browser then sends `Origin: null` with a page's own form, which is nobody's page.
@@ -112,6 +113,7 @@ class Form(Handler):
 
     old = True
     body = "own"
+    adds = False  # whether its command is an add, whose answer repeats what was sent
 
     def get(self) -> Answer:
         """The page with the form."""
@@ -125,16 +127,26 @@ class Form(Handler):
         if not self.request.fields.form or (b"page", b"1") not in self.request.form:
             self.jsonp(b"")
             return self.jsonp(await self._run(self._command()), b"")
-        command = b""
+        shown = b""
         try:
             command = self._command()
-            return self._page(command, await self._run(command))
+            shown = _begins(command)
+            # The page may be larger than the command, of which no more is held than is needed.
+            self.request.body = b""
+            del self.request.form
+            answer = await self._run(command)
+            del command
+            return self._page(shown, _begins(answer) if self.adds else answer)
         except Error as error:
             self.app.refusals.note(self.request, error)
-            return self._page(command, error.render(), error.status, error.headers)
+            return self._page(shown, error.render(), error.status, error.headers)
+
+    def _allow(self, section: str) -> None:
+        self.adds = section == "rest:producer"
+        self.allow(section)
 
     async def _run(self, command: bytes) -> bytes:
-        return await commands.run(self.app, command, self.allow, client=commands.Client(self))
+        return await commands.run(self.app, command, self._allow, client=commands.Client(self))
 
     def _command(self) -> bytes:
         """The body if it begins with { or is no form, else the field `body` or `msg`.
@@ -166,13 +178,18 @@ class Form(Handler):
             status,
             headers,
             command=command.decode("utf-8", "replace"),
-            answer=answer.decode("ascii"),
+            answer=answer.decode("utf-8"),
             error=answer.startswith(b'{"error"'),
             examples=EXAMPLES,
         )
         return page
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
+
+
+def _begins(text: bytes) -> bytes:
+    """What a page shows of what was sent: nobody reads more, and each quote in it is five bytes on a page."""
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…".encode()
 
 
 class Static(Handler):

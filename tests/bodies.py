@@ -179,6 +179,10 @@ def cases() -> list[Case]:
     found.append(Case("acknowledgement: a thousand reasons", "/q/{}/ack", JSON, ACK, _reasons))
     leases = filled(b'{"ack": [', lease + b",", lease + b"]}")
     found.append(Case("acknowledgement: leases", "/q/{}/ack", JSON, ACK, leases))
+    for name, unit in (("quotes", b'"'), ("no UTF-8", b"\xff"), ("plus signs", b"+")):
+        found.append(Case(f"page: {name}", "/queue", FORM, LARGEST_FORM, filled(b"page=1&body=", unit)))
+    added = filled(b'page=1&body={"cmd": "add", "queue": "x", "value": "', b'\\"', b'"}')
+    found.append(Case("page: a value of quotes", "/queue", FORM, 2 * VALUE, added))
     found.append(Case("keys: commas", "/dead/{}", FORM, KEYS, filled(b"keys=", b",")))
     found.append(Case("keys: a key", "/dead/{}", FORM, KEYS, filled(b"keys=", b"{}:1,")))
     for method, path in (("GET", "/q/{}"), ("DELETE", "/q/{}/1"), ("GET", "/stats/{}"), ("GET", "/nothing")):
@@ -249,7 +253,7 @@ def answered(link: socket.socket, many: int = 1) -> int:
     """The status of the last of so many answers, or of the one that ends the connection."""
     data = b""
     with contextlib.suppress(ConnectionError):
-        while data.count(b"HTTP/1.1 ") < many or not data.endswith((b"\r\n", b"}")):
+        while data.count(b"HTTP/1.1 ") < many or not data.endswith((b"\r\n", b"}", b"</html>", b"</html>\n")):
             more = link.recv(1 << 20)
             if not more:
                 break

@@ -451,3 +451,14 @@ def test_who_has_a_lease_over_its_connection_may_end_it_without_the_section_of_c
         text = json.dumps({"cmd": "del", "queue": queue, "key": f"{queue}:2"})
         everybody = json.loads(reactor.wait(commands.run, app, text, lambda section: None, True, client))
         assert "'match' is missing" in everybody["error"]
+
+
+def test_a_page_shows_the_beginning_of_what_was_sent_and_all_that_was_handed_out(instance: Any, queue: str) -> None:
+    value = "v" * 200_000
+    command = json.dumps({"cmd": "add", "queue": queue, "value": value})
+    status, page = instance.form("/queue", f"page=1&body={command}")
+    assert status == 200 and len(page) < 150_000 and page.count("v…".encode()) == 2
+    status, page = instance.form("/queue", "page=1&body=" + json.dumps({"cmd": "take", "queue": queue}))
+    assert status == 200 and value.encode() in page
+    status, page = instance.form("/queue", "page=1&body=" + '"' * 200_000)
+    assert status == 400 and len(page) < 400_000

@@ -24,6 +24,7 @@ NAMES = [
     ("/q/{}", "form, ttl: broken escapes"),
     ("/queue", "command, id: empty lists"),
     ("/queue", "command, id: lists in lists"),
+    ("/queue", "page: no UTF-8"),
     ("/q/{}/ack", "acknowledgement: small objects"),
     ("/q/{}/ack", "acknowledgement: a long field"),
     ("/dead/{}", "keys: commas"),
