@@ -229,7 +229,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
     def _unzip(self) -> None:
         """A gzip body becomes what it holds, within what the address takes. Raises BadRequest, TooLarge."""
         request = self.request
-        if request.body and negotiation.zipped(request.fields.values):
+        valued = self.body == "value" and request.method == "POST"  # where no bytes are a value, too, and no gzip
+        if (request.body or valued) and negotiation.zipped(request.fields.values):
             most = self.most() if request.method == "POST" else Most()
             request.connection.may_grow(request, min(most.bytes, UNZIPS * len(request.body)))
             body = negotiation.unzipped(request.body, most.bytes)

@@ -116,7 +116,7 @@ def unzipped(body: bytes, most: int) -> bytes | None:
             if members >= MEMBERS and (rest or at < len(body)):
                 raise BadRequest(f"the gzip body has more than {MEMBERS} members; compress it in one")
             inflate, begun = zlib.decompressobj(31), False
-    if begun:
+    if begun or not members:
         raise BadRequest("the gzip body ends too early: some of it is missing")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

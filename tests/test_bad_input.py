@@ -347,7 +347,7 @@ BAD: list[tuple[bytes, int, str]] = [
       for path in ("/q/{}", "/q/{}/take", "/q/{}/ack", "/queue", "/p/{}", "/settings/{}", "/dead/{}", "/q/{}/1")
       for coding in ("br", "deflate", "gzip, gzip", "gzip, br", "compress", "zstd", "x")),
     *((request("POST", "/q/{}", body, TEXT, "Content-Encoding: gzip"), 400, "bad-request")
-      for body in (b"x", gzip.compress(b"x")[:-1], gzip.compress(b"x")[:5], gzip.compress(b"x") + b"rest",
+      for body in (b"", b"x", gzip.compress(b"x")[:-1], gzip.compress(b"x")[:5], gzip.compress(b"x") + b"rest",
                    gzip.compress(b"x")[:-8] + b"12345678", gzip.compress(b"") * 1001)),
     (request("POST", "/q/{}", gzip.compress(BIG), TEXT, "Content-Encoding: gzip"), 413, "too-large"),
     (request("POST", "/settings/{}", gzip.compress(b"x=" + BIG), FORM, "Content-Encoding: gzip"), 413, "too-large"),
