@@ -38,6 +38,7 @@ ROOM_WAIT = 10  # seconds that a body waits for room
 HURRIED = 5  # seconds after which a body that others wait for must have come at HASTE
 HASTE = 65536  # bytes a second
 DEPTH = 128  # pipelined requests in flight
+FEW_CHUNKS, SMALL_CHUNK = 4096, 8  # a body may have so many chunks, and one more for each 8 bytes of it
 LINGER = 2  # seconds for a client to stop sending what was refused
 
 _TARGET = rb"[!\"$-~\x80-\xff]+"  # visible, without the # of a fragment
@@ -46,6 +47,7 @@ _HEAD = re.compile(
 )
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"+) ([!-~\x80-\xff]+) HTTP/([0-9])\.[0-9]\r\n")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?\Z")
+_SMALL_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,3})\r\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _ABSOLUTE = re.compile(rb"https?://([^/?@]+)(?![^/?])", re.IGNORECASE)
 
@@ -60,12 +62,14 @@ class _Body:
     or will be when `ticket` is called.
     """
 
-    __slots__ = ("began", "chunked", "data", "expects", "most", "request", "room", "size", "ticket", "trailer", "want")
+    __slots__ = (
+        "began", "chunked", "chunks", "data", "expects", "most", "request", "room", "size", "ticket", "trailer", "want"
+    )  # fmt: skip
 
     def __init__(self, request: Request, began: int) -> None:
         self.request, self.began = request, began
         self.data = bytearray()
-        self.size = self.trailer = 0
+        self.size = self.trailer = self.chunks = 0
         self.chunked = request.fields.chunked
         self.want: int | str = request.fields.length or "size"
         self.expects = request.fields.expects
@@ -516,6 +520,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             if body.ticket is not None:
                 self._buffer = data[at:]
                 return -1
+            if body.want == "size":
+                at = self._small_chunks(body, data, at)
             if isinstance(body.want, int):
                 part = data[at : at + body.want]
                 at += len(part)
@@ -552,6 +558,39 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self._take(body.request)
         return at
 
+    def _small_chunks(self, body: _Body, data: bytes, at: int) -> int:
+        """Take small chunks that are here as a whole, as many as follow each other; the position after them.
+
+        One by one, as large ones are taken, a MiB of the smallest would hold the reactor for 0.3 s.
+        """
+        most = self.app.limits.size
+        if body.most is not None:
+            most = min(most, body.most.bytes if body.room else LITTLE)
+        parts, size = [], body.size
+        while found := _SMALL_CHUNK.match(data, at):
+            begin = found.end()
+            end = begin + int(found[1], 16)
+            size += end - begin
+            if end == begin or size > most or data[end : end + 2] != b"\r\n":
+                break
+            parts.append(data[begin:end])
+            at = end + 2
+        if parts:
+            taken = b"".join(parts)
+            body.size += len(taken)
+            self._count_chunks(body, len(parts))
+            if body.most is not None:
+                body.data += taken
+        return at
+
+    def _count_chunks(self, body: _Body, many: int) -> None:
+        body.chunks += many
+        if body.chunks > FEW_CHUNKS + body.size // SMALL_CHUNK:
+            raise errors.BadRequest(
+                f"the body comes in chunks of less than {SMALL_CHUNK} bytes, and in more than {FEW_CHUNKS} of them: "
+                "gather some before you send them"
+            )
+
     def _between(self, body: _Body, line: bytes) -> bool:
         """A line before, between or behind chunks (RFC 9112 section 7.1); whether it is the last."""
         if body.want == "size":
@@ -565,6 +604,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 self._deny(body, body.most.passed())
             elif body.most is not None and not body.room and body.size + size > LITTLE:
                 self._ask_for_room(body, body.most.bytes)
+            self._count_chunks(body, 1)
             body.want = size if size else "trailer"
         elif body.want == "end":
             if line:

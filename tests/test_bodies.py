@@ -286,3 +286,53 @@ def test_no_head_holds_an_instance(instance: Any, queue: str, name: str) -> None
     cpu, most, status = within(instance, one * (MIB // len(one)), MIB // len(one))
     assert cpu <= most
     assert status in (200, 204, 400, 403, 404, 426), status
+
+
+def chunks(*sizes: int) -> bytes:
+    """A body of such chunks."""
+    return b"".join([b"%x\r\n%b\r\n" % (size, b"x" * size) for size in sizes]) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "status"),
+    [
+        ([1] * 4096, 200),
+        ([1] * 4000 + [5000], 200),
+        ([1000] + [1] * 4000, 200),
+        ([9] * 10_000, 200),
+        ([1, 20] * 5000, 200),
+        ([1] * 5000, 400),
+        ([7] * 40_000, 400),
+        ([1] * 200_000, 400),
+    ],
+)
+def test_a_body_of_many_chunks_has_chunks_of_some_size(
+    instance: Any, queue: str, sizes: list[int], status: int
+) -> None:
+    asked = head("POST", f"/q/{queue}", TEXT, "Transfer-Encoding: chunked")
+    spent = bodies.spend(instance.process.pid, instance.port, asked + chunks(*sizes))
+    assert spent.status == status
+    looked = json.loads(instance.http("GET", f"/peek/{queue}")[2])["elements"]
+    assert [len(one["value"]) for one in looked] == ([sum(sizes)] if status == 200 else [])
+
+
+def test_small_chunks_are_read_as_they_stand_wherever_they_are_cut(instance: Any, queue: str) -> None:
+    asked = head("POST", f"/q/{queue}", TEXT, "Transfer-Encoding: chunked")
+    whole = b"1;a=b\r\na\r\n2\r\nbc\r\n003\r\n\r\n1\r\n10\r\n" + b"0123456789abcdef" + b"\r\n0\r\nTrailer: x\r\n\r\n"
+    for cut in range(1, len(whole)):
+        with socket.create_connection(("127.0.0.1", instance.port), timeout=60) as link:
+            link.sendall(asked + whole[:cut])
+            link.sendall(whole[cut:])
+            assert until_answer(link).startswith(b"HTTP/1.1 200")
+    got = [json.loads(instance.http("GET", f"/q/{queue}")[2])["value"] for _ in range(len(whole) - 1)]
+    assert set(got) == {"abc\r\n10123456789abcdef"}
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"1\r\nab\r\n0\r\n\r\n", b"2\r\na\r\n0\r\n\r\n", b"-1\r\na\r\n", b"1 \r\na\n\r\n", b"\r\n"]
+)
+def test_a_chunk_that_is_not_as_long_as_it_says_ends_the_connection(instance: Any, queue: str, wrong: bytes) -> None:
+    asked = head("POST", f"/q/{queue}", TEXT, "Transfer-Encoding: chunked")
+    spent = bodies.spend(instance.process.pid, instance.port, asked + b"1\r\nx\r\n" + wrong)
+    assert spent.status == 400
+    assert stats(instance, queue)["len"] == 0
