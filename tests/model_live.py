@@ -164,6 +164,8 @@ class Live:
                 self.ring = [*(other for other in self.ring if other != inst), inst]
                 self.since.setdefault(inst, (self.position, self.position))
             self.consumers[inst] = numbers
+            if numbers[0]:  # who came last is ready for what follows, however far the others are
+                self.best = max(self.best, self.since[inst][1])
             self.live = True
             self.note(inst, confirmed, deaf)
         else:
