@@ -64,7 +64,7 @@ async def touch(core: Any, queue: bytes, wanted: int, lease: Lease | None, asked
         raise BadOption("it needs lease: how long from now the lease is to hold; 0 gives it back")
     if asked.get("lease"):
         if dead or "delay" in asked or "at" in asked or asked.get("error"):
-            raise BadOption("delay, at, error and dead go with lease=0, which gives the lease back")
+            raise BadOption("delay, at and error go with lease=0, which gives the lease back; dead also without lease")
         longer: Lease | None = await core.prolong(queue, wanted, lease, asked["lease"])
         if longer is None:
             raise NotFound(_GONE)

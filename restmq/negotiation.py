@@ -174,7 +174,7 @@ def check_use(values: Values, kinds: tuple[bytes, ...], queue: str) -> None:
         raise UpgradeRequired(f"this address does not speak WebSocket; /ws/{queue} does")
     destination = values.get(b"sec-fetch-dest", b"")
     if kinds and destination in DESTINATIONS and not (destination == b"script" and kinds[0].endswith(b"script")):
-        raise NotAcceptable(f"the answer is {kinds[0].decode()}, but a browser wants a {destination.decode()}")
+        raise NotAcceptable(f"the answer is {kinds[0].decode()}, but a browser wants it as {destination.decode()}")
     accept = values.get(b"accept")
     if accept is not None and kinds and not accepts(accept, kinds):
         raise NotAcceptable(f"the answer is {kinds[0].decode()}, which Accept excludes; {_where(accept, queue)}")
