@@ -21,6 +21,7 @@ from test_http import statuses
 from test_tls import Secure, make
 from wire import HANDSHAKE, Talker, until
 
+TOGETHER = 250  # connections at a time: some of them linger for seconds
 MANY = 1000
 #: Objects that the instance may leave beside requests while they are made: its timers, its beat, its log.
 BESIDE = MANY // 10
@@ -129,8 +130,9 @@ def answered(one: Instance, sent: bytes, status: int | list[int], many: int = MA
 
 def closed(one: Instance, sent: bytes, status: int, many: int = MANY) -> None:
     """Send the same on connections of their own: each is answered with a status, and closed."""
-    for _ in range(many // 50):
-        links = [socket.create_connection(("127.0.0.1", one.port), 60) for _ in range(min(50, many))]
+    together = min(TOGETHER, many)
+    for _ in range(many // together):
+        links = [socket.create_connection(("127.0.0.1", one.port), 60) for _ in range(together)]
         for link in links:
             link.sendall(sent)
         for link in links:
@@ -434,8 +436,9 @@ def test_a_live_consumer_that_heard_something_leaves_no_cycle(
     count = iter(range(1 << 30))
 
     def ask(many: int) -> None:
-        for _ in range(many // 50):
-            streams = Streams(prepared, target, headers, 50)
+        together = min(TOGETHER, many)
+        for _ in range(many // together):
+            streams = Streams(prepared, target, headers, together)
             word = f"word{next(count)}."
             answered(prepared, request("POST", "/q/heard", f"value={word}"), 200, 1)
             streams.heard(word.encode())
