@@ -53,6 +53,18 @@ class Client:
         if self._handler is not None:
             self._handler.hands_out((b"application/json", b"text/html"))
 
+    def unkeyed(self, word: str) -> None:
+        """The command comes without the header Idempotency-Key, which it does not look at. Raises BadRequest."""
+        if self._handler is None or b"idempotency-key" not in self._handler.request.fields.values:
+            return
+        if word == "take":
+            self._handler.hands_out_anew()
+        if word == "add":
+            raise BadRequest(
+                "the header Idempotency-Key does not hold for a command: leave it out, and put the key into the "
+                'command as "idempotency_key"'
+            )
+
     def waits(self, wait: Wait) -> None:
         """A take waits from now on; wait.leave() is to be called when the client leaves."""
         if self._handler is not None:
@@ -240,6 +252,7 @@ async def _run(app: Any, command: Command, allow: Callable[[str], object], order
         allow(section)
     if ordered and command.get("wait", 0) != 0 and "id" not in command:
         raise Wrong("a take that waits needs an 'id': it is answered when it is served, others go on meanwhile")
+    client.unkeyed(word)
     said: Said = await do(app, command, client)
     return said
 

@@ -95,6 +95,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
     sections: ClassVar[Mapping[str, str]] = {}
     #: Methods that hand out elements, or stream them, with the types of their answers; see check_use().
     gives: ClassVar[Mapping[str, tuple[bytes, ...]]] = {}
+    #: Whether they hand out something else when they are asked again.
+    anew: ClassVar[bool] = True
     #: Preconditions that a method looks at itself, as RFC 9110 section 13.1 has them.
     conditions: ClassVar[Mapping[str, tuple[bytes, ...]]] = {}
     #: What the body of a POST is: its options; a value, or a form with one; or what the handler reads by itself.
@@ -196,6 +198,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         kinds = self.gives.get(request.method)
         if kinds is not None:
             self.hands_out(kinds)
+            if self.anew:
+                self.hands_out_anew()
         elif request.method not in SAFE:
             self._check_conditions()
         if request.fields.length or request.fields.chunked:
@@ -206,12 +210,20 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         """Before anything is handed out: can this client use an answer of these types? Raises errors."""
         request = self.request
         if request.fields.special or self.streams:
-            if kinds == (JSON,) and b"callback" in request.raw_query:
+            if kinds == (JSON,) and any(word == b"callback" for word, _ in request.query):
                 kinds = SCRIPTS
             queue = request.raw_path.split(b"/")[2:3] or [value for word, value in request.query if word == b"queue"]
             named = queue[0].decode("utf-8", "replace")[:200] if queue else "NAME"
             negotiation.check_use(request.fields.values, kinds, named)
             self._check_conditions()
+
+    def hands_out_anew(self) -> None:
+        """Asked again, this hands out something else, whatever Idempotency-Key says. Raises BadRequest."""
+        if b"idempotency-key" in self.request.fields.values:
+            raise BadRequest(
+                "an Idempotency-Key does not hold here: the same request once more hands out another element. Leave "
+                "it out; take with a lease, and an element whose answer was lost comes again when its lease ends"
+            )
 
     def _check_conditions(self) -> None:
         values, method = self.request.fields.values, self.request.method

@@ -96,6 +96,7 @@ class One(Handler):
     """/q/NAME/N."""
 
     gives: ClassVar = {"POST": (JSON,)}
+    anew = False
     conditions: ClassVar = {"POST": (b"if-match",), "DELETE": (b"if-match",)}
     sections: ClassVar = dict.fromkeys(("GET", "POST", "DELETE"), "rest:consumer")
 

@@ -330,6 +330,7 @@ class Root(Handler):
         if not self.app.config.get_consumes:
             raise NotAllowed(NO_GET, ("POST", "OPTIONS"))
         self.hands_out((JSON,))
+        self.hands_out_anew()
         if len(found) > 1:
             raise BadRequest(f"the parameter 'queue' was given {len(found)} times")
         queue = queue_name(found[0])

@@ -308,6 +308,50 @@ def test_unpacking_ends_at_the_bound_in_any_number_of_members() -> None:
 # -- Idempotency-Key
 
 
+def test_what_hands_out_refuses_a_key_that_would_not_hold(instance: Any, queue: str) -> None:
+    add(instance, queue, "x")
+    key = {"Idempotency-Key": "k"}
+    for method, path, body, kind in (
+        ("POST", f"/q/{queue}/take", None, {}),
+        ("POST", f"/q/{queue}/take", "lease=30s", FORM),
+        ("GET", f"/q/{queue}", None, {}),
+        ("GET", f"/?queue={queue}", None, {}),
+        ("GET", f"/c/{queue}", None, {}),
+        ("GET", f"/sse/{queue}", None, {}),
+    ):
+        status, _, said = instance.http(method, path, body, {**kind, **key})
+        assert (status, json.loads(said)["type"]) == (400, "urn:restmq:bad-request"), path
+        assert "with a lease" in json.loads(said)["error"]
+    assert lengths(instance, queue) == [1, 0, 0]
+
+
+def test_a_command_does_not_look_at_the_header_and_says_so(instance: Any, queue: str) -> None:
+    add(instance, queue, "x")
+    fields = {**JSON, "Idempotency-Key": "k"}
+    for command, word in (({"cmd": "take"}, "with a lease"), ({"cmd": "add", "value": "y"}, "idempotency_key")):
+        body = json.dumps({**command, "queue": queue})
+        assert word in taken(instance.http("POST", "/queue", body, fields))["error"]
+    assert lengths(instance, queue) == [1, 0, 0]
+
+
+def test_a_key_is_ignored_where_a_second_time_does_no_more(instance: Any, queue: str) -> None:
+    add(instance, queue, "x")
+    key = {"Idempotency-Key": "k"}
+    lease = taken(instance.http("GET", f"/q/{queue}?lease=1m"))["lease"]
+    for method, path, body, kind in (
+        ("GET", f"/q/{queue}/1", None, {}),
+        ("HEAD", f"/q/{queue}", None, {}),
+        ("GET", f"/stats/{queue}", None, {}),
+        ("POST", "/queue", json.dumps({"cmd": "get", "queue": queue}), JSON),
+        ("POST", "/queue", json.dumps({"cmd": "touch", "queue": queue, "key": f"{queue}:1", "lease": 60}), JSON),
+        ("POST", f"/q/{queue}/1", "lease=60", FORM),
+        ("POST", f"/settings/{queue}", "history=1", FORM),
+        ("POST", f"/q/{queue}/ack", json.dumps({"ack": [lease]}), JSON),
+        ("DELETE", f"/q/{queue}", None, {}),
+    ):
+        assert instance.http(method, path, body, {**kind, **key})[0] == 200, path
+
+
 def test_a_key_in_quotes_is_the_key_without_them(instance: Any, other: Any, queue: str) -> None:
     wanted = f"{queue}:1\r\n".encode()
     for key in ('"k2"', "k2", ' "k2" '):
