@@ -399,11 +399,12 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
 
     def jsonp(self, body: bytes, end: bytes = b"\r\n") -> Answer:
         """JSON text as an answer, wrapped in `callback` when the query has one. Raises BadOption."""
-        if b"callback" in self.request.raw_query:
-            given = [value for word, value in self.request.query if word == b"callback" and value]
+        if self.request.raw_query:
+            given = [value for word, value in self.request.query if word == b"callback"]
             if len(given) > 1:
                 raise BadOption("the option 'callback' was given more than once in the query")
             for callback in given:
+                _filled("callback", callback)
                 if len(callback) > 64 or not _CALLBACK.match(callback):
                     raise BadOption("callback is no JavaScript name of at most 64 characters")
                 return Answer(b"%b(%b);%b" % (callback, body, end), 200, b"application/javascript")

@@ -404,7 +404,9 @@ def test_an_option_that_is_not_known_is_refused_at_every_route(
         assert said.encode() in text, (method, target)
 
 
-@pytest.mark.parametrize("callback", ["alert(1)", "a-b", "a..b", ".a", "a.", "1a", "a b", "é", "a" * 65, "a\n", "[0]"])
+@pytest.mark.parametrize(
+    "callback", ["", "alert(1)", "a-b", "a..b", ".a", "a.", "1a", "a b", "é", "a" * 65, "a\n", "[0]"]
+)
 def test_a_callback_that_is_no_name_is_refused_before_anything_is_done(
     instance: Any, filled: str, callback: str
 ) -> None:
@@ -428,6 +430,14 @@ def test_a_callback_that_is_no_name_is_refused_before_anything_is_done(
         request("GET", "/stats/" + query),
     ]:
         refused(instance, filled, bad, 400, "bad-option")
+
+
+def test_a_callback_is_the_same_however_its_name_is_escaped(instance: Any, filled: str) -> None:
+    refused(instance, filled, request("GET", "/q/{}?c%61llback=a-b"), 400, "bad-option")
+    for live in ("c", "sse"):
+        refused(instance, filled, request("GET", f"/{live}/{{}}?callback="), 400, "bad-option")
+    status, _, body = instance.http("GET", f"/stats/{filled}?c%61llback=show")
+    assert status == 200 and body.startswith(b"show(")
 
 
 # Names: one rule at every entrance
