@@ -405,7 +405,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         given = fields(block, newer)
         length = given.length
         if target[:1] != b"/":
-            target = _path(method, target, given)
+            target, given = _origin_form(method, target, given, newer)
         request = Request(self, method.decode("ascii"), target, newer, given)
         if b"%" in target and BROKEN.search(target):
             self.app.wrong(request, "the target has a % without two hexadecimal digits behind it: write it as %25")
@@ -788,22 +788,24 @@ def _malformed(data: bytes, at: int, end: int) -> errors.Error:
     return errors.BadRequest("a header line is malformed: it is NAME: VALUE, no space before the colon, no fold")
 
 
-def _path(method: bytes, target: bytes, given: Fields) -> bytes:
-    """The path of a target that begins with none: the form for proxies, and * (RFC 9112 sections 3.2.2, 3.2.4).
+def _origin_form(method: bytes, target: bytes, given: Fields, newer: bool) -> tuple[bytes, Fields]:
+    """The path of a target that does not begin with one: the form for proxies, or * (RFC 9112 sections 3.2.2, 3.2.4).
 
-    Raises BadRequest for any other form, and where its host differs from Host.
+    The host of the form for proxies counts, whatever Host says: the header lines come back with it as their Host.
+    Raises BadRequest for any other form.
     """
     found = _ABSOLUTE.match(target)
     if not found:
         if target == b"*" and method == b"OPTIONS":
-            return target
+            return target, given
         raise errors.BadRequest("the target must begin with a slash; only OPTIONS may have *, and a proxy http://HOST/")
-    if found[1].lower() != given.values.get(b"host", found[1]).lower():
-        raise errors.BadRequest("the URI names another host than Host")
+    if found[1] != given.values.get(b"host"):
+        lines = [line for line in given.block.split(b"\r\n") if line and line[:5].lower() != b"host:"]
+        given = fields(b"\r\n".join((b"Host: " + found[1], *lines, b"")), newer)
     rest = target[found.end() :]
     if not rest and method == b"OPTIONS":
-        return b"*"
-    return rest if rest[:1] == b"/" else b"/" + rest
+        return b"*", given
+    return (rest if rest[:1] == b"/" else b"/" + rest), given
 
 
 def _safely(call: Callable[[], object]) -> None:

@@ -131,6 +131,15 @@ def settled(count: Callable[[], int]) -> int:
 
 
 @pytest.mark.wire
+@pytest.mark.parametrize("uri", ["https://localhost:443", "HTTPS://LOCALHOST", "https://[::1]:443", "http://localhost"])
+def test_an_absolute_uri_over_tls_says_the_host(secure: Secure, queue: str, uri: str) -> None:
+    with socket.create_connection(("127.0.0.1", secure.port), PATIENCE) as plain:
+        with secure.context.wrap_socket(plain, server_hostname="localhost") as link:
+            link.sendall(f"HEAD {uri}/q/{queue} HTTP/1.1\r\nHost: other.test\r\nConnection: close\r\n\r\n".encode())
+            assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.wire
 def test_what_is_posted_over_tls_is_got_over_tls(secure: Secure, queue: str) -> None:
     assert secure.form(f"/q/{queue}", "value=form")[0] == 200
     add(secure, queue, "text", "x" * 300_000)
