@@ -6,6 +6,7 @@ place here; knows nothing of HTTP or Redis. Read clock.py next.
 
 from __future__ import annotations
 
+import array
 import fcntl
 import socket
 import struct
@@ -18,6 +19,11 @@ from twisted.internet.abstract import FileDescriptor
 
 _PLAIN = (tcp.Server, tcp.Client, unix.Server, unix.Client)
 _RECORD = 16384 + 256  # bytes of a TLS record at the most (RFC 8446 section 5.2)
+#: A program for the kernel's packet filter (bpf(4) of the BSDs has the words), ret #1: one byte of a packet may stay.
+#: Linux always keeps TCP's header: so it reads acknowledgements, and ignores what the peer sends.
+_NO_DATA = array.array("B", struct.pack("HBBI", 0x06, 0, 0, 1))
+_MOST_READ = 64  # pieces: a unix socket has no filter, and its peer may send for ever
+_SO_ATTACH_FILTER = 26  # socket(7); Python's socket module does not name it
 
 
 class Cork:
@@ -146,6 +152,26 @@ def finish(transport: Any) -> None:
         handle.getHandle().shutdown(socket.SHUT_WR)
     if lower.disconnecting:
         lower.startWriting()  # loseConnection() was called before, and waits for a turn of writing
+
+
+def let_go(transport: Any) -> None:
+    """Close the socket behind finish(), so that nothing the peer sends later resets the connection.
+
+    A closed socket answers data with a reset, and the kernel throws away what it still had to send. A WebSocket client
+    sends a pong as soon as it has read a ping, with elements behind it still to read. So the kernel is told to ignore
+    what comes. Where it cannot do that, on other systems than Linux, the reset comes as ever.
+    """
+    lower: Any = bottom(transport)
+    if isinstance(lower, FileDescriptor) and lower.connected:
+        handle: socket.socket = lower.getHandle()  # type: ignore[attr-defined]
+        with suppress(OSError):  # refused, or the peer has gone already
+            if handle.family != socket.AF_UNIX:
+                where = _NO_DATA.buffer_info()[0]
+                handle.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, where))
+            for _ in range(_MOST_READ):  # what came and is not read resets the connection, too
+                if not handle.recv(1 << 16):
+                    break
+    lower.loseConnection()
 
 
 #: The reactor has one thread, so one cork serves all.

@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from restmq import errors
 from restmq.clock import NEVER
-from restmq.cork import bottom, can_half_close, cork, finish, send, unsent, untaken
+from restmq.cork import can_half_close, cork, finish, let_go, send, unsent, untaken
 from restmq.form import BROKEN
 from restmq.head import FIELD, LINE, NOTHING, TOKEN, Fields, fields
 from restmq.proxies import address
@@ -210,7 +210,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             elif not waiting and self._patient > self.app.wheel.now and untaken(self.transport):
                 self.deadline = self.app.wheel.now + LINGER
             elif not waiting:
-                bottom(self.transport).loseConnection()
+                let_go(self.transport)
             else:
                 self.cut()
         elif self._body is not None and self._body.ticket is not None:
@@ -279,7 +279,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self.deadline = self.app.wheel.now + LINGER
         finish(self.transport)
         if self.half or not linger:
-            bottom(self.transport).loseConnection()
+            let_go(self.transport)
         else:
             self.transport.resumeProducing()
 

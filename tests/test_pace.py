@@ -273,6 +273,29 @@ def test_what_counts_as_delivered_when_an_instance_ends_can_still_be_read(
 
 
 @pytest.mark.wire
+def test_a_websocket_that_still_answers_pings_when_its_instance_has_ended_reads_all(
+    start: Any, listen: Any, queue: str
+) -> None:
+    """What it sends to a process that is gone must not make the kernel throw away what counts as delivered."""
+    one, two = start("[server]\ndrain = 1s\n[live]\nheartbeat = 500ms\n"), start()
+    slow = listen(one, f"/ws/{queue}", buffer=4096)
+    pings = 0
+    for number in range(1, 61):  # pings stand between them
+        add(one, queue, f"{number}-".ljust(4000, "x"))
+        time.sleep(0.03)
+    one.process.terminate()
+    one.process.wait(60)
+    until(lambda: stats(two, queue)["consumers"] == 0)
+    slow.socket.settimeout(60)
+    while data := slow.socket.recv(4096):  # in small pieces: most of it is still at the other end
+        pings += data.count(b"\x89\x00")
+        slow._raw += data
+        slow._unframe()
+    assert pings
+    assert numbers(slow.values) == list(range(1, stats(two, queue)["delivered"] + 1))
+
+
+@pytest.mark.wire
 def test_a_second_signal_throws_nothing_away_that_counts_as_delivered(start: Any, listen: Any, queue: str) -> None:
     one, two = start("[server]\ngrace = 60s\ndrain = 60s\n"), start()
     slow = listen(one, f"/c/{queue}", buffer=4096)
