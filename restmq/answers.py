@@ -15,11 +15,15 @@ EACH = 1 << 20  # bytes of values that one question brings
 
 
 class Answers:
-    """At most `most` bytes, but for one question at a time. `unread` are there, `asked` questions are under way."""
+    """At most `most` bytes, but for one question at a time. `unread` are there, `asked` questions are under way.
+
+    `waited` and `refused` count questions that came when there was no room, `cut` the clients that were cut off.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.unread = self.asked = 0
+        self.waited = self.refused = self.cut = 0
         self.line: deque[tuple[Slot[None], bool]] = deque()
 
     @property
@@ -45,6 +49,8 @@ class Answers:
         else:
             self.line.append((slot, patient))
             self._next()
+            if self.line and self.line[-1][0] is slot:
+                self.waited += 1
         return slot
 
     def leave(self) -> None:
@@ -65,6 +71,7 @@ class Answers:
                 if patient:
                     self.line.append((slot, patient))
                 else:
+                    self.refused += 1
                     slot.fail(crowded())
         while self.line and self._free():
             self.asked += 1

@@ -215,7 +215,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 self.cut()
         elif self._body is not None and self._body.ticket is not None:
             self.deadline = self.app.wheel.now + self.app.limits.body
-            self._deny(self._body, errors.Crowded("other bodies took all the room for 10 s; nothing was stored"))
+            self._deny(self._body, self._crowded("other bodies took all the room for 10 s; nothing was stored"))
         elif self._body is not None and self._body.most is None:
             self._lose()  # it has its answer
         elif self._partial or self._body is not None:
@@ -488,7 +488,12 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if body is not None and body.room:
             age = self.app.wheel.now - body.began
             if age >= HURRIED and body.size < age * HASTE:
-                self._deny(body, errors.Crowded("the body came slowly while others waited; nothing was stored"))
+                self._deny(body, self._crowded("the body came slowly while others waited; nothing was stored"))
+
+    def _crowded(self, text: str) -> errors.Crowded:
+        """The error of a body that has no room, or has it no longer. It is counted for /metrics."""
+        self.app.bodies.refused += 1
+        return errors.Crowded(text)
 
     def _deny(self, body: _Body, error: Exception) -> None:
         """Answer a request whose body is not all here. What comes of the body is thrown away, if it has a near end.
@@ -638,7 +643,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         """A body is to be unpacked, to `most` bytes. Raises Crowded when there is no room for that."""
         bodies = self.app.bodies
         if bodies.held - request.size + most > bodies.most and bodies.held > request.size:
-            raise errors.Crowded("too many bodies are under way for one that is to be unpacked; nothing was done")
+            raise self._crowded("too many bodies are under way for one that is to be unpacked; nothing was done")
 
     def replaced(self, request: Request, body: bytes) -> None:
         """A request has another body now, which was unpacked: it counts while the request is under way."""
@@ -707,6 +712,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self._count()
         self._still = self._still + 1 if self._counted >= before else 0
         if self._still >= STUCK and self._counted and self.app.answers.over:
+            self.app.answers.cut += 1
             self.transport.abortConnection()
 
     def _answered(self) -> None:

@@ -174,6 +174,23 @@ class Metrics(Handler):
             waiting += len(redis.link.asked) if redis.link is not None else 0
         yield links
         yield _gauge("redis_unanswered", "Commands that Redis has not answered yet", waiting)
+        yield from self._room()
+
+    def _room(self) -> Iterator[Metric]:
+        """What this instance holds of bodies and answers, and who came when there was no room."""
+        bodies, answers = self.app.bodies, self.app.answers
+        for made, word, text, values in (
+            (GaugeMetricFamily, "held_bytes", "Bytes of bodies and answers in memory", (bodies.held, answers.unread)),
+            (GaugeMetricFamily, "held_most_bytes", "The most that they may have", (bodies.most, answers.most)),
+            (CounterMetricFamily, "crowded_waited", "Times there was no room at once", (bodies.waited, answers.waited)),
+            (CounterMetricFamily, "crowded_refused", "Times room was refused", (bodies.refused, answers.refused)),
+        ):
+            family = made(f"restmq_{word}", text, labels=("of",))
+            for of, value in zip(("bodies", "answers"), values):
+                family.add_metric((of,), value)
+            yield family
+        text = "Clients that were cut off because they read nothing"
+        yield CounterMetricFamily("restmq_crowded_cut", text, value=answers.cut)
 
     async def _queues(self, asked: dict[str, Any]) -> list[Metric]:
         core, wanted = self.app.core, asked.get("max", NAMED)

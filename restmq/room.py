@@ -20,10 +20,14 @@ class Ticket:
 
 
 class Room:
-    """At most `most` bytes; `held` are taken. What is larger than all of it enters when nothing else is there."""
+    """At most `most` bytes; `held` are taken. What is larger than all of it enters when nothing else is there.
+
+    `waited` and `refused` count those who came when there was no room. Who refuses counts it.
+    """
 
     def __init__(self, most: int) -> None:
         self.most, self.held = most, 0
+        self.waited = self.refused = 0
         self.line: deque[Ticket] = deque()
 
     def fits(self, size: int) -> bool:
@@ -37,6 +41,7 @@ class Room:
             return None
         ticket = Ticket(size, then)
         self.line.append(ticket)
+        self.waited += 1
         return ticket
 
     def leave_line(self, ticket: Ticket) -> None:

@@ -12,6 +12,7 @@ import bodies
 import pytest
 from bodies import BATCH, BODY, FORM, JSON, KIB, LARGEST_FORM, LITTLE, MIB, PARTS, TEXT, VALUE, head
 from test_http import CLOSED, statuses, talk
+from test_metrics import scrape
 from wire import stats
 
 pytestmark = pytest.mark.wire
@@ -219,8 +220,14 @@ def test_who_waits_for_room_in_vain_is_told_so_and_may_go_on(start: Any, queue: 
             said = until_answer(link)
             assert statuses(said) == [503] and b"Retry-After" in said and b"urn:restmq:crowded" in said
             link.close()
+        found = scrape(one)
+        assert found["restmq_held_bytes", "bodies"] == 4 * MIB
+        assert found["restmq_crowded_waited_total", "bodies"] == 1
+        assert found["restmq_crowded_refused_total", "bodies"] == 2
         third.sendall((b"x" * 65535 + b"\n") * 64)
         assert statuses(until_answer(third)) == [200]
+    found = scrape(one)
+    assert found["restmq_held_bytes", "bodies"] == 0 < found["restmq_held_most_bytes", "bodies"]
 
 
 def test_no_100_is_sent_before_there_is_room(start: Any, queue: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from bodies import head, memory
+from test_metrics import scrape
 from wire import TEXT, stats, until
 
 pytestmark = pytest.mark.wire
@@ -99,7 +100,11 @@ def test_who_does_not_read_leaves_room_for_others_or_is_cut_off(start: Any, queu
     assert json.loads(said[2])["type"] == "urn:restmq:crowded" and said[1]["retry-after"]
     assert stats(one, queue)["taken"] < 60 and stats(one, f"{queue}.other")["len"] == 1
     assert one.http("POST", f"/q/{queue}.small", "x", TEXT)[0] == 200  # what brings nothing goes on
+    held = scrape(one)
+    assert held["restmq_held_bytes", "answers"] > 0 and held["restmq_held_most_bytes", "answers"] == 8 * MIB
+    assert held["restmq_crowded_refused_total", "answers"] >= 1
     until(lambda: one.http("GET", f"/q/{queue}.other")[0] == 200)  # those who read nothing were cut off
+    assert scrape(one)["restmq_crowded_cut_total",] >= 1
     for link in links:
         link.close()
     until(lambda: b"restmq_connections 1.0" in one.http("GET", "/metrics")[2])
