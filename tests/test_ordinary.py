@@ -96,6 +96,11 @@ class Guarded(cyclone.RequestHandler):
         self.write("let in")
 
 
+class Options(cyclone.RequestHandler):
+    def options(self):
+        self.set_header("Allow", "OPTIONS, PURGE")
+
+
 web.ROUTES += [
     (r"/own/plain/([^/]+)", Plain),
     (r"/own/awaits", Awaits),
@@ -107,6 +112,9 @@ web.ROUTES += [
     (r"/own/missing", Missing),
     (r"/own/guarded", Guarded),
     (r"/own/files/(.*)", cyclone.StaticFileHandler, {"path": FILES}),
+    (r"/own/moved", cyclone.RedirectHandler, {"url": "/healthz"}),
+    (r"/own/gone", cyclone.ErrorHandler, {"status_code": 410}),
+    (r"/own/options", Options),
 ]
 """
 
@@ -198,6 +206,32 @@ def test_a_method_that_a_handler_has_not_is_405_and_tells_which_it_has(extended:
     assert (status, json.loads(body)["status"]) == (405, 405)
     assert headers["allow"] == "GET, HEAD, POST, OPTIONS"
     assert headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/own/files/a.txt", "GET, HEAD, OPTIONS"),
+        ("/own/files/none.txt", "GET, HEAD, OPTIONS"),
+        ("/own/files/../handlers.py", "GET, HEAD, OPTIONS"),
+        ("/own/moved", "GET, OPTIONS"),
+        ("/own/gone", "OPTIONS"),
+        ("/own/broken", "GET, OPTIONS"),
+        ("/own/guarded", "GET, OPTIONS"),
+        ("/static/restmq.css", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_options_tells_the_methods_of_handlers_that_cyclone_has(extended: Extended, path: str, allowed: str) -> None:
+    for fields in ({}, {"Origin": FRIEND, "Access-Control-Request-Method": "GET"}):
+        status, headers, body = extended.http("OPTIONS", path, None, fields)
+        assert (status, headers["allow"], body) == (204, allowed, b"")
+        assert headers.get("access-control-allow-methods") == (allowed if fields else None)
+    assert extended.http("OPTIONS", path, b"x" * 100_000)[0] in (204, 413)  # the body of an address has its own bound
+
+
+def test_a_handler_may_answer_options_itself(extended: Extended) -> None:
+    status, headers, _ = extended.http("OPTIONS", "/own/options")
+    assert (status, headers["allow"]) == (200, "OPTIONS, PURGE")
 
 
 @pytest.mark.parametrize("path", ["/own/broken", "/own/broken-later"])
