@@ -44,6 +44,8 @@ COOKIES = 8  # named auth, that a request is judged by: a browser sends one for 
 #: Open to everybody: whoever watches over the server asks these.
 _OPEN = (b"/healthz", b"/readyz")
 
+#: What else helps against 421 while no hosts are configured.
+BEHIND = ", or set xheaders = true there if a proxy on this machine sends the requests"
 #: Pages a link on another site may lead to: none of them hands anything out or takes callback.
 _PAGES = frozenset((b"/", b"/queue", b"/q", b"/q/", b"/openapi.json", b"/robots.txt", b"/favicon.ico"))
 _PAGE_FOLDERS = (b"/static/", b"/j/")
@@ -406,8 +408,8 @@ class Acl:
                 self._known_hosts[host] = known
         if not known and self._refuses(request):
             raise Misdirected(
-                f"this server is not known as {host[:300].decode('latin-1')!a}: "
-                "put the name into hosts = in restmq.conf if it should be; behind a proxy set xheaders = true"
+                f"this server is not known as {host[:300].decode('latin-1')!a}: if it should be, put the name into "
+                f"hosts = in [server] of restmq.conf{'' if self._hosts else BEHIND}"
             )
         if b"origin" in fields or b"sec-fetch-site" in fields or b"referer" in fields:
             self._judge_page(host, fields, request)

@@ -65,7 +65,7 @@ def queue_name(raw: bytes) -> bytes:
     if not raw:
         raise BadName("the queue name is empty")
     if len(raw) > MAX_NAME:
-        raise BadName(f"the queue name has {len(raw)} bytes, {MAX_NAME} are the most")
+        raise BadName(f"the queue name has {len(raw)} bytes; at most {MAX_NAME} are allowed")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:

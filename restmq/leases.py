@@ -191,7 +191,7 @@ def _list(told: Mapping[str, Any], word: str) -> list[Any]:
     if not isinstance(found, list):
         raise BadRequest(f"the field {word!r} must be a list")
     if len(found) > MOST:
-        raise TooLarge(f"{word!r} has {len(found)} leases, {MOST} are the most; send several requests")
+        raise TooLarge(f"{word!r} has {len(found)} leases; at most {MOST} are allowed: send several requests")
     return found
 
 

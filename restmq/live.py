@@ -33,6 +33,7 @@ from restmq.handler import JSON, Answer, Handler, name
 from restmq.negotiation import LINES
 from restmq.pace import Pace
 from restmq.slot import drive, fault, nothing
+from restmq.suggest import near
 
 if TYPE_CHECKING:
     from restmq.consumers import Batch
@@ -75,12 +76,34 @@ def queue_names(raw: bytes) -> list[bytes]:
     """
     parts = raw.split(b",")
     if len(parts) > MOST_QUEUES:
-        raise BadName(f"{len(parts)} queue names are too many, {MOST_QUEUES} on one connection are the most")
+        raise BadName(f"there are {len(parts)} queue names; at most {MOST_QUEUES} are allowed on one connection")
     names = [name(part) for part in parts]
     if len(set(names)) < len(names):
         twice = next(one for one in names if names.count(one) > 1)
         raise BadName(f"the queue {twice.decode('utf-8')} is named twice")
     return names
+
+
+def _tap(text: str) -> bool:
+    return options.yes("tap", text)
+
+
+#: The options of a stream, with their parsers.
+KNOWN: dict[str, Callable[[str], Any]] = {
+    "since": str,
+    "lease": options.lease,
+    "prefetch": options.prefetch,
+    "tap": _tap,
+}
+
+
+def _check_last_id(handler: Handler) -> None:
+    """Raises BadOption for a parameter that is meant to be the last id, and is not: misspelt, or not on /sse."""
+    words = [raw.decode("utf-8", "replace") for raw, _ in handler.request.query if handler.request.raw_query]
+    unknown = next((word for word in words if word not in KNOWN and not handler.passes(word)), "")
+    if unknown and near(unknown, (*KNOWN, "lastEventId")) == "lastEventId":
+        meant = "did you mean 'lastEventId'?" if handler.passes("lastEventId") else "here since=ID says the last ID"
+        raise BadOption(f"the query parameter {unknown!a} is not known to this request; {meant}")
 
 
 class Wish(NamedTuple):
@@ -99,7 +122,8 @@ def wish(handler: Handler, queues: list[bytes], again: bytes = b"") -> Wish:
     """
     if any(word == b"callback" for word, _ in handler.request.query):
         raise BadOption("callback is for plain JSON answers, not for a stream: read it line by line, or use /sse")
-    asked = handler.options({"since": str, "lease": options.lease, "prefetch": options.prefetch, "tap": _tap})
+    _check_last_id(handler)
+    asked = handler.options(KNOWN)
     plain = "lease" not in asked and not asked.get("tap")
     since = asked.get("since", "").encode("utf-8")
     if "prefetch" in asked and "lease" not in asked:
@@ -118,10 +142,6 @@ def wish(handler: Handler, queues: list[bytes], again: bytes = b"") -> Wish:
         asked.get("prefetch", 1),
         asked.get("tap", False),
     )
-
-
-def _tap(text: str) -> bool:
-    return options.yes("tap", text)
 
 
 class Live:
@@ -223,7 +243,7 @@ class Live:
             return
         if self.app.live[client] >= most:
             raise TooMany(
-                f"{client} has {most} live consumers on this instance, which are the most (per_client, restmq.conf)"
+                f"{client} has {most} live consumers on this instance; it may have no more (per_client in restmq.conf)"
             )
         self.app.live[client] += 1
         self._counted = client

@@ -33,7 +33,7 @@ class Most(NamedTuple):
 
     def passed(self, size: int = 0) -> TooLarge:
         """The error of a body that is larger; `size` is how large, 0 when nobody knows yet."""
-        has = f"has {size} bytes, {self.bytes} are the most" if size else f"has {self.bytes} bytes at the most"
+        has = f"has {size} bytes; at most {self.bytes} are allowed" if size else f"may have at most {self.bytes} bytes"
         return TooLarge(f"{self.what} {has}{self.setting and f' ({self.setting})'}")
 
 

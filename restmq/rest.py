@@ -34,7 +34,7 @@ NO_GET = "GET changes nothing here (get_consumes = no); POST /q/NAME/take takes"
 def checked(value: bytes, most: int, what: str = "the value") -> bytes:
     """A value, if it is UTF-8 and not too large. Raises BadValue, TooLarge, which call it `what`."""
     if len(value) > most:
-        raise TooLarge(f"{what} has {len(value)} bytes, {most} are the most (max_value)")
+        raise TooLarge(f"{what} has {len(value)} bytes; at most {most} are allowed (max_value)")
     wrong = -1 if value.isascii() else not_utf8(value)
     if wrong >= 0:
         raise BadValue(f"{what} is not UTF-8: byte {wrong} cannot stand there")
@@ -56,7 +56,7 @@ def value_of(handler: Handler) -> bytes:
     if not kind and request.fields.values.get(b"content-type"):
         return checked(body, most)
     if kind and len(body) > handler.app.config.max_form:
-        raise TooLarge(f"the form has {len(body)} bytes, {handler.app.config.max_form} are the most")
+        raise TooLarge(f"the form has {len(body)} bytes; at most {handler.app.config.max_form} are allowed")
     found = handler.field(b"msg", b"value")
     if found is None:
         if not kind and body:
@@ -89,7 +89,7 @@ def lines(body: bytes, most: int) -> list[bytes]:
     values: list[bytes] = []
     for found in _LINE.finditer(body):
         if len(values) == MOST_LINES:
-            raise TooLarge(f"the batch has more than {MOST_LINES} values, which are the most; send several")
+            raise TooLarge(f"the batch has more than {MOST_LINES} values, which is not allowed: send several batches")
         value = found[0]
         if len(value) > most or not (value.isascii() or not_utf8(value) < 0):
             checked(value, most, f"line {body.count(_LF, 0, found.start()) + 1}")

@@ -48,7 +48,8 @@ def parse(text: bytes, queues: list[bytes]) -> dict[bytes, Since]:
             return {queue: _one(word, queue) if queue == named else Since("now") for queue in queues}
         words = words * len(queues)
     if len(words) != len(queues):
-        raise BadOption(f"since has {len(words)} words for {len(queues)} queues: one for all, or one for each")
+        many = f"{len(queues)} queue{'s' if len(queues) > 1 else ''}"
+        raise BadOption(f"since has {len(words)} words for {many}: say one word for all, or one for each")
     return {queue: _one(word, queue) for queue, word in zip(queues, words)}
 
 

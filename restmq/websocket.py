@@ -115,7 +115,7 @@ class Asking(commands.Client):
         """A take waits from now on. Raises BadRequest when too many do."""
         if len(self._socket.waiting) >= MOST_WAITING:
             wait.leave()
-            raise BadRequest(f"{MOST_WAITING} takes wait on this connection, and that are the most")
+            raise BadRequest(f"{MOST_WAITING} takes wait on this connection; no more are allowed")
         self.later, self.wait = True, wait
         self._socket.waiting.add(wait)
 

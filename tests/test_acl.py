@@ -403,8 +403,10 @@ def test_over_loopback_a_request_names_an_address_or_localhost(host):
     "host", ["evil.example:8888", "localhost.evil.example", "127.0.0.1.evil.example", "[::1", "1"]
 )
 def test_over_loopback_another_name_is_421_that_names_the_setting(host):
-    with pytest.raises(Misdirected, match="hosts = in restmq.conf"):
+    with pytest.raises(Misdirected, match=r"hosts = in \[server\] of restmq.conf, or set xheaders = true there"):
         Acl().admit(asked(ip="127.0.0.1", host=host))
+    with pytest.raises(Misdirected, match=r"hosts = in \[server\] of restmq.conf$"):  # with hosts, only these help
+        Acl(hosts=["mq.example"]).admit(asked(ip="127.0.0.1", host=host))
     with pytest.raises(Misdirected):
         Acl().admit(asked(ip="::1", host=host))
 

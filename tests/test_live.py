@@ -426,6 +426,24 @@ def test_names_and_options_that_are_not_right_are_refused(instance: Any, listen:
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [
+        ("/c/a?lastEventId=1@e", "here since=ID says the last ID"),
+        ("/c/a?lastEventID=1@e", "here since=ID says the last ID"),
+        ("/c/a?lastEvnetId=1@e", "here since=ID says the last ID"),
+        ("/sse/a?lastEvnetId=1@e", "did you mean 'lastEventId'?"),
+        ("/sse/a?sinec=1@e", "did you mean 'since'?"),
+        ("/c/a?wiat=3", "'wiat' is not known"),
+        ("/c/a?since=now,now", "2 words for 1 queue:"),
+        ("/c/a,b,c?since=now,now", "2 words for 3 queues:"),
+    ],
+)
+def test_the_error_of_an_option_names_what_was_meant(instance: Any, target: str, hint: str) -> None:
+    status, _, body = instance.http("GET", target)
+    assert status == 400 and hint in json.loads(body)["error"]
+
+
 @pytest.mark.parametrize("target", ["/c/a", "/sse/a", "/ws/a"])
 @pytest.mark.parametrize("method", ["HEAD", "POST", "DELETE"])
 def test_a_live_address_takes_only_get(instance: Any, listen: Any, target: str, method: str) -> None:
