@@ -649,12 +649,12 @@ class Core:
         found = await self.peek(queue, "one", number, 1)
         return found[0] if found else None
 
-    async def replay(self, queue: bytes, what: str, which: int = 0, most: int = 500) -> Reply:
-        """History, as replay.lua answers it.
+    async def replay(self, queue: bytes, what: str, which: int = 0, most: int = 500, size: int = 1 << 20) -> Reply:
+        """History, as replay.lua answers it: `most` elements, or as many as have `size` bytes of values.
 
         [epoch, P now, P before the first kept, P it starts after, P it went to, then P, N, value…]
         """
-        words = (what.encode(), b"%d" % which, b"%d" % most, word())
+        words = (what.encode(), b"%d" % which, b"%d" % most, word(), b"%d" % size)
         return await self.script("replay", queue, self.db, *words)
 
     async def queues(self, after: bytes = b"", match: bytes = b"", max: int = 1000) -> list[bytes]:

@@ -184,7 +184,7 @@ class Live:
         self._stream: Stream | None = None
         self._timer: Any = None
         self._access = self.app.acl.generation
-        self._most = self.app.config.max_waiting
+        self.most = self.app.config.max_waiting
         # Stalls are looked for at heartbeats and counted in them: after this process
         # slept, the first beat must not find that a minute passed without progress.
         self._period = min(self.app.config.heartbeat, self.app.config.stall)
@@ -292,7 +292,7 @@ class Live:
     @property
     def overfull(self) -> bool:
         """Whether more waits for it than max_waiting. It must be full, too: one large value alone is no sign."""
-        return self.full and self.unsent > self._most
+        return self.full and self.unsent > self.most
 
     def deliver(self, data: bytes, queue: bytes, batch: Batch) -> None:
         """Write the frames of a batch. The bytes are shared with other consumers."""

@@ -8,6 +8,7 @@ HTTP nor sockets. While it walks, what is heard is kept for the consumer
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from restmq.consumers import Batch, Consumer
@@ -24,6 +25,9 @@ _AGO = re.compile(rb"[0-9.]+(ms|s|m|h|d)\Z")
 _WORDS = (b"all", b"now")
 UNREADABLE = b"unreadable"  # an epoch that no queue has
 AWAY = 0.3  # seconds until Redis is asked again
+PAGE_BYTES = 1 << 20  # of values, in a page of history
+PIECE = 1 << 14  # bytes of values that are framed at once: on the wire they are up to six times as many
+PIECE_ELEMENTS = 64  # and as many elements: the ids of a hundred queues are longer than most values
 
 
 class Since(NamedTuple):
@@ -133,17 +137,19 @@ async def replay(
 
 
 class Reader(Consumer, Protocol):
-    """A consumer that may read from history."""
+    """A consumer that may read from history. `most` bytes may wait for it."""
 
     pace: Pace
+    most: int
 
 
 class _Past:
     """One consumer's way through one queue's history: all up to `start` it was given."""
 
-    def __init__(self, delivery: Delivery, consumer: Consumer, queue: Joined, start: int, epoch: bytes) -> None:
+    def __init__(self, delivery: Delivery, consumer: Reader, queue: Joined, start: int, epoch: bytes) -> None:
         self.delivery, self.consumer, self.queue = delivery, consumer, queue
         self.start, self.epoch = start, epoch
+        self.size = min(PAGE_BYTES, consumer.most)  # bytes of values to ask for
         self.joined = start  # the position at which it joined
 
     @property
@@ -157,7 +163,8 @@ class _Past:
         if self.epoch == queue.epoch and self.start <= queue.position and consumers.kept(consumer) and self._whole:
             consumers.replayed(consumer, self.start)  # all that follows is here
             return True
-        now, position, floor, _, to, *words = await self.delivery.core.replay(queue.name, "after", self.start)
+        reply = await self.delivery.core.replay(queue.name, "after", self.start, size=self.size)
+        now, position, floor, _, to, *words = reply
         if not self.goes_on:
             return True
         self.delivery.renewed(queue, now, position)
@@ -172,14 +179,36 @@ class _Past:
             return False
         if self.start < floor:
             consumer.missed(queue.name, self.start + 1, floor)
-        _offer(queue, consumer, self.epoch, words)
-        self.start = max(to, floor)
+        self.start = self._offer(words) or max(to, floor)
         consumers.reached(consumer, self.start)
         if self.start >= position and not consumer.full and self._whole:
             consumers.replayed(consumer, position)
             return True
         _unkept(self.delivery, consumer)
         return False
+
+    def _offer(self, words: list[bytes]) -> int:
+        """Write a page at once, but no more of it than may wait; then answers up to which position, else 0.
+
+        How long values are on the wire shows only here. The next page is asked for accordingly.
+        """
+        elements: list[Element] = []
+        frames: list[bytes] = []
+        waiting = last = 0
+        for piece in _pieces(self.queue, self.epoch, words):
+            frames.append(self.consumer.frame(piece))
+            elements += piece.elements
+            waiting, last = waiting + len(frames[-1]), piece.last
+            if waiting > self.consumer.most:
+                break
+        if elements:
+            batch = Batch(self.queue.name, elements, 0, self.epoch)
+            self.consumer.deliver(b"".join(frames), self.queue.name, batch)
+        if 3 * len(elements) < len(words):
+            self.size = sum(len(element.value) for element in elements)
+            return last
+        self.size = min(PAGE_BYTES, self.consumer.most, self.size + self.size // 4 + 1)
+        return 0
 
     @property
     def _whole(self) -> bool:
@@ -205,22 +234,19 @@ def _unkept(delivery: Delivery, consumer: Consumer) -> None:
             delivery.queues[name].consumers.read_again(consumer)
 
 
-def _offer(queue: Joined, consumer: Consumer, epoch: bytes, words: list[bytes]) -> None:
-    """One write; what has ended leaves holes between batches of consecutive positions."""
+def _pieces(queue: Joined, epoch: bytes, words: list[bytes]) -> Iterator[Batch]:
+    """Batches of a few elements of a page; what has ended leaves holes between them."""
     elements: list[Element] = []
-    frames: list[bytes] = []
-    began = 0  # of the batch: its first place in elements, and its position
-    first = 0
+    first = size = 0
     for at in range(0, len(words), 3):
         position, number, value = int(words[at]), int(words[at + 1]), words[at + 2]
-        if position != first + len(elements) - began:
-            frames.append(_framed(queue, consumer, elements[began:], first, epoch))
-            began, first = len(elements), position
+        full = len(elements) == PIECE_ELEMENTS or size + len(value) > PIECE
+        if elements and (full or position != first + len(elements)):
+            yield Batch(queue.name, elements, first, epoch)
+            elements = []
+        if not elements:
+            first, size = position, 0
         elements.append(Element(queue.name, number, value, 0, 0, epoch))
+        size += len(value)
     if elements:
-        frames.append(_framed(queue, consumer, elements[began:], first, epoch))
-        consumer.deliver(b"".join(frames), queue.name, Batch(queue.name, elements, 0, epoch))
-
-
-def _framed(queue: Joined, consumer: Consumer, elements: list[Element], first: int, epoch: bytes) -> bytes:
-    return consumer.frame(Batch(queue.name, elements, first, epoch)) if elements else b""
+        yield Batch(queue.name, elements, first, epoch)

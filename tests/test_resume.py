@@ -678,7 +678,7 @@ def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
 class Past:
     """Stands for Redis: one page of one element is the past, and another always follows."""
 
-    async def replay(self, name: bytes, what: str, which: int) -> list[Any]:
+    async def replay(self, name: bytes, what: str, which: int, size: int) -> list[Any]:
         """A page."""
         return [b"e", which + 9, 0, which, which + 1, b"%d" % (which + 1), b"1", b"v"]
 
@@ -687,7 +687,7 @@ def test_an_id_beyond_what_was_ever_broadcast_swallows_nothing() -> None:
     class Knows:
         """Stands for Redis, which is at position 5."""
 
-        async def replay(self, name: bytes, what: str, which: int) -> list[Any]:
+        async def replay(self, name: bytes, what: str, which: int, size: int) -> list[Any]:
             return [b"e", 5, 0, which, which]
 
     clock, wire, queue = Clock(), Wire(), Joined(b"q")
@@ -716,7 +716,7 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
         def __init__(self) -> None:
             self.asked: list[tuple[int, Slot[list[Any]]]] = []
 
-        def replay(self, name: bytes, what: str, which: int) -> Slot[list[Any]]:
+        def replay(self, name: bytes, what: str, which: int, size: int) -> Slot[list[Any]]:
             slot: Slot[list[Any]] = Slot()
             self.asked.append((which, slot))
             return slot

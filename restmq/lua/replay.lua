@@ -1,11 +1,13 @@
 -- History for a consumer that comes back, or asks for some of the past.
--- KEYS m · ARGV db, what ('after', 'key', 'last', 'ago', 'all', 'now'), P, N, how many or ms, how many at the most
+-- KEYS m · ARGV db, what ('after', 'key', 'last', 'ago', 'all', 'now'), P, N, how many or ms, how many at the most,
+-- a new epoch, how many bytes of values (the last may pass it)
 -- Returns {epoch, P now, P before the first kept, P it starts after, P up to which this went, then P, N,
 -- value…}; what has ended is left out.
 --@include keys
 --@include state
 --@include save
 local what, which, most = ARGV[2], tonumber(ARGV[3]) or 0, tonumber(ARGV[4])
+local limit = tonumber(ARGV[6]) or 1048576
 call('HSETNX', P..'a', 'ep', ARGV[5])
 local start = pos
 if what == 'after' then start = which
@@ -37,13 +39,13 @@ elseif what == 'ago' then   -- the first not older, by halves
   end
 end
 local out, to, size, from, step = {}, start, 0, digits(start + 1), 4
-while start < pos and most > 0 and size <= 1048576 do   -- a few at a time: COUNT reads all, and values may be large
+while start < pos and most > 0 and size <= limit do   -- a few at a time: COUNT reads all, and values may be large
   local asked = math.min(step, most)
   local some = call('XRANGE', P..'h', from, '+', 'COUNT', asked)
   for _, e in ipairs(some) do
     local at, N = string.match(e[1], '^(%d+)%-(%d+)$')
     local f = e[2]
-    if size > 1048576 then break end
+    if size > limit then break end
     to, size, from = tonumber(at), size + #f[2], '('..e[1]
     if not f[8] or tonumber(f[8]) > time() then
       out[#out + 1], out[#out + 2], out[#out + 3] = at, N, f[2]
