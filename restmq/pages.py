@@ -54,7 +54,8 @@ class Pages:
         So they hold where a proxy serves all this under a path of its own, which it does not tell.
         """
         root = "../" * (request.raw_path.count(b"/") - 1) or "./"
-        text = self.templates.get_template(template).render(root=root, **words)
+        here = f"{request.protocol}://{request.host}/"  # static/here.js knows what a proxy makes of it
+        text = self.templates.get_template(template).render(root=root, here=here, **words)
         return Answer(text.encode("utf-8"), status, HTML, (*headers, *POLICY))
 
     def file(self, path: str) -> Answer:

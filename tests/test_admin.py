@@ -279,12 +279,23 @@ def test_a_page_lets_any_parameter_pass_and_its_policy_forbids_scripts_of_its_ow
 
 def test_static_files_load_nothing_from_elsewhere_and_evaluate_nothing() -> None:
     for path in (ROOT / "frontend").glob("*/*"):
-        text = path.read_text("utf-8").replace("http://www.w3.org/2000/svg", "").replace("http://HOST/", "")
+        text = path.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?:|//\w+\.|@import|eval\(|new Function|innerHTML", text), path
 
 
+SCRIPTS = (("here.js", "javascript"), ("queue.js", "javascript"))
+
+
+def test_examples_show_the_address_that_was_asked(instance: Any) -> None:
+    for path in ("/", "/queue"):
+        for host in ("localhost", "127.0.0.1:8888", "[::1]:80"):
+            status, _, body = instance.http("GET", path, None, {"Host": host})
+            assert status == 200 and b"HOST" not in body
+            assert f'<span class="here">http://{host}/</span>' in body.decode()
+
+
 def test_static_files_are_served_and_nothing_beside_them(instance: Any) -> None:
-    for name, kind in (("restmq.css", "text/css"), ("queue.js", "javascript"), ("restmq.svg", "image/svg+xml")):
+    for name, kind in (*SCRIPTS, ("restmq.css", "text/css"), ("restmq.svg", "image/svg+xml")):
         status, headers, body = instance.http("GET", f"/static/{name}?v=1")
         assert (status, kind in headers["content-type"]) == (200, True)
         assert body == (ROOT / "frontend" / "static" / name).read_bytes()

@@ -67,6 +67,7 @@ def complaints(browser: Any) -> list[str]:
 
 def test_the_form_posts_a_command_and_shows_the_answer(instance: Any, browser: Any, queue: str) -> None:
     browser.get(f"http://localhost:{instance.port}/queue")
+    assert browser.find_element(By.CLASS_NAME, "here").text == f"http://localhost:{instance.port}/"
     body = browser.find_element(By.ID, "body")
     body.clear()
     body.send_keys('{"cmd": "add", "queue": "%s", "value": "from a browser"}' % queue)
