@@ -164,8 +164,8 @@ class Refusals:
                 method=one.method,
                 path=one.path[:200].decode("ascii", "backslashreplace"),
                 why=one.error.text[:300],
-                kinds=f"; {self._told(one.kinds)}" if guessed and more else "",
-                more=f" (and {more} more)" if more else "",
+                kinds=f"; in all: {self._told(one.kinds)}" if guessed and more else "",
+                more=f" (and {more} more)" if more and not guessed else "",
             )
         if others:
             total, kinds = sum(others.values()), self._told(others)
