@@ -67,7 +67,22 @@ class Exposure:
             yield (
                 f"everybody whom the proxy before {self._where} lets through may do everything: "
                 "there are no access rules. Write them at the end of restmq.conf, unless the proxy has its own"
+                + self._others()
             )
+
+    def _others(self) -> str:
+        """What to do about a unix socket that every user of this machine may write to; "" for anything else."""
+        path = self._where.removeprefix("unix:")
+        try:
+            reached = path != self._where and Path(path).stat().st_mode & _OTHERS_WRITE
+        except OSError:
+            return ""
+        if not reached:
+            return ""
+        return (
+            ". Every user of this machine who reaches the folder may connect, too: write "
+            f"listen = {self._where}:mode=660 for the socket's group alone"
+        )
 
     def _of_hosts(self) -> Iterator[str]:
         if self._settings.hosts or not (self._network or self._proxied):

@@ -166,6 +166,10 @@ def test_behind_a_proxy_on_a_unix_socket_names_and_rules_are_told_too(
 ) -> None:
     one = begin("", "--listen", f"unix:{tmp_path}/x.sock")
     assert one.warned() == ["rules", "hosts"] and "or let the proxy refuse other names" in one.text()
+    assert f"write listen = unix:{tmp_path}/x.sock:mode=660" in one.text()
+    one = begin("", "--listen", f"unix:{tmp_path}/y.sock:mode=660")
+    assert one.warned() == ["rules", "hosts"] and "mode=" not in one.text().partition("listens on")[2]
+    assert (tmp_path / "y.sock").stat().st_mode & 0o777 == 0o660
 
 
 def test_an_acl_file_is_looked_at_instead_of_restmq_conf(begin: Callable[..., Started], tmp_path: Path) -> None:
