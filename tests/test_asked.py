@@ -334,7 +334,7 @@ def test_a_command_does_not_look_at_the_header_and_says_so(instance: Any, queue:
     assert lengths(instance, queue) == [1, 0, 0]
 
 
-def test_a_key_is_ignored_where_a_second_time_does_no_more(instance: Any, queue: str) -> None:
+def test_a_key_is_ignored_where_nothing_is_handed_out(instance: Any, queue: str) -> None:
     add(instance, queue, "x")
     key = {"Idempotency-Key": "k"}
     lease = taken(instance.http("GET", f"/q/{queue}?lease=1m"))["lease"]
