@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from restmq import document, options
+from restmq import document, options, wide
 from restmq.core import Nack
 from restmq.document import Document as Command
-from restmq.element import Element, Lease, parse_key, queue_name
+from restmq.element import PIECE, Element, Lease, parse_key, queue_name
 from restmq.errors import BadRequest, Conflict, Error, LeaseLost, NotFound
 from restmq.leases import lease_of, switch, touched
 from restmq.leases import touch as touch_lease
@@ -78,7 +79,7 @@ class Client:
 WANTED = 'a command is a JSON object: {"cmd": "add", "queue": "test", "value": "oi"}'
 
 
-def parse(text: bytes | str) -> Command:
+def parse(text: bytes) -> Command:
     """A command out of its text: the value of `value` is passed on as it stands. Raises BadRequest."""
     return document.read(text, WANTED, "value")
 
@@ -87,6 +88,11 @@ def _field(command: Command, word: str) -> Any:
     if word not in command:
         raise Wrong(f"the field {word!r} is missing")
     return command[word]
+
+
+def _opaque(command: Command) -> bytes:
+    _field(command, "value")
+    return command.opaque
 
 
 def _queue(command: Command) -> bytes:
@@ -104,7 +110,7 @@ def _bytes(word: str, text: str) -> bytes:
 
 
 def _element(element: Element, *, counted: bool) -> Said:
-    said: Said = {"queue": element.queue.decode("utf-8"), "value": element.value.decode("utf-8")}
+    said: Said = {"queue": element.queue.decode("utf-8"), "value": _shown(element.value)}
     if counted:
         said["count"] = element.count
     said["key"] = element.key.decode("utf-8")
@@ -127,20 +133,19 @@ def _time(command: Command, word: str, parse: Callable[[str], int]) -> int:
 
 async def add(app: Any, command: Command, client: Client) -> Said:
     """Store a value."""
-    queue, value = _queue(command), _field(command, "value")
-    text = value if isinstance(value, str) else command.opaque
+    queue, value = _queue(command), _opaque(command)
     ttl_ms, delay_ms = _time(command, "ttl", options.ttl), _time(command, "delay", options.delay)
     until_ms = _time(command, "at", options.at)
     options.one_of(command)
-    stored, key = checked(_bytes("value", text), app.config.max_value), b""
+    stored, key = checked(value, app.config.max_value), b""
     if "idempotency_key" in command:
         key = options.idempotency_key("idempotency_key", _string(command, "idempotency_key").decode("utf-8"))
     name = queue.decode("utf-8")
     if not (ttl_ms or delay_ms or until_ms or key):
-        return {"queue": name, "value": text, "key": f"{name}:{await app.core.add(queue, stored)}"}
+        return {"queue": name, "value": _shown(value), "key": f"{name}:{await app.core.add(queue, stored)}"}
     window = round(app.config.idempotency * 1000)
     added = await app.core.add_all(queue, [stored], ttl_ms, delay_ms, key, window, until_ms=until_ms)
-    said = {"queue": name, "value": text, "key": f"{name}:{added.first}"}
+    said = {"queue": name, "value": _shown(value), "key": f"{name}:{added.first}"}
     return {**said, "replayed": True} if added.replayed else said
 
 
@@ -258,7 +263,7 @@ async def _run(app: Any, command: Command, allow: Callable[[str], object], order
 
 
 async def run(
-    app: Any, text: bytes | str, allow: Callable[[str], object], whole: bool = False, client: Client | None = None
+    app: Any, text: bytes, allow: Callable[[str], object], whole: bool = False, client: Client | None = None
 ) -> bytes:
     """Run one command; answers JSON, with the command's `id` as its last field.
 
@@ -289,4 +294,22 @@ async def run(
             problem.echo = echo
             raise
         said = problem.problem()
-    return (json.dumps(said)[:-1] + echo + "}").encode("ascii")
+    return _written(said, echo)
+
+
+def _shown(value: bytes) -> str | bytes:
+    """A value for an answer; a large one stays bytes, as text it could take four times as much."""
+    return value if len(value) > PIECE else value.decode("utf-8")
+
+
+def _written(said: Said, echo: str) -> bytes:
+    """An answer as JSON, with the command's id at its end."""
+    value = said.get("value")
+    if not isinstance(value, bytes):
+        return (json.dumps(said)[:-1] + echo + "}").encode("ascii")
+    before, _, after = json.dumps({**said, "value": None}).partition('"value": null')
+    into = BytesIO()
+    into.write(before.encode("ascii") + b'"value": ')
+    wide.quoted(value, into)
+    into.write((after[:-1] + echo + "}").encode("ascii"))
+    return into.getvalue()

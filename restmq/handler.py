@@ -356,7 +356,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
             return request.form
         if self._is_document():
             return [
-                (word.encode("utf-8"), _field(word, value).encode("utf-8"))
+                (word.encode("utf-8"), _field(word, value))
                 for word, value in document.read(request.body, READS, most=FEW).items()
             ]
         if not request.fields.form:
@@ -407,7 +407,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                 _filled("callback", callback)
                 if len(callback) > 64 or not _CALLBACK.match(callback):
                     raise BadOption("callback is no JavaScript name of at most 64 characters")
-                return Answer(b"%b(%b);%b" % (callback, body, end), 200, b"application/javascript")
+                charset = b"" if body.isascii() else b"; charset=utf-8"
+                return Answer(b"%b(%b);%b" % (callback, body, end), 200, b"application/javascript" + charset)
         return Answer(body + end, 200, JSON)
 
     def stream(self, type: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Stream:
@@ -521,11 +522,13 @@ def is_object(body: bytes) -> bool:
     return body[:64].removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")[:1] == b"{"
 
 
-def _field(word: str, value: Any) -> str:
+def _field(word: str, value: Any) -> bytes:
+    if isinstance(value, document.Entries):  # which are long, so that one text of them all would be large
+        return b",".join([_field(word, one) for one in value])
     text = document.plain(value)
     if text is None:
         raise BadOption(f"the field {word[:40]!a} must be a string, a number, true or false")
-    return text
+    return text.encode("utf-8")
 
 
 def _filled(word: str, value: bytes) -> bool:

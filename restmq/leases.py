@@ -186,9 +186,9 @@ def _known(given: Mapping[str, Any], known: tuple[str, ...], where: str) -> None
             raise BadRequest(f"unknown field {word[:40]!a} in {where}; {hint(word, known)}")
 
 
-def _list(told: Mapping[str, Any], word: str) -> list[Any]:
+def _list(told: Mapping[str, Any], word: str) -> list[Any] | document.Entries:
     found = told.get(word, [])
-    if not isinstance(found, list):
+    if not isinstance(found, (list, document.Entries)):
         raise BadRequest(f"the field {word!r} must be a list")
     if len(found) > MOST:
         raise TooLarge(f"{word!r} has {len(found)} leases; at most {MOST} are allowed: send several requests")

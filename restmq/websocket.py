@@ -15,7 +15,7 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from io import StringIO
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.logger import Logger
@@ -137,10 +137,10 @@ class WebSocket(Live):
         super().__init__(handler, queues, clock, wish)
         self._limit = self.app.config.max_form  # bytes of one message
         self._parser = Connection(ConnectionType.SERVER)
-        self._message = StringIO()
+        self._message = BytesIO()
         self._size = 0
-        self._commands: deque[str] = deque()
-        self._waiting_size = 0  # characters of these
+        self._commands: deque[bytes] = deque()
+        self._waiting_size = 0  # bytes of these
         self._working = False
         self.waiting: set[Wait] = set()  # takes that are answered later
         self.leased: dict[tuple[bytes, Lease], None] = {}  # the newest that it got
@@ -211,17 +211,17 @@ class WebSocket(Live):
             self._closed(stream, event)
 
     def _part(self, event: TextMessage) -> None:
-        data = event.data
-        self._size += len(data) if data.isascii() else len(data.encode("utf-8"))
+        data = event.data.encode("utf-8")  # as one text, a character beyond ASCII would widen all of it
+        self._size += len(data)
         if self._size > self._limit:
-            self._message = StringIO()
+            self._message = BytesIO()
             self.finish(TOO_BIG, f"a message can have {self._limit} bytes")
             return
         self._message.write(data)
         if event.message_finished:
             self._commands.append(self._message.getvalue())
             self._waiting_size += len(self._commands[-1])
-            self._message, self._size = StringIO(), 0
+            self._message, self._size = BytesIO(), 0
             self._hold()
             self._work()
 
@@ -251,7 +251,7 @@ class WebSocket(Live):
             if asking.later and self._working:
                 self._next()
 
-    async def command(self, text: str, asking: Asking) -> bytes:
+    async def command(self, text: bytes, asking: Asking) -> bytes:
         """Run one command; what a client did wrong is an answer too."""
         return await commands.run(self.app, text, self._allow, whole=True, client=asking)
 

@@ -126,6 +126,9 @@ DOCUMENTS: dict[str, Callable[[int], bytes]] = {
     "a string": filled(b'{"%s": "', b"a", b'"}'),
     "a string of accents": filled(b'{"%s": "', "é".encode(), b'"}'),
     "a string with one emoji": filled(b'{"%s": "', b"a", "\U0001f600".encode() + b'"}'),
+    "a list with one emoji": filled(b'{"%s": ["', b"a", "\U0001f600".encode() + b'"]}'),
+    "a string with an escaped emoji": filled(b'{"%s": "', b"a", b'\\ud83d\\ude00"}'),
+    "a list with an escaped emoji": filled(b'{"%s": ["', b"a", b'\\ud83d\\ude00"]}'),
     "a string of escapes": filled(b'{"%s": "', b"\\u0061", b'"}'),
     "a string of backslashes": filled(b'{"%s": "', b"\\\\", b'"}'),
     "a string of quotes": filled(b'{"%s": "', b'\\"', b'"}'),
@@ -142,9 +145,9 @@ DOCUMENTS: dict[str, Callable[[int], bytes]] = {
 }
 
 
-def _reasons(size: int) -> bytes:
-    nack = b'{"lease": "%d.1@e", "error": "%b"}'
-    return b'{"nack": [%b]}' % b",".join([nack % (n + 1, b"r" * (size // 1000 - 50)) for n in range(1000)])
+def _reasons(letters: bytes) -> Callable[[int], bytes]:
+    nack = b'{"lease": "%d.1@e", "error": "%b' + letters + b'"}'
+    return lambda size: b'{"nack": [%b]}' % b",".join([nack % (n + 1, b"r" * (size // 1000 - 60)) for n in range(1000)])
 
 
 def _with(make: Callable[[int], bytes], word: bytes) -> Callable[[int], bytes]:
@@ -176,7 +179,11 @@ def cases() -> list[Case]:
         found.append(Case(f"acknowledgement: {name}", "/q/{}/ack", JSON, ACK, _with(make, b"ack")))
         found.append(Case(f"settings: {name}", "/settings/{}", JSON, LITTLE, _with(make, b"max_length")))
     lease = b'"1.1@%s"' % (b"e" * 64)
-    found.append(Case("acknowledgement: a thousand reasons", "/q/{}/ack", JSON, ACK, _reasons))
+    found.append(Case("acknowledgement: a thousand reasons", "/q/{}/ack", JSON, ACK, _reasons(b"")))
+    emoji = "\U0001f600".encode()
+    found.append(Case("acknowledgement: a thousand reasons with an emoji", "/q/{}/ack", JSON, ACK, _reasons(emoji)))
+    keys = filled(b'{"keys": [', b'"{}:' + b"a" * 1200 + emoji + b'",', b'"{}:1"]}')
+    found.append(Case("keys: a list with emojis", "/dead/{}", JSON, KEYS, keys))
     leases = filled(b'{"ack": [', lease + b",", lease + b"]}")
     found.append(Case("acknowledgement: leases", "/q/{}/ack", JSON, ACK, leases))
     for name, unit in (("quotes", b'"'), ("no UTF-8", b"\xff"), ("plus signs", b"+")):

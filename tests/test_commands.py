@@ -279,8 +279,8 @@ def test_a_command_needs_the_section_of_its_command_and_keeps_that_status(start:
 
 def test_a_value_is_passed_on_as_it_stands_in_the_text() -> None:
     command = commands.parse(b'{ "a" : 1.50 ,"b": {"value": 3}, "v\\u0061lue":\t{"x":0.10, "x":1} }')
-    assert (command["a"], command["b"], command.opaque) == (1.5, {"value": 3}, '{"x":0.10, "x":1}')
-    assert commands.parse("{}").opaque == ""
+    assert (command["a"], command["b"], command.opaque) == (1.5, {"value": 3}, b'{"x":0.10, "x":1}')
+    assert commands.parse(b"{}").opaque == b""
     with pytest.raises(BadRequest):
         commands.parse(b"\xff")
 
@@ -434,7 +434,7 @@ def test_who_has_a_lease_over_its_connection_may_end_it_without_the_section_of_c
         client = Socket(queue, first)
 
         def run(**command: Any) -> Any:
-            text = json.dumps({"queue": queue, **command})
+            text = json.dumps({"queue": queue, **command}).encode()
             return json.loads(reactor.wait(commands.run, app, text, forbidden, True, client))
 
         for refused in (
@@ -448,7 +448,7 @@ def test_who_has_a_lease_over_its_connection_may_end_it_without_the_section_of_c
             assert refused.get("status", 200) == 403 or "unknown field" in refused["error"]
         assert run(cmd="touch", key=f"{queue}:1", match=first, lease=5)["lease"] == first
         assert run(cmd="del", key=f"{queue}:1", match=first)["deleted"] is True
-        text = json.dumps({"cmd": "del", "queue": queue, "key": f"{queue}:2"})
+        text = json.dumps({"cmd": "del", "queue": queue, "key": f"{queue}:2"}).encode()
         everybody = json.loads(reactor.wait(commands.run, app, text, lambda section: None, True, client))
         assert "'match' is missing" in everybody["error"]
 

@@ -24,9 +24,17 @@ NAMES = [
     ("/q/{}", "form, ttl: broken escapes"),
     ("/queue", "command, id: empty lists"),
     ("/queue", "command, id: lists in lists"),
+    ("/queue", "command, value: a string with one emoji"),
+    ("/queue", "command, value: a string of accents"),
+    ("/queue", "command, value: a list with one emoji"),
+    ("/queue", "command, id: a string with one emoji"),
+    ("/queue", "form, body: letters and one emoji"),
     ("/queue", "page: no UTF-8"),
+    ("/queue", "page: a value of quotes"),
     ("/q/{}/ack", "acknowledgement: small objects"),
     ("/q/{}/ack", "acknowledgement: a long field"),
+    ("/q/{}/ack", "acknowledgement: a string with one emoji"),
+    ("/dead/{}", "keys: a list with emojis"),
     ("/dead/{}", "keys: commas"),
 ]
 NOISE = 2 * MIB  # what an instance takes by itself meanwhile

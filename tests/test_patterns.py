@@ -219,7 +219,7 @@ ENTRANCES: dict[str, tuple[Callable[[str], object], list[str]]] = {
         ["{", '{"a":', '{"a":1,', "[", '{"a":1e', '"\\u0041'],
     ),
     "a command": (
-        lambda text: commands.parse(text),
+        lambda text: commands.parse(text.encode()),
         ["{", '{"a":', '{"cmd":"add","value":', "[", '{"id":[', '{"id":1.'],
     ),
 }
