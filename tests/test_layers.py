@@ -10,8 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
 LAYERS = [
     {"errors", "element", "slot", "clock", "cork", "suggest", "tokens", "plainfile", "changes", "ini", "options"}
-    | {"wide"},
-    {"document", "room", "answers"},
+    | {"document", "wide", "room", "answers"},
     {"scripts", "redis", "redistime", "turn", "due", "books", "core"},
     {"presence", "inbox", "waiting", "message", "consumers", "pace", "tapping", "delivery", "resume"},
     {"cyclone3", "negotiation", "head", "form", "request", "http", "stream", "proxies", "accesslog"}
