@@ -166,7 +166,8 @@ class Nginx:
         places = (f"127.0.0.1:{self.port}", *self._listen)
 
         def listening(found: re.Match[str]) -> str:
-            last = " default_server;\n" if "default_server" in found[0] else ";\n"
+            options = re.search(r" default_server| sndbuf=\w+", found[0])
+            last = f"{options[0] if options else ''};\n"
             lines = "".join(f"        listen {where}{last}" for where in places)
             return lines if "default_server" in found[0] else lines + more
 

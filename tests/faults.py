@@ -117,8 +117,8 @@ class Nginx:
         servers = "\n".join(f"        server 127.0.0.1:{port} max_fails=0;" for port in ports)
         text = re.sub(r"(?m)^( *server 127\.0\.0\.1:99\d\d[^\n]*\n)+", servers + "\n", text, count=1)
         text = re.sub(
-            r"(?m)^( *)listen [^;]*;",
-            rf"\1listen 127.0.0.1:{self.port};\n\1add_header X-Upstream $upstream_addr always;",
+            r"(?m)^( *)listen 80([^;]*);",
+            rf"\1listen 127.0.0.1:{self.port}\2;\n\1add_header X-Upstream $upstream_addr always;",
             text,
             count=1,
         )

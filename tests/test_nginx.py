@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT, http_call
 from deployed import Nginx, Site, deployed, until
 from websockets.sync.client import connect
-from wire import FORM, LONG, PATIENCE, Listener
+from wire import FORM, LONG, PATIENCE, Listener, add
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +223,33 @@ def test_server_sent_events_are_heard_at_once(nginx: Nginx, queue: str) -> None:
     assert listener.headers["content-type"].startswith("text/event-stream")
     _each_at_once(nginx, queue, lambda: listener.read(PATIENCE), lambda: listener.values)
     listener.close()
+
+
+@pytest.mark.parametrize("target", ["/c/{}", "/ws/{}"])
+def test_one_that_reads_slowly_through_nginx_is_not_dropped(
+    start: Any, listen: Any, tmp_path: Path, queue: str, target: str
+) -> None:
+    """What Nginx can write to it moves in pieces, which must not be so large that RestMQ takes it for stuck."""
+    one = start("[live]\nstall = 4s\nheartbeat = 1s\n[queues]\nhistory = 10000\nhistory_bytes = 256MiB\n")
+    (tmp_path / "nginx").mkdir()
+    between = Nginx(tmp_path / "nginx", [f"127.0.0.1:{one.port}"])
+    try:
+        slow = listen(between, target.format(queue), buffer=4096)
+        for number in range(1, 201):
+            add(one, queue, f"{number}-".ljust(50_000, "x"))
+        slow.socket.settimeout(PATIENCE)
+        for _ in range(120):  # 12 s, 100 kB/s at the most
+            for _ in range(5):
+                data = slow.socket.recv(2048)
+                assert data, one.log.read_text()
+                slow._raw += data
+            time.sleep(0.1)
+        assert " left " not in one.log.read_text()
+        slow._unframe()
+        slow.hurry().until(lambda c: b'"200-' in c.body)
+        assert [value.partition("-")[0] for value in slow.values] == [str(number) for number in range(1, 201)]
+    finally:
+        between.end()
 
 
 def test_a_websocket_hears_at_once_and_is_answered(nginx: Nginx, queue: str) -> None:
