@@ -314,7 +314,7 @@ def put(kind: str, where: Path, user: str) -> None:
     if kind == "fifo":
         os.mkfifo(where)
     elif kind == "link":
-        where.symlink_to("/etc/passwd")
+        where.symlink_to("/etc/debian_version")
     elif kind == "dangling":
         where.symlink_to("/nowhere")
     elif kind == "loop":
@@ -365,8 +365,8 @@ def hostile(site: Site) -> Iterator[Path]:
 
 @pytest.mark.parametrize("kind", [*ODD, *PLAIN])
 def test_root_reads_what_stands_for_a_pid_file_as_hostile(site: Site, hostile: Path, kind: str) -> None:
-    passwd = Path("/etc/passwd")
-    before = passwd.read_bytes(), *passwd.stat()[:6]  # but for the time at which it was read
+    linked = Path("/etc/debian_version")  # of which nobody else changes anything meanwhile, as of the list of users
+    before = linked.read_bytes(), *linked.stat()[:6]  # but for the time at which it was read
     put(kind, hostile, site.user)
     code, said = site.script("status", many=False)
     assert code == (1 if kind in PLAIN else 4), said
@@ -383,7 +383,7 @@ def test_root_reads_what_stands_for_a_pid_file_as_hostile(site: Site, hostile: P
     assert code == 0 and "started, as process" in said, said
     assert not hostile.is_symlink() and hostile.read_text().isdigit()
     assert site.script("stop", many=False)[0] == 0
-    assert (passwd.read_bytes(), *passwd.stat()[:6]) == before
+    assert (linked.read_bytes(), *linked.stat()[:6]) == before
 
 
 @pytest.mark.parametrize("kind", ["fifo", "read fifo", "link", "endless", "folder", "socket"])

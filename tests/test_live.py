@@ -486,7 +486,7 @@ def test_a_consumer_that_takes_nothing_is_dropped_and_disturbs_nobody(start: Any
     for _ in range(count):
         add(one, queue, value)
         fast.read(0.001)
-    fast.until(lambda c: c.body.count(b"\r\n") >= count, 60)
+    fast.until(lambda c: c.body.count(f'"key": "{queue}:'.encode()) >= count and c.body.endswith(b"\r\n"), 60)
     assert [element["key"] for element in fast.objects] == [f"{queue}:{n}" for n in range(1, count + 1)]
     until(lambda: stats(one, queue)["consumers"] == 1)
     slow.until_end(60)

@@ -55,11 +55,11 @@ def client(kind: int, payload: bytes = b"", masked: bool = True) -> bytes:
 class Echo(WebSocket):
     """A consumer whose commands answer themselves."""
 
-    async def command(self, text: str, asking: Asking) -> bytes:
+    async def command(self, text: bytes, asking: Asking) -> bytes:
         """The text; an error where the text asks for one."""
-        if text == "fail":
+        if text == b"fail":
             raise RuntimeError("as the test wanted")
-        return text.encode("utf-8") + b"\r\n"
+        return text + b"\r\n"
 
 
 def opened(clock: Clock, **settings: Any) -> tuple[Echo, Wire]:
@@ -292,7 +292,7 @@ def test_a_command_that_fails_in_the_server_is_1011() -> None:
 
 def test_what_a_client_did_wrong_is_an_answer_and_the_socket_stays() -> None:
     class Refusing(WebSocket):
-        async def command(self, text: str, asking: Asking) -> bytes:
+        async def command(self, text: bytes, asking: Asking) -> bytes:
             try:
                 raise Forbidden("not you")
             except Error as problem:
