@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from restmq import heap
 from restmq.accesslog import Refusals
 from restmq.answers import Answers
 from restmq.clock import Wheel
@@ -133,6 +134,9 @@ class Application(web.Application):  # type: ignore[misc]
         if self.bodies.line:  # whoever takes room must not take its time
             for connection in list(self.connections):
                 connection.hurried()
+        if self.bodies.used:
+            self.bodies.used = self.bodies.held > 0
+            heap.trim(0)
 
     def head(self, status: int, type: bytes, cache: bytes = b"no-store") -> bytes:
         """An answer's first lines, remembered for a second. `cache` is its Cache-Control (RFC 9111 section 5.2.2)."""

@@ -31,6 +31,7 @@ TOUCH: dict[str, Callable[[str], Any]] = {
 NACK = ("lease", "delay", "at", "error", "dead")
 EXAMPLE = '{"ack": ["1.1@EPOCH"], "nack": [{"lease": "2.1@EPOCH", "delay": 30, "error": "why"}]}'
 LARGEST = 4 << 20  # bytes of a body: twice MOST leases with the reasons, each escaped
+REASON = 256  # characters of a reason; lua/lib/lease.lua keeps 200 bytes of it
 _GONE = "there is no such element: it was taken, acknowledged or deleted, its ttl is over, or it never was"
 
 
@@ -80,7 +81,8 @@ def _given_back(lease: Lease, asked: Mapping[str, Any]) -> Nack:
     dead, error = asked.get("dead", False), asked.get("error", "")
     if dead and ("delay" in asked or "at" in asked):
         raise BadOption("dead puts the element aside, so that delay and at do not go with it")
-    return Nack(lease, asked.get("delay"), bool(error), error.encode("utf-8"), asked.get("at"), dead)
+    reason = error[:REASON].encode("utf-8")
+    return Nack(lease, asked.get("delay"), bool(error), reason, asked.get("at"), dead)
 
 
 def touched(queue: bytes, wanted: int, lease: Lease | None) -> dict[str, object]:

@@ -23,11 +23,13 @@ class Room:
     """At most `most` bytes; `held` are taken. What is larger than all of it enters when nothing else is there.
 
     `waited` and `refused` count those who came when there was no room. Who refuses counts it.
+    `used` tells that somebody may have needed much memory since it was last set to False.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.held = most, 0
         self.waited = self.refused = 0
+        self.used = False
         self.line: deque[Ticket] = deque()
 
     def fits(self, size: int) -> bool:
@@ -36,6 +38,7 @@ class Room:
 
     def enter(self, size: int, then: Callable[[], None]) -> Ticket | None:
         """Take so much. None: it is taken; else then() is called when it is, unless leave_line() was called before."""
+        self.used = True
         if not self.line and self.fits(size):
             self.held += size
             return None

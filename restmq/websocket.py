@@ -28,6 +28,7 @@ from restmq.errors import BadKey, BadRequest, Error, UpgradeRequired
 from restmq.handler import Handler
 from restmq.live import Live, Wish, queue_names, wish
 from restmq.negotiation import listed
+from restmq.request import LITTLE
 from restmq.slot import drive
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ class WebSocket(Live):
         if event.message_finished:
             self._commands.append(self._message.getvalue())
             self._waiting_size += len(self._commands[-1])
+            self.app.bodies.used |= self._size > LITTLE
             self._message, self._size = BytesIO(), 0
             self._hold()
             self._work()

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
 LAYERS = [
     {"errors", "element", "slot", "clock", "cork", "suggest", "tokens", "plainfile", "changes", "ini", "options"}
-    | {"document", "wide", "room", "answers"},
+    | {"document", "wide", "room", "answers", "heap"},
     {"scripts", "redis", "redistime", "turn", "due", "books", "core"},
     {"presence", "inbox", "waiting", "message", "consumers", "pace", "tapping", "delivery", "resume"},
     {"cyclone3", "negotiation", "head", "form", "request", "http", "stream", "proxies", "accesslog"}

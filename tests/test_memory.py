@@ -27,6 +27,8 @@ NAMES = [
     ("/queue", "command, value: a string with one emoji"),
     ("/queue", "command, value: a string of accents"),
     ("/queue", "command, value: a list with one emoji"),
+    ("/queue", "command, value: a string with an escaped emoji"),
+    ("/queue", "command, value: a list with an escaped emoji"),
     ("/queue", "command, id: a string with one emoji"),
     ("/queue", "form, body: letters and one emoji"),
     ("/queue", "page: no UTF-8"),
@@ -34,6 +36,7 @@ NAMES = [
     ("/q/{}/ack", "acknowledgement: small objects"),
     ("/q/{}/ack", "acknowledgement: a long field"),
     ("/q/{}/ack", "acknowledgement: a string with one emoji"),
+    ("/q/{}/ack", "acknowledgement: a thousand reasons with an emoji"),
     ("/dead/{}", "keys: a list with emojis"),
     ("/dead/{}", "keys: commas"),
 ]
