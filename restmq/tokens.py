@@ -21,7 +21,9 @@ def bounded(text: bytes, most: int = MOST) -> None:
 
     Takes a constant time, but for copying the text once or twice if it has many commas and brackets.
     """
-    if _openings(text) + text.count(b'"') // 2 <= most:  # and what stands in strings counts too: no more than this
+    many = _openings(text)  # and what stands in strings: no more than this
+    # Before each value, or name and value, stands one: so there are at most twice as many strings.
+    if many <= most // 3 or many + text.count(b'"') // 2 <= most:
         return
     flat = text
     if b"\\" in flat:

@@ -25,6 +25,7 @@ from wsproto.events import CloseConnection, Ping, TextMessage
 from restmq.consumers import Batch, Consumers
 from restmq.element import Element
 from restmq.head import NOTHING
+from restmq.room import Room
 
 #: Seconds until what has to come counts as missing. It is the end of a wait for an event, never a measure of speed:
 #: on a busy machine a process may stand still for many seconds, and PyPy runs slowly until it is warm.
@@ -147,7 +148,7 @@ def handler(heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 100
         per_client=0,
         max_form=3 * max_value + (64 << 10),
     )
-    app = SimpleNamespace(config=settings, acl=Door(), delivery=Desk())
+    app = SimpleNamespace(config=settings, acl=Door(), delivery=Desk(), bodies=Room(1 << 20))
     request = SimpleNamespace(remote_ip="127.0.0.1", method="GET", fields=NOTHING)
     return SimpleNamespace(app=app, request=request, gone=False, on_gone=None)
 
@@ -469,6 +470,11 @@ class Listener:
     def elements(self) -> list[dict[str, Any]]:
         """The elements among them."""
         return [one for one in self.objects if "key" in one and "queue" not in one and "deleted" not in one]
+
+    def knows(self, last: int) -> bool:
+        """Whether the element whose value begins with this number came as a whole, or a gap that ends with it."""
+        tail = self.body[-150_000:]
+        return tail.endswith((b"\n", b"}")) and (b'"%d-' % last in tail or b", %d]" % last in tail)
 
     @property
     def values(self) -> list[str]:
