@@ -624,7 +624,7 @@ def test_who_is_told_twice_to_end_ends_at_once_and_without_a_traceback(own: Any,
 
 
 def test_a_consumer_that_does_not_read_holds_up_no_end(own: Any, start: Any) -> None:
-    one = start("[server]\ndrain = 60s\n[live]\nmax_waiting = 64MiB\n", own.address)
+    one = start("[server]\ndrain = 8s\n[live]\nmax_waiting = 64MiB\n", own.address)
     deaf = never_reads(one)
     one.process.terminate()
     one.process.wait(PATIENCE)

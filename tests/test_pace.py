@@ -352,7 +352,6 @@ def test_what_the_kernel_holds_unsent_is_bounded(start: Any, queue: str) -> None
         assert stats(one, queue)["delivered"] * 100_000 <= 600_000
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize("target", ["/c/{}", "/sse/{}", "/ws/{}"])
 def test_one_that_reads_some_kilobytes_a_second_is_not_dropped(
     start: Any, listen: Any, queue: str, target: str
@@ -373,7 +372,6 @@ def test_one_that_reads_some_kilobytes_a_second_is_not_dropped(
     assert numbers(slowly(slow.hurry(), 40).values) == list(range(1, 41))
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize("target", ["/c/{}", "/ws/{}"])
 def test_what_the_kernel_holds_can_be_read_after_a_long_pause(
     start: Any, listen: Any, queue: str, target: str

@@ -375,7 +375,7 @@ class Listener:
             self.socket = context.wrap_socket(
                 self.socket, server_hostname="127.0.0.1", suppress_ragged_eofs=False
             )
-        self.body = b""
+        self.body = bytearray()
         self.chunks = 0
         self.trailer = ""
         self.ended = False
@@ -386,7 +386,8 @@ class Listener:
             data = self.socket.recv(65536)
             assert data, f"no answer but {raw!r}"
             raw += data
-        head, _, self._raw = raw.partition(b"\r\n\r\n")
+        head, _, rest = raw.partition(b"\r\n\r\n")
+        self._raw = bytearray(rest)
         lines = head.decode("latin-1").split("\r\n")
         self.status = int(lines[0].split(" ")[1])
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
@@ -396,19 +397,22 @@ class Listener:
 
     def _unframe(self) -> None:
         while self._chunked:
-            size, end, rest = self._raw.partition(b"\r\n")
-            if end and not int(size, 16):  # the trailer, and a blank line behind it
-                trailer, gone, _ = (b"\r\n" + rest).partition(b"\r\n\r\n")
+            end = self._raw.find(b"\r\n")
+            size = -1 if end < 0 else int(self._raw[:end], 16)
+            if size == 0:  # the trailer, and a blank line behind it
+                trailer, gone, _ = self._raw[end:].partition(b"\r\n\r\n")
                 if gone:
-                    self.trailer, self._raw, self.ended = trailer.strip().decode("ascii"), b"", True
+                    self.trailer, self._raw, self.ended = trailer.strip().decode("ascii"), bytearray(), True
                 return
-            if not end or len(rest) < int(size, 16) + 2:
+            begin, stop = end + 2, end + 2 + size
+            if size < 0 or len(self._raw) < stop + 2:
                 return
-            length = int(size, 16)
-            assert rest[length : length + 2] == b"\r\n"
-            self.body, self._raw = self.body + rest[:length], rest[length + 2 :]
+            assert self._raw[stop : stop + 2] == b"\r\n"
+            self.body += self._raw[begin:stop]
+            del self._raw[: stop + 2]
             self.chunks += 1
-        self.body, self._raw = self.body + self._raw, b""
+        self.body += self._raw
+        self._raw.clear()
         self.ended = self.ended or len(self.body) == self._length
 
     def read(self, seconds: float) -> bool:
@@ -521,13 +525,14 @@ class Socket(Listener):
         if self.status != 101:
             super()._unframe()
             return
-        self._frames.receive_data(self._raw)
-        self._raw = b""
+        self._frames.receive_data(bytes(self._raw))
+        self._raw.clear()
         for event in self._frames.events():
             if isinstance(event, TextMessage):
                 self._message += event.data
                 if event.message_finished:
-                    self.body, self._message = self.body + self._message.encode() + b"\n", ""
+                    self.body += self._message.encode() + b"\n"
+                    self._message = ""
             elif isinstance(event, Ping):
                 self.socket.sendall(self._frames.send(event.response()))
             elif isinstance(event, CloseConnection):
