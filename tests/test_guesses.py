@@ -176,7 +176,6 @@ def guess(port: int, seconds: float, clients: int = 8) -> Counter[int]:
     return found
 
 
-@pytest.mark.wire
 def test_few_guesses_are_looked_at_and_nobody_else_is_hindered_meanwhile(start: Any) -> None:
     one = start(RULES)
     kept = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)
@@ -225,7 +224,6 @@ def test_a_right_password_after_wrong_ones_waits_and_is_let_in(start: Any) -> No
                                    "misdirected": 0, "too-many": 0}  # fmt: skip
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize(
     ("path", "body", "shown"),
     [
@@ -251,7 +249,6 @@ def test_every_way_to_show_a_password_counts(start: Any, path: str, body: str | 
     assert time.monotonic() - began > FIRST / 2
 
 
-@pytest.mark.wire
 def test_many_cookies_of_one_handshake_are_as_many_guesses(start: Any) -> None:
     one = start(RULES)
     upgrade = dict(line.split(": ", 1) for line in HANDSHAKE.splitlines())
@@ -264,14 +261,12 @@ def test_many_cookies_of_one_handshake_are_as_many_guesses(start: Any) -> None:
     assert time.monotonic() - began > 4 * FIRST  # of eight cookies that were looked at
 
 
-@pytest.mark.wire
 def test_a_password_of_another_section_is_no_guess(start: Any) -> None:
     one = start(RULES)
     assert [ask(one.port, basic("ann", "other"))[0] for _ in range(3 * FREE)] == [401] * 3 * FREE
     assert scrape_refused(one)["no-password"] == 3 * FREE
 
 
-@pytest.mark.wire
 def test_behind_a_proxy_each_client_has_its_own_count(start: Any) -> None:
     one = start("[server]\nxheaders = true\n" + RULES)
     link = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)
@@ -290,7 +285,6 @@ def test_behind_a_proxy_each_client_has_its_own_count(start: Any) -> None:
     link.close()
 
 
-@pytest.mark.wire
 def test_the_log_tells_guesses_from_requests_without_a_password_once_a_second(start: Any) -> None:
     one = start(RULES)
     began = time.monotonic()
@@ -322,7 +316,6 @@ def test_the_log_tells_guesses_from_requests_without_a_password_once_a_second(st
     assert "hunter" not in one.log.read_text()
 
 
-@pytest.mark.wire
 def test_who_waits_does_not_hold_up_the_end(start: Any) -> None:
     one = start("[server]\ndrain = 60s\n" + RULES)
     for number in range(FREE + 5):

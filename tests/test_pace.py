@@ -59,7 +59,6 @@ def slowly(one: Listener, count: int) -> Listener:
 # One consumer alone sets the pace
 
 
-@pytest.mark.wire
 def test_curl_at_a_limited_rate_reads_a_whole_backlog(instance: Instance, queue: str, tmp_path: Any) -> None:
     fill(instance, queue, 200, 100_000)
     url = f"http://127.0.0.1:{instance.port}/c/{queue}"
@@ -88,7 +87,6 @@ def test_a_steady_reader_of_a_small_buffer_gets_everything_once(
     until(lambda: stats(instance, queue)["delivered"] == 120)
 
 
-@pytest.mark.wire
 def test_a_resume_of_thousands_of_elements_is_read_to_the_end(start: Any, listen: Any, queue: str) -> None:
     one = start(DEEP)
     first = listen(one, f"/sse/{queue}")
@@ -100,7 +98,6 @@ def test_a_resume_of_thousands_of_elements_is_read_to_the_end(start: Any, listen
     assert again.told == []
 
 
-@pytest.mark.wire
 def test_a_page_of_history_is_no_longer_than_what_may_wait_though_values_are_longer_on_the_wire(
     start: Any, listen: Any, queue: str
 ) -> None:
@@ -118,7 +115,6 @@ def test_a_page_of_history_is_no_longer_than_what_may_wait_though_values_are_lon
     assert numbers(slowly(slow[0].hurry(), 24).values) == list(range(1, 25))
 
 
-@pytest.mark.wire
 def test_round_robin_never_has_more_on_its_way_than_a_few_large_elements(
     instance: Instance, listen: Any, queue: str
 ) -> None:
@@ -154,7 +150,6 @@ def test_one_that_falls_behind_goes_on_from_history_and_hears_live_again(
     assert "dropped" not in one.log.read_text()
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize(("target", "words"), [
     ("/c/{}", {}), ("/c/{}", {"version": "1.0"}), ("/sse/{}", {}), ("/ws/{}", {})
 ])
@@ -179,7 +174,6 @@ def test_what_history_no_longer_holds_is_told_to_one_that_fell_behind(
     slow.until(lambda c: "61-live" in c.values, 60)
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize("target", ["/c/{}", "/sse/{}", "/ws/{}"])
 def test_one_that_is_behind_when_the_queue_is_forgotten_is_told_of_another_life(
     start: Any, listen: Any, queue: str, target: str
@@ -198,7 +192,6 @@ def test_one_that_is_behind_when_the_queue_is_forgotten_is_told_of_another_life(
     assert fast.until(lambda c: "1-anew" in c.values, 60).told == []
 
 
-@pytest.mark.wire
 def test_one_connection_behind_on_many_queues_reads_a_page_at_a_time(start: Any, listen: Any, queue: str) -> None:
     one = start(DEEP)
     names = [f"{queue}.{number}" for number in range(8)]
@@ -217,7 +210,6 @@ def test_one_connection_behind_on_many_queues_reads_a_page_at_a_time(start: Any,
         assert numbers(got) == list(range(1, 61))
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize("apart", [False, True])
 def test_who_comes_later_does_not_wait_for_a_slow_one(
     instance: Instance, other: Instance, listen: Any, queue: str, apart: bool
@@ -248,7 +240,6 @@ def ended(slow: Listener) -> Listener:
     return slow
 
 
-@pytest.mark.wire
 def test_what_counts_as_delivered_to_one_that_is_dropped_for_a_stall_can_still_be_read(
     start: Any, listen: Any, queue: str
 ) -> None:
@@ -263,7 +254,6 @@ def test_what_counts_as_delivered_to_one_that_is_dropped_for_a_stall_can_still_b
     assert got == list(range(1, found["delivered"] + 1))
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize("kind", ["c", "sse", "ws"])
 def test_round_robin_elements_that_a_stuck_consumer_got_go_to_nobody_else(
     start: Any, listen: Any, queue: str, kind: str
@@ -282,7 +272,6 @@ def test_round_robin_elements_that_a_stuck_consumer_got_go_to_nobody_else(
     assert sorted(mine + numbers(fast.quiet().values)) == list(range(1, 65))
 
 
-@pytest.mark.wire
 def test_what_counts_as_delivered_when_an_instance_ends_can_still_be_read(
     start: Any, listen: Any, queue: str
 ) -> None:
@@ -300,7 +289,6 @@ def test_what_counts_as_delivered_when_an_instance_ends_can_still_be_read(
     one.process.wait(60)
 
 
-@pytest.mark.wire
 def test_a_websocket_that_still_answers_pings_when_its_instance_has_ended_reads_all(
     start: Any, listen: Any, queue: str
 ) -> None:
@@ -323,7 +311,6 @@ def test_a_websocket_that_still_answers_pings_when_its_instance_has_ended_reads_
     assert numbers(slow.values) == list(range(1, stats(two, queue)["delivered"] + 1))
 
 
-@pytest.mark.wire
 def test_a_second_signal_throws_nothing_away_that_counts_as_delivered(start: Any, listen: Any, queue: str) -> None:
     one, two = start("[server]\ngrace = 60s\ndrain = 60s\n"), start()
     slow = listen(one, f"/c/{queue}", buffer=4096)
@@ -338,7 +325,6 @@ def test_a_second_signal_throws_nothing_away_that_counts_as_delivered(start: Any
     assert numbers(ended(slow).values) == list(range(1, stats(two, queue)["delivered"] + 1))
 
 
-@pytest.mark.wire
 def test_what_the_kernel_holds_unsent_is_bounded(start: Any, queue: str) -> None:
     one = start("[live]\nmax_waiting = 64MiB\n")
     with socket.socket() as link:

@@ -174,7 +174,6 @@ def test_the_folder_may_move_after_the_first_start(started: Path, tmp_path: Path
         moved.rename(started)
 
 
-@pytest.mark.wire
 def test_start_sh_embeds_a_redis_and_finds_its_data_again(started: Path, tmp_path: Path) -> None:
     for number, wanted in enumerate((b"kept:1\r\n", b'{"count": 0, "key": "kept:1", "value": "x"}\r\n')):
         with served([str(started / "start.sh")], tmp_path, "embedded") as (port, _):

@@ -793,7 +793,6 @@ def counts(client: Any, act: Callable[[], object]) -> int:
     raise AssertionError("the monitor ended")
 
 
-@pytest.mark.wire
 def test_large_elements_are_read_a_few_at_a_time(own: Any, start: Any, listen: Any, queue: str) -> None:
     """Redis copies all that COUNT asks for: some hundreds of large ones for each MiB would stop it for so long."""
     one = start("[queues]\nhistory = 10000\nhistory_bytes = 256MiB\n", own.address)

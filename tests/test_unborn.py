@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from wire import Listener, add, batch_add, stats, texts, until
 
-pytestmark = pytest.mark.wire
 WARNING = "has another epoch"
 
 

@@ -8,12 +8,10 @@ import socket
 import sys
 from typing import Any
 
-import pytest
 from bodies import head, memory
 from test_metrics import scrape
 from wire import TEXT, stats, until
 
-pytestmark = pytest.mark.wire
 MIB = 1 << 20
 
 
