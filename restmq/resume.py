@@ -21,7 +21,7 @@ from restmq.slot import pause
 
 _ID = re.compile(rb"(0|[1-9][0-9]{0,15})@([0-9a-zA-Z.]{1,64})\Z")
 _LAST = re.compile(rb"-([1-9][0-9]{0,6})\Z")
-_AGO = re.compile(rb"[0-9.]+(ms|s|m|h|d)\Z")
+_AGO = re.compile(rb"[0-9.]{1,40}(ms|s|m|h|d)\Z")
 _WORDS = (b"all", b"now")
 UNREADABLE = b"unreadable"  # an epoch that no queue has
 AWAY = 0.3  # seconds until Redis is asked again
