@@ -11,6 +11,8 @@ from setuptools import setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "restmq/__init__.py").read_text("utf-8"))[1]
 
+FOLDERS = sorted(path.parent.name for path in HERE.glob("restmq/*/__init__.py"))
+
 # Not ./build: what was left there by an earlier version would get into the wheel.
 BUILD = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, BUILD, ignore_errors=True)
@@ -25,9 +27,12 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     url="http://restmq.com",
     python_requires=">=3.9",
-    packages=["restmq", "restmq.frontend", "twisted.plugins"],
+    packages=["restmq", *(f"restmq.{folder}" for folder in FOLDERS), "restmq.frontend", "twisted.plugins"],
     package_dir={"restmq.frontend": "frontend"},
-    package_data={"restmq": ["lua/**/*.lua"], "restmq.frontend": ["openapi.json", "static/**/*", "template/**/*"]},
+    package_data={
+        "restmq.store": ["lua/**/*.lua"],
+        "restmq.frontend": ["openapi.json", "static/**/*", "template/**/*"],
+    },
     install_requires=[
         "twisted[tls]>=25.5",
         "txredisapi==1.6.0",

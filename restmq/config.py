@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from restmq import acl, ini, rules
-from restmq.acl import Acl, Networks
-from restmq.guesses import Guesses
-from restmq.ini import ConfigError, Entry, Section
-from restmq.scripts import RULES
+from restmq.access import acl
+from restmq.access.acl import Acl, Networks
+from restmq.access.guesses import Guesses
+from restmq.model import ini
+from restmq.model import settings as rules
+from restmq.model.ini import ConfigError, Entry, Section
+from restmq.model.settings import RULES
 
 __all__ = ["ConfigError", "Settings", "access", "load"]
 
@@ -113,7 +115,7 @@ class Settings:
 
     @property
     def rules(self) -> dict[str, object]:
-        """[queues], by the names of scripts.RULES."""
+        """[queues], by the names of settings.RULES."""
         return {name: getattr(self, name) for name in RULES}
 
     @property

@@ -31,11 +31,11 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
 
-from restmq import plainfile
 from restmq.config import Settings
-from restmq.ini import ConfigError
 from restmq.log import FILE_SIZE
-from restmq.redis import NEEDED
+from restmq.model.ini import ConfigError
+from restmq.runtime import plainfile
+from restmq.store.connection import NEEDED
 
 #: Where `redis = auto` looks for a Redis, and how long (seconds).
 USUAL = ("127.0.0.1", 6379)

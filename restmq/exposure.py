@@ -1,6 +1,7 @@
 """What an operator should know of who may come in: a line of the log each, at the start and when rules change.
 
-Owns these lines; decides nothing. acl.py has the rules, door.py the port. Read web.py next, which connects them.
+Owns these lines; decides nothing. access/acl.py has the rules, listener.py the port. Read web.py next, which
+connects them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from restmq import tls
-from restmq.acl import Acl, is_loopback
+from restmq.access.acl import Acl, is_loopback
 
 _log = Logger()
 _OTHERS_READ, _OTHERS_WRITE = 0o004, 0o002  # bits of a file's mode (inode(7))

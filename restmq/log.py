@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.logfile import LogFile
 
-from restmq.plainfile import appendable
+from restmq.runtime.plainfile import appendable
 
 #: A log file is put aside at this size (bytes), and this many are kept.
 FILE_SIZE = 10 << 20

@@ -24,7 +24,7 @@ from twisted.python.components import Componentized
 import restmq
 from restmq import config, embedded, log
 from restmq.config import Settings
-from restmq.ini import ConfigError
+from restmq.model.ini import ConfigError
 
 _log = Logger()
 

@@ -1,7 +1,7 @@
 """TLS: which certificate and which protocol a handshake is answered with, and reading the files again.
 
 Owns what Twisted's endpoints ssl: and tls: leave open; knows neither HTTP nor the socket. Twisted reads the files
-once, and breaks off every handshake whose client offers ALPN, for no protocol is named. door.py listens with it.
+once, and breaks off every handshake whose client offers ALPN, for no protocol is named. listener.py listens with it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from twisted.protocols.tls import BufferingTLSTransport
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
-from restmq.changes import Changes
-from restmq.ini import ConfigError
+from restmq.model.ini import ConfigError
+from restmq.runtime.changes import Changes
 
 #: What is spoken, most wanted first, by its names in ALPN (RFC 7301 section 6).
 PROTOCOLS = (b"http/1.1", b"http/1.0")

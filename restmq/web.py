@@ -19,22 +19,29 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
-from restmq import admin, config, dead, health, leases, live, looking, metrics, pages, rest, websocket
-from restmq.accesslog import Access, ToFile, to_log
-from restmq.application import Application
-from restmq.clock import Wheel
+from restmq import config
+from restmq.access.guesses import Guesses
+from restmq.api import admin, health, metrics, pages
+from restmq.api import dead_letters as dead
+from restmq.api import element as leases
+from restmq.api import queue as rest
+from restmq.api import stats as looking
 from restmq.config import Settings
-from restmq.core import Core
-from restmq.delivery import Delivery
-from restmq.door import Door
+from restmq.delivery.channels import Inbox
+from restmq.delivery.presence import Presence
+from restmq.delivery.service import Delivery
+from restmq.delivery.waiting import Waiting
 from restmq.exposure import Exposure
-from restmq.guesses import Guesses
-from restmq.inbox import Inbox
+from restmq.http.accesslog import Access, ToFile, to_log
+from restmq.http.application import Application
+from restmq.listener import Door
+from restmq.live import consumer as live
+from restmq.live import websocket
 from restmq.log import FILE_SIZE, FILES
-from restmq.presence import Presence
-from restmq.redis import Redis
-from restmq.slot import deferred
-from restmq.waiting import Waiting
+from restmq.runtime.future import deferred
+from restmq.runtime.ticker import Wheel
+from restmq.store.connection import Redis
+from restmq.store.core import Core
 
 log = Logger()
 

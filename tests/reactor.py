@@ -11,9 +11,9 @@ from twisted.internet import reactor as real
 from twisted.internet.threads import blockingCallFromThread
 from wire import PATIENCE
 
-from restmq.core import Core
-from restmq.redis import Redis
-from restmq.slot import deferred
+from restmq.runtime.future import deferred
+from restmq.store.connection import Redis
+from restmq.store.core import Core
 
 reactor: Any = real
 _lock = threading.Lock()

@@ -11,7 +11,7 @@ from typing import Any
 
 from wire import PATIENCE
 
-from restmq import scripts
+from restmq.store import scripts
 
 DB = 15
 KEY = "restmq:{q}:"

@@ -17,9 +17,10 @@ from conftest import ROOT
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wire import FORM, HANDSHAKE, PATIENCE, Listener, Talker
 
-from restmq import acl, commands
-from restmq.handler import Handler
-from restmq.metrics import route_name
+from restmq.access import acl
+from restmq.api import commands
+from restmq.api.metrics import route_name
+from restmq.http.handler import Handler
 from restmq.web import ROUTES
 
 pytestmark = pytest.mark.wire

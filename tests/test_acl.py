@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from restmq.acl import KINDS, REMEMBERED, Acl, Networks
-from restmq.errors import Forbidden, Misdirected, Unauthorized
-from restmq.ini import ConfigError
+from restmq.access.acl import KINDS, REMEMBERED, Acl, Networks
+from restmq.model.errors import Forbidden, Misdirected, Unauthorized
+from restmq.model.ini import ConfigError
 
 
 @dataclass

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, RedisServer
 from wire import FORM, until
 
-from restmq.handler import Handler
+from restmq.http.handler import Handler
 from restmq.web import ROUTES
 
 PAGES = ["/", "/queue", "/q/", "/q", "/j/page"]

@@ -13,8 +13,8 @@ import pytest
 from conftest import http_call
 from wire import BATCH, FORM, TEXT, add, batch_add, lengths, stats
 
-from restmq import negotiation
-from restmq.head import Fields, fields
+from restmq.http import negotiation
+from restmq.http.headers import Fields, fields
 
 pytestmark = pytest.mark.wire
 JSON = {"Content-Type": "application/json"}

@@ -14,8 +14,8 @@ import pytest
 import reactor
 from wire import FORM, PATIENCE, TEXT, Talker, until
 
-from restmq import commands
-from restmq.errors import BadRequest, Forbidden
+from restmq.api import commands
+from restmq.model.errors import BadRequest, Forbidden
 
 pytestmark = pytest.mark.wire
 

@@ -22,8 +22,8 @@ from conftest import ROOT, TWISTD, Instance, RedisServer, free_port, troubles
 from twisted.internet.task import Clock
 from wire import FORM, LONG, PATIENCE, until
 
-from restmq.errors import Full, Unavailable
-from restmq.redis import NEEDED, Redis, encode, info, named, too_old
+from restmq.model.errors import Full, Unavailable
+from restmq.store.connection import NEEDED, Redis, encode, info, named, too_old
 
 pytestmark = pytest.mark.store
 

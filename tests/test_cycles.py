@@ -48,7 +48,7 @@ from collections import Counter
 
 from cyclone import web as cyclone
 from restmq import web
-from restmq.handler import Handler
+from restmq.http.handler import Handler
 
 
 class Collected(Handler):

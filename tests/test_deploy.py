@@ -21,8 +21,8 @@ from deployed import Site, deployed, environment, until
 from transcripts import Play, parse, same
 from wire import LONG, PATIENCE
 
-from restmq import options
 from restmq.config import Settings
+from restmq.model import options
 
 SCRIPTS = ROOT / "scripts"
 

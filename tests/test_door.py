@@ -20,7 +20,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import capturedLogs, formatEvent
 from wire import FORM, LONG, PATIENCE
 
-from restmq.door import Door
+from restmq.listener import Door
 
 
 def answer(link: socket.socket) -> bytes:
@@ -151,7 +151,7 @@ DOORS = """
 import sys
 from twisted.internet import reactor, task
 from twisted.internet.protocol import Factory, Protocol
-from restmq.door import Door
+from restmq.listener import Door
 
 class Echo(Protocol):
     def dataReceived(self, data):

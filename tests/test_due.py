@@ -6,9 +6,9 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from restmq.due import Due
-from restmq.scripts import load
-from restmq.slot import Slot, drive
+from restmq.runtime.future import Slot, drive
+from restmq.store.scripts import load
+from restmq.store.timers import Due
 
 
 class Index:

@@ -21,8 +21,8 @@ from wire import LONG, PATIENCE, until
 
 from restmq import embedded
 from restmq.config import Settings
-from restmq.ini import ConfigError
 from restmq.log import FILE_SIZE
+from restmq.model.ini import ConfigError
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +34,7 @@ from twisted.application.service import Service
 from twisted.internet import reactor, task
 from restmq import embedded, log
 from restmq.config import Settings
-from restmq.ini import ConfigError
+from restmq.model.ini import ConfigError
 from restmq.tap import RestMQ
 from twisted.logger import globalLogBeginner
 

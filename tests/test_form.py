@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restmq import form
-from restmq.element import not_utf8
-from restmq.errors import BadRequest
+from restmq.http import forms as form
+from restmq.model.element import not_utf8
+from restmq.model.errors import BadRequest
 
 WORDS = st.lists(st.sampled_from([
     b"%", b"%%", b"%6", b"%61", b"%aF", b"%z", b"=", b"%3D", b"\r", b"\n", b"+", b"\0", b"6",

@@ -16,7 +16,7 @@ from conftest import Instance, RedisServer
 from twisted.internet.task import Clock, LoopingCall
 from wire import PATIENCE, TEXT, add, until
 
-from restmq.slot import begun
+from restmq.runtime.future import begun
 
 pytestmark = pytest.mark.store
 

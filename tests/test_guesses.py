@@ -18,9 +18,9 @@ from conftest import http_call
 from twisted.internet.task import Clock
 from wire import FORM, HANDSHAKE, until
 
-from restmq import guesses
-from restmq.errors import TooManyGuesses
-from restmq.guesses import EACH, FIRST, FORGOTTEN, FREE, LONGEST, Guesses
+from restmq.access import guesses
+from restmq.access.guesses import EACH, FIRST, FORGOTTEN, FREE, LONGEST, Guesses
+from restmq.model.errors import TooManyGuesses
 
 RULES = (
     "[rest:consumer]\nusername = jo\npassword = right\n[rest:producer]\nusername = ann\npassword = other\n"

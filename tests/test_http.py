@@ -13,7 +13,7 @@ import reactor
 from twisted.internet.protocol import Factory, Protocol
 from wire import PATIENCE, stats, until
 
-from restmq.cork import bottom, finish
+from restmq.runtime.cork import bottom, finish
 
 pytestmark = pytest.mark.wire
 H = "Host: localhost\r\n"

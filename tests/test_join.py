@@ -15,13 +15,13 @@ from conftest import Instance, RedisServer, free_port
 from twisted.internet.task import Clock
 from wire import HANDSHAKE, PATIENCE, Listener, add, batch_add, handler, stats, texts, until
 
-from restmq.delivery import Delivery
-from restmq.errors import Unavailable
-from restmq.inbox import Inbox
-from restmq.live import Comet
-from restmq.presence import Presence
-from restmq.redis import Redis
-from restmq.slot import deferred
+from restmq.delivery.channels import Inbox
+from restmq.delivery.presence import Presence
+from restmq.delivery.service import Delivery
+from restmq.live.consumer import Comet
+from restmq.model.errors import Unavailable
+from restmq.runtime.future import deferred
+from restmq.store.connection import Redis
 
 pytestmark = pytest.mark.store
 

@@ -13,9 +13,9 @@ from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 from wire import HANDSHAKE, TEXT, Talker, Wire, add, batch, batch_add, handler, ring, stats, texts, until
 
-from restmq.errors import Forbidden
-from restmq.head import fields
-from restmq.live import RETRY_ENDING, Comet, Live, Sse, comment, documents
+from restmq.http.headers import fields
+from restmq.live.consumer import RETRY_ENDING, Comet, Live, Sse, comment, documents
+from restmq.model.errors import Forbidden
 
 pytestmark = pytest.mark.wire
 

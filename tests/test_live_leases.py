@@ -15,7 +15,7 @@ from between import Between
 from conftest import RedisServer
 from wire import PATIENCE, Listener, Socket, add, batch_add, stats, texts, until
 
-from restmq.scripts import load
+from restmq.store.scripts import load
 
 TRANSPORTS = ("c", "sse", "ws")
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import BATCH, FORM, PATIENCE, TEXT, Listener, batch_add, stats, texts, until
 
-from restmq import scripts
-from restmq.looking import STATES, Rates
+from restmq.api.stats import STATES, Rates
+from restmq.store import scripts
 
 COLUMNS = (
     "added waiting delayed leased dead taken delivered acked deleted expired purged dropped bytes imbalance"

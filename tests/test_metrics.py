@@ -13,7 +13,7 @@ from conftest import ROOT, RedisServer
 from prometheus_client.parser import text_string_to_metric_families
 from wire import HANDSHAKE, PATIENCE, Listener, until
 
-from restmq.metrics import COUNTERS, GAUGES, Requests, route_name
+from restmq.api.metrics import COUNTERS, GAUGES, Requests, route_name
 from restmq.web import ROUTES
 
 NAME = re.compile(r"(restmq|process)_[a-z0-9_]+\Z")

@@ -11,10 +11,11 @@ from openapi import API, matched, operations, resolved, undeclared
 from wire import BATCH, FORM, TEXT
 
 import restmq
-from restmq import rest, web
-from restmq.commands import COMMANDS
-from restmq.handler import Handler
-from restmq.scripts import RULES
+from restmq import web
+from restmq.api import queue as rest
+from restmq.api.commands import COMMANDS
+from restmq.http.handler import Handler
+from restmq.model.settings import RULES
 
 JSON = {"Content-Type": "application/json"}
 

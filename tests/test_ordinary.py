@@ -16,9 +16,9 @@ from cyclone import web as cyclone
 from test_http import CLOSED, OPEN, asking, statuses, talk
 from wire import until
 
-from restmq.handler import Handler
-from restmq.metrics import Requests, route_name
-from restmq.rest import Queue
+from restmq.api.metrics import Requests, route_name
+from restmq.api.queue import Queue
+from restmq.http.handler import Handler
 
 pytestmark = pytest.mark.wire
 FRIEND = "https://friend.example"

@@ -14,7 +14,7 @@ import pytest
 from conftest import Instance
 from wire import Listener, add, batch_add, stats, until
 
-from restmq.pace import Pace
+from restmq.delivery.pace import Pace
 
 DEEP = "[queues]\nhistory = 10000\nhistory_bytes = 256MiB\n"
 

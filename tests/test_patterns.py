@@ -26,9 +26,18 @@ from test_http import H, talk
 from twisted.logger import LogLevel
 from wire import until
 
-from restmq import accesslog, acl, commands, element, form, head, log, options, proxies, rest, resume, rules
-from restmq.errors import Error
-from restmq.live import queue_names
+from restmq import log
+from restmq.access import acl
+from restmq.api import commands
+from restmq.api import queue as rest
+from restmq.delivery import replay as resume
+from restmq.http import accesslog, proxies
+from restmq.http import forms as form
+from restmq.http import headers as head
+from restmq.live.consumer import queue_names
+from restmq.model import element, options
+from restmq.model import settings as rules
+from restmq.model.errors import Error
 
 FEW, MANY = 1 << 14, 1 << 16  # bytes
 #: Whatever is read of restmq.conf or of a Redis, and no client's.
@@ -62,9 +71,10 @@ def linear(ask: Callable[[str], object], pump: str, before: str = "", after: str
 
 def modules() -> Iterator[tuple[str, Any]]:
     """Those whose patterns see what a client sends."""
-    for path in sorted((ROOT / "restmq").glob("*.py")):
+    for path in sorted((ROOT / "restmq").rglob("*.py")):
         if path.stem not in NOT_CLIENTS and path.stem != "__init__":
-            yield path.stem, importlib.import_module(f"restmq.{path.stem}")
+            name = ".".join(path.relative_to(ROOT / "restmq").with_suffix("").parts)
+            yield name, importlib.import_module(f"restmq.{name}")
 
 
 def patterns() -> dict[str, list[re.Pattern[Any]]]:
@@ -127,8 +137,8 @@ def met(pattern: re.Pattern[Any], everywhere: bool, text: str) -> None:
 
 
 def test_patterns_that_are_searched_for_are_told_from_those_that_begin_at_a_known_place() -> None:
-    assert {"http._BARE_LF", "element._FORBIDDEN", "log._SECRETS"} <= SEARCHED <= set(PATTERNS)
-    assert "http._HEAD" not in SEARCHED
+    assert {"http.connection._BARE_LF", "model.element._FORBIDDEN", "log._SECRETS"} <= SEARCHED <= set(PATTERNS)
+    assert "http.connection._HEAD" not in SEARCHED
 
 
 def event(text: str) -> None:

@@ -15,8 +15,11 @@ import pytest
 from conftest import ROOT, RedisServer
 from wire import LONG
 
-from restmq import accesslog, embedded, ini, log, plainfile
+from restmq import embedded, log
 from restmq.config import ConfigError
+from restmq.http import accesslog
+from restmq.model import ini
+from restmq.runtime import plainfile
 
 pytestmark = [pytest.mark.wire, pytest.mark.timeout(120)]  # what waits here waits for ever
 KINDS = ["fifo", "link", "dangling", "loop", "endless", "folder", "socket", "device", "sparse"]
@@ -222,8 +225,8 @@ def test_a_start_tells_in_one_line_what_lies_there(tmp_path: Path, option: str) 
 
 
 def test_what_is_no_file_is_no_static_page(tmp_path: Path) -> None:
-    from restmq.errors import NotFound
-    from restmq.pages import Pages
+    from restmq.api.pages import Pages
+    from restmq.model.errors import NotFound
 
     pages = Pages(ROOT / "frontend", static=tmp_path)
     for kind in KINDS:

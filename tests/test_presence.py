@@ -11,8 +11,8 @@ from stored import DB
 from twisted.internet.task import Clock
 from wire import until
 
-from restmq.core import Core
-from restmq.presence import Presence
+from restmq.delivery.presence import Presence
+from restmq.store.core import Core
 
 pytestmark = pytest.mark.store
 ALIVE, DOOMED, LAST = (f"restmq:{{inst}}:{word}" for word in ("alive", "doomed", "last"))

@@ -10,7 +10,8 @@ from conftest import ROOT
 from openapi import undeclared
 from transcripts import Play, fits, parse
 
-from restmq import errors, web
+from restmq import web
+from restmq.model import errors
 
 pytestmark = [pytest.mark.wire, pytest.mark.store]
 TEXT = (ROOT / "docs/protocol.txt").read_text("utf-8")

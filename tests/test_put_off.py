@@ -11,8 +11,8 @@ import pytest
 from test_asked import JSON, taken
 from wire import BATCH, TEXT, Talker, batch_add, lengths
 
-from restmq import options
-from restmq.errors import BadOption
+from restmq.model import options
+from restmq.model.errors import BadOption
 
 pytestmark = pytest.mark.wire
 HOUR = 3_600_000

@@ -18,7 +18,7 @@ import pytest
 from conftest import RedisServer
 from wire import Listener, add, batch_add, stats, texts, until
 
-from restmq.redistime import RedisTime
+from restmq.store.redistime import RedisTime
 
 FAKETIME = "/usr/lib/*/faketime/libfaketimeMT.so.1"  # Debian's faketime
 LONG = 60  # seconds in which what must come comes

@@ -12,8 +12,8 @@ from urllib.parse import quote, urlencode
 import pytest
 from wire import FORM, TEXT
 
-from restmq import rest
-from restmq.slot import deferred
+from restmq.api import queue as rest
+from restmq.runtime.future import deferred
 
 pytestmark = pytest.mark.wire
 MIB = 1 << 20

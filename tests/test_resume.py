@@ -15,10 +15,10 @@ from conftest import RedisServer
 from twisted.internet.task import Clock
 from wire import PATIENCE, Listener, Wire, add, batch, batch_add, handler, stats, texts, until
 
-from restmq import resume
-from restmq.delivery import Joined
-from restmq.live import Comet, Wish
-from restmq.slot import Slot, drive
+from restmq.delivery import replay as resume
+from restmq.delivery.service import Joined
+from restmq.live.consumer import Comet, Wish
+from restmq.runtime.future import Slot, drive
 
 pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import FORM, add, until
 
-from restmq import rules, scripts
 from restmq.config import ConfigError, load
-from restmq.errors import BadOption, BadRequest
+from restmq.model import settings as rules
+from restmq.model.errors import BadOption, BadRequest
 
 DEFAULTS = {
     "policy": "broadcast", "history": 1000, "history_bytes": 1 << 20, "max_deliveries": 0, "backoff": "none",
@@ -119,7 +119,7 @@ def test_json_that_is_none_or_holds_what_no_setting_is_is_refused(text: bytes, e
 
 
 def test_every_rule_of_the_scripts_is_a_setting() -> None:
-    assert tuple(scripts.RULES) == rules.NAMES
+    assert tuple(rules.RULES) == rules.NAMES
     assert rules.shown({}, {}) == DEFAULTS
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from restmq.slot import Slot, drive
+from restmq.runtime.future import Slot, drive
 
 
 def answers(slot: Slot[Any], *what: object) -> None:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from restmq.errors import BadRequest, TooLarge
-from restmq.tokens import MOST, bounded
+from restmq.model.errors import BadRequest, TooLarge
+from restmq.model.tokens import MOST, bounded
 
 LISTS = "[" + "[]," * MOST + "0]"
 MANY = [

@@ -15,8 +15,8 @@ from conftest import RedisServer
 from twisted.internet.task import Clock
 from wire import BATCH, PATIENCE, Talker, stats, until
 
-from restmq.slot import Slot
-from restmq.waiting import Waiting
+from restmq.delivery.waiting import Waiting
+from restmq.runtime.future import Slot
 
 WAITS, EACH = 10_000, 1_000  # takes, and how many on one connection
 

@@ -14,8 +14,7 @@ from twisted.internet.task import Clock
 from websockets.exceptions import ConnectionClosed
 from wire import HANDSHAKE, PATIENCE, Talker, Wire, add, batch, handler, ring, stats, until
 
-from restmq.errors import BadRequest, Error, Forbidden, UpgradeRequired
-from restmq.websocket import (
+from restmq.live.websocket import (
     MOST_COMMANDS,
     MOST_FRAMES,
     Asking,
@@ -25,6 +24,7 @@ from restmq.websocket import (
     close_frame,
     to_frame,
 )
+from restmq.model.errors import BadRequest, Error, Forbidden, UpgradeRequired
 
 pytestmark = pytest.mark.wire
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restmq import document, wide
-from restmq.errors import BadRequest, TooLarge
+from restmq.model import document, wide
+from restmq.model.errors import BadRequest, TooLarge
 
 #: What a JSON string may have in it, as it is written; the last ones are no text.
 WORDS = [

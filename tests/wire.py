@@ -22,10 +22,10 @@ from websockets.uri import parse_uri
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, TextMessage
 
-from restmq.consumers import Batch, Consumers
-from restmq.element import Element
-from restmq.head import NOTHING
-from restmq.room import Room
+from restmq.delivery.consumers import Batch, Consumers
+from restmq.http.headers import NOTHING
+from restmq.model.element import Element
+from restmq.runtime.room import Room
 
 #: Seconds until what has to come counts as missing. It is the end of a wait for an event, never a measure of speed:
 #: on a busy machine a process may stand still for many seconds, and PyPy runs slowly until it is warm.

@@ -1,0 +1,315 @@
+"""The JSON protocol: commands as one object in, one object out.
+
+Owns the table of commands and their fields; the same on POST /queue and on a
+WebSocket. What is wrong in a command is answered as {"error"} and does nothing.
+Read live/consumer.py next.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from restmq.api.element import lease_of, switch, touched
+from restmq.api.element import touch as touch_lease
+from restmq.api.queue import bound, checked
+from restmq.model import document, options, wide
+from restmq.model.document import Document as Command
+from restmq.model.element import PIECE, Element, Lease, parse_key, queue_name
+from restmq.model.errors import BadRequest, Conflict, Error, LeaseLost, NotFound
+from restmq.model.suggest import hint
+from restmq.store.core import Nack
+
+if TYPE_CHECKING:
+    from restmq.delivery.waiting import Wait
+    from restmq.http.handler import Handler
+
+Said = dict[str, Any]
+#: What is wrong with a command, or with what it names: no more than {"error"}.
+WRONG = (BadRequest, LeaseLost, Conflict, NotFound)
+
+
+class Wrong(Exception):
+    """The command is not one: the client is told, and nothing happens."""
+
+
+class Client:
+    """Who sent the command, as far as a command cares. A WebSocket has its own; this is one that sent a request."""
+
+    #: Whether its elements are leased to it, so that `del` must say which lease it means.
+    must_match = False
+
+    def __init__(self, handler: Handler | None = None) -> None:
+        self._handler = handler
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has left: what a command has in hand for it then goes back."""
+        return self._handler is not None and self._handler.gone
+
+    def usable(self) -> None:
+        """It is about to be handed something: can it use that? Raises errors; over a WebSocket it can."""
+        if self._handler is not None:
+            self._handler.hands_out((b"application/json", b"text/html"))
+
+    def unkeyed(self, word: str) -> None:
+        """The command comes without the header Idempotency-Key, which it does not look at. Raises BadRequest."""
+        if self._handler is None or b"idempotency-key" not in self._handler.request.fields.values:
+            return
+        if word == "take":
+            self._handler.hands_out_anew()
+        if word == "add":
+            raise BadRequest(
+                "the header Idempotency-Key does not hold for a command: leave it out, and put the key into the "
+                'command as "idempotency_key"'
+            )
+
+    def waits(self, wait: Wait) -> None:
+        """A take waits from now on; wait.leave() is to be called when the client leaves."""
+        if self._handler is not None:
+            bound(self._handler, wait)
+
+    def owns(self, queue: str, lease: str) -> bool:
+        """Whether this lease came over this very connection: who has it may end it, whatever rest:consumer says."""
+        return False
+
+
+WANTED = 'a command is a JSON object: {"cmd": "add", "queue": "test", "value": "oi"}'
+
+
+def parse(text: bytes) -> Command:
+    """A command out of its text: the value of `value` is passed on as it stands. Raises BadRequest."""
+    return document.read(text, WANTED, "value")
+
+
+def _field(command: Command, word: str) -> Any:
+    if word not in command:
+        raise Wrong(f"the field {word!r} is missing")
+    return command[word]
+
+
+def _opaque(command: Command) -> bytes:
+    _field(command, "value")
+    return command.opaque
+
+
+def _queue(command: Command) -> bytes:
+    given = _field(command, "queue")
+    if not isinstance(given, str):
+        raise Wrong("the field 'queue' must be a string")
+    return queue_name(_bytes("queue", given))
+
+
+def _bytes(word: str, text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise Wrong(f"the field {word!r} has a lone surrogate in it, which is no text") from None
+
+
+def _element(element: Element, *, counted: bool) -> Said:
+    said: Said = {"queue": element.queue.decode("utf-8"), "value": _shown(element.value)}
+    if counted:
+        said["count"] = element.count
+    said["key"] = element.key.decode("utf-8")
+    return said
+
+
+def _string(command: Command, word: str) -> bytes:
+    given = _field(command, word)
+    if not isinstance(given, str):
+        raise Wrong(f"the field {word!r} must be a string")
+    return _bytes(word, given)
+
+
+def _time(command: Command, word: str, parse: Callable[[str], int]) -> int:
+    """A field that is a time, in ms; 0 when it is not there, or is the ttl and empty. Raises BadOption."""
+    if word not in command or (word == "ttl" and command[word] == ""):
+        return 0
+    return options.told(word, command[word], parse)
+
+
+async def add(app: Any, command: Command, client: Client) -> Said:
+    """Store a value."""
+    queue, value = _queue(command), _opaque(command)
+    ttl_ms, delay_ms = _time(command, "ttl", options.ttl), _time(command, "delay", options.delay)
+    until_ms = _time(command, "at", options.at)
+    options.one_of(command)
+    stored, key = checked(value, app.config.max_value), b""
+    if "idempotency_key" in command:
+        key = options.idempotency_key("idempotency_key", _string(command, "idempotency_key").decode("utf-8"))
+    name = queue.decode("utf-8")
+    if not (ttl_ms or delay_ms or until_ms or key):
+        return {"queue": name, "value": _shown(value), "key": f"{name}:{await app.core.add(queue, stored)}"}
+    window = round(app.config.idempotency * 1000)
+    added = await app.core.add_all(queue, [stored], ttl_ms, delay_ms, key, window, until_ms=until_ms)
+    said = {"queue": name, "value": _shown(value), "key": f"{name}:{added.first}"}
+    return {**said, "replayed": True} if added.replayed else said
+
+
+async def get(app: Any, command: Command, client: Client) -> Said:
+    """Show the next element, and count that it was shown."""
+    found = await app.core.get(_queue(command))
+    if isinstance(found, Element):
+        return _element(found, counted=True)
+    return {"error": "empty queue" if found else "Null resultset"}
+
+
+async def take(app: Any, command: Command, client: Client) -> Said:
+    """Remove or lease the next element."""
+    queue = _queue(command)
+    client.usable()
+    wait_ms = _time(command, "wait", options.wait)
+    leased = "lease" in command
+    ms = _time(command, "lease", options.lease)
+    found: list[Element | None]
+    if wait_ms:
+        wait = app.waiting.enter(queue, 1, wait_ms / 1000, ms)
+        client.waits(wait)
+        found = await wait.elements
+    elif leased:
+        found = await app.core.lease(queue, 1, ms)
+        if client.gone:
+            await app.core.nack(queue, [Nack(element.lease, 0) for element in found if element])
+    else:
+        found = [await app.core.take(queue)]
+    element = found[0] if found else None
+    if element is None:
+        return {"error": "empty queue"}
+    said = _element(element, counted=False)
+    if leased:
+        said.update(deliveries=element.deliveries, lease=bytes(element.lease).decode("ascii"))
+    return said
+
+
+def _named(command: Command) -> tuple[bytes, int, Lease | None]:
+    """The element that a command names by its key, and the lease that it must have, if any."""
+    queue = _queue(command)
+    number = parse_key(_string(command, "key"), queue)
+    return queue, number, lease_of(_string(command, "match"), number) if "match" in command else None
+
+
+async def delete(app: Any, command: Command, client: Client) -> Said:
+    """Delete one element by its key; with a lease, acknowledge it."""
+    queue, number, lease = _named(command)
+    if lease is None and client.must_match:
+        raise Wrong("the field 'match' is missing: the elements of this connection are leased, say which lease")
+    gone = await app.core.delete(queue, number, lease)
+    return {"queue": queue.decode("utf-8"), "deleted": gone, "key": command["key"]}
+
+
+async def touch(app: Any, command: Command, client: Client) -> Said:
+    """Prolong a lease, or give it back."""
+    queue, number, lease = _named(command)
+    asked: dict[str, Any] = {}
+    if "dead" in command:
+        asked["dead"] = switch("dead", command["dead"])
+    if "lease" in command or not asked.get("dead"):
+        asked["lease"] = options.told("lease", _field(command, "lease"), options.release)
+    client.usable()
+    for word, parse in (("delay", options.delay), ("at", options.at)):
+        if word in command:
+            asked[word] = _time(command, word, parse)
+    if "error" in command:
+        asked["error"] = _string(command, "error").decode("utf-8")
+    return touched(queue, number, await touch_lease(app.core, queue, number, lease, asked))
+
+
+Verb = Callable[[Any, Command, Client], Any]
+#: verb -> what it does, the ACL section it needs, the fields it knows beside cmd, queue and id
+COMMANDS: dict[str, tuple[Verb, str, tuple[str, ...]]] = {
+    "add": (add, "rest:producer", ("value", "ttl", "delay", "at", "idempotency_key")),
+    "get": (get, "rest:consumer", ()),
+    "take": (take, "rest:consumer", ("lease", "wait")),
+    "del": (delete, "rest:consumer", ("key", "match")),
+    "touch": (touch, "rest:consumer", ("key", "match", "lease", "delay", "at", "error", "dead")),
+}
+
+
+def _id(command: Command) -> str:
+    """The command's `id` as the answer's last field, "" without one. Raises Wrong before anything is done."""
+    if "id" not in command:
+        return ""
+    try:
+        return ', "id": ' + json.dumps(command["id"], allow_nan=False)
+    except (ValueError, RecursionError):
+        raise Wrong("the field 'id' cannot be sent back: a number is too large, or it is nested too deep") from None
+
+
+def _own(command: Command, client: Client) -> bool:
+    """Whether it is about a lease that this client has over its own connection."""
+    queue, lease = command.get("queue"), command.get("match")
+    return isinstance(queue, str) and isinstance(lease, str) and client.owns(queue, lease)
+
+
+async def _run(app: Any, command: Command, allow: Callable[[str], object], ordered: bool, client: Client) -> Said:
+    word = _field(command, "cmd")
+    if not isinstance(word, str) or word not in COMMANDS:
+        raise Wrong(f"unknown command {str(word)[:40]!a}; {hint(str(word), COMMANDS)}")
+    do, section, fields = COMMANDS[word]
+    known = ["cmd", "queue", "id", *fields]
+    for field in command:
+        if field not in known:
+            raise Wrong(f"unknown field {field[:40]!a} in {word}; {hint(field, known)}")
+    if not _own(command, client):
+        allow(section)
+    if ordered and command.get("wait", 0) != 0 and "id" not in command:
+        raise Wrong("a take that waits needs an 'id': it is answered when it is served, others go on meanwhile")
+    client.unkeyed(word)
+    said: Said = await do(app, command, client)
+    return said
+
+
+async def run(
+    app: Any, text: bytes, allow: Callable[[str], object], whole: bool = False, client: Client | None = None
+) -> bytes:
+    """Run one command; answers JSON, with the command's `id` as its last field.
+
+    `allow(section)` raises when the command's ACL section is not open to this client.
+    Raises BadRequest for what is no JSON object, and the errors that have a status of
+    their own: access, size, full, stopped, unavailable. With `whole`, for a client
+    that sees no status, these are answers too: the problem (RFC 9457) and the id.
+    A take that waits then needs an `id`: client.waits(wait) is called before run()
+    first awaits, so a connection that answers in order can see at once that this
+    command's answer comes later, and go on with the next; the answer is run()'s result
+    as ever, and `{"error": "empty queue"}` when the time is over.
+    """
+    echo = ""
+    try:
+        try:
+            command = parse(text)
+        except document.Unclear as unclear:
+            return json.dumps({"error": unclear.text}).encode("ascii")
+        try:
+            echo = _id(command)
+            said = await _run(app, command, allow, whole, client or Client())
+        except Wrong as wrong:
+            said = {"error": str(wrong)}
+        except WRONG as wrong:
+            said = {"error": wrong.text}
+    except Error as problem:
+        if not whole:
+            problem.echo = echo
+            raise
+        said = problem.problem()
+    return _written(said, echo)
+
+
+def _shown(value: bytes) -> str | bytes:
+    """A value for an answer; a large one stays bytes, as text it could take four times as much."""
+    return value if len(value) > PIECE else value.decode("utf-8")
+
+
+def _written(said: Said, echo: str) -> bytes:
+    """An answer as JSON, with the command's id at its end."""
+    value = said.get("value")
+    if not isinstance(value, bytes):
+        return (json.dumps(said)[:-1] + echo + "}").encode("ascii")
+    before, _, after = json.dumps({**said, "value": None}).partition('"value": null')
+    into = BytesIO()
+    into.write(before.encode("ascii") + b'"value": ')
+    wide.quoted(value, into)
+    into.write((after[:-1] + echo + "}").encode("ascii"))
+    return into.getvalue()

@@ -1,0 +1,229 @@
+"""Pages for a person with a browser; none of them takes an element.
+
+Owns the templates of frontend/template, the static files, and what a person sees
+of queues; knows of the core only its verbs. Programs look through api/stats.py.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader
+
+from restmq.api import commands
+from restmq.api.stats import LOOK, NAMED
+from restmq.http.forms import unquote
+from restmq.http.handler import JSON, Answer, Handler, is_object, name
+from restmq.http.request import Most, Request
+from restmq.model.errors import BadOption, BadRequest, Error, NotFound, TooLarge
+from restmq.runtime import plainfile
+
+Headers = tuple[tuple[bytes, bytes], ...]
+HTML = b"text/html; charset=utf-8"
+LARGEST = 64 << 20  # bytes of a static file
+SHOWN = 64 << 10  # bytes of what was sent that a page shows again; what was handed out stands there whole
+POLICY = (
+    (b"Content-Security-Policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
+    # Not no-referrer: a browser then sends `Origin: null` with a page's own form, which is nobody's page.
+    (b"Referrer-Policy", b"same-origin"),
+)
+EXAMPLES = (
+    ('{"cmd": "add", "queue": "test", "value": "oi"}', "stores an element"),
+    ('{"cmd": "get", "queue": "test"}', "shows the next one, leaves it there, and counts how often it was shown"),
+    ('{"cmd": "take", "queue": "test"}', "removes the next one"),
+    ('{"cmd": "del", "queue": "test", "key": "test:1"}', "deletes one by its key"),
+)
+
+
+class Pages:
+    """Templates and static files, read from the frontend folder."""
+
+    def __init__(self, frontend: Path, static: Path | None = None, template: Path | None = None) -> None:
+        self.static = (static or frontend / "static").resolve()
+        self.description = (frontend / "openapi.json").read_bytes()
+        loader = FileSystemLoader(str(template or frontend / "template"))
+        self.templates = Environment(loader=loader, autoescape=True)
+
+    def page(
+        self, request: Request, template: str, status: int = 200, headers: Headers = (), **words: object
+    ) -> Answer:
+        """A template filled in. Its links lead on from `root`, the first page as seen from the one that was asked for.
+
+        So they hold where a proxy serves all this under a path of its own, which it does not tell.
+        """
+        root = "../" * (request.raw_path.count(b"/") - 1) or "./"
+        here = f"{request.protocol}://{request.host}/"  # static/here.js knows what a proxy makes of it
+        text = self.templates.get_template(template).render(root=root, here=here, **words)
+        return Answer(text.encode("utf-8"), status, HTML, (*headers, *POLICY))
+
+    def file(self, path: str) -> Answer:
+        """A static file, if it lies in the static folder. Raises NotFound."""
+        try:
+            wanted = (self.static / path).resolve()
+            data = plainfile.read(wanted, LARGEST) if self.static in wanted.parents else None
+        except (OSError, RuntimeError, ValueError):  # a folder, a name too long, a loop of links, a NUL
+            data = None
+        if data is None:
+            raise NotFound("there is no such file")
+        kind = mimetypes.guess_type(wanted.name)[0] or "application/octet-stream"
+        if kind.startswith("text/") or kind.endswith("javascript"):
+            kind += "; charset=utf-8"
+        return Answer(data, 200, kind.encode("ascii"), POLICY)
+
+
+class Listing(Handler):
+    """/q/ for a person."""
+
+    sections: ClassVar = {"GET": LOOK}
+
+    async def get(self) -> Answer:
+        """The queues, each with a link that consumes nothing."""
+        after = next((value for word, value in self.request.query if word == b"after"), b"")
+        found = await self.app.core.queues(after, b"", NAMED)
+        names = [queue.decode("utf-8") for queue in found]
+        queues = [(word, quote(word, safe="")) for word in names]
+        following = queues[-1][1] if len(queues) == NAMED else ""
+        page: Answer = self.app.pages.page(self.request, "queues.html", queues=queues, following=following)
+        return page
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Jobs(Handler):
+    """/j/NAME for a person."""
+
+    sections: ClassVar = {"GET": LOOK}
+
+    async def get(self, raw: bytes) -> Answer:
+        """The newest ten elements, untouched."""
+        queue = name(raw)
+        stats = await self.app.core.stats(queue)
+        newest = [(e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.app.core.newest(queue)]
+        word = queue.decode("utf-8")
+        told = {"queue": word, "path": quote(word, safe=""), "stats": stats, "newest": newest}
+        page: Answer = self.app.pages.page(self.request, "jobs.html", **told)
+        return page
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Form(Handler):
+    """/queue: the form, and the JSON protocol."""
+
+    old = True
+    body = "own"
+    adds = False  # whether its command is an add, whose answer repeats what was sent
+
+    def get(self) -> Answer:
+        """The page with the form."""
+        return self._page(EXAMPLES[0][0].encode("ascii"), b"")
+
+    def most(self) -> Most:
+        return Most(self.app.config.max_form, "a command", "three times max_value and 64 KiB")
+
+    async def post(self) -> Answer:
+        """Run one command; with the form field page=1, as our own page sends it, the answer stands on that page."""
+        if not self.request.fields.form or (b"page", b"1") not in self.request.form:
+            self.jsonp(b"")
+            return self.jsonp(await self._run(self._command()), b"")
+        shown = b""
+        try:
+            command = self._command()
+            shown = _begins(command)
+            # The page may be larger than the command, of which no more is held than is needed.
+            self.request.body = b""
+            del self.request.form
+            answer = await self._run(command)
+            del command
+            return self._page(shown, _begins(answer) if self.adds else answer)
+        except Error as error:
+            self.app.refusals.note(self.request, error)
+            return self._page(shown, error.render(), error.status, error.headers)
+
+    def _allow(self, section: str) -> None:
+        self.adds = section == "rest:producer"
+        self.allow(section)
+
+    async def _run(self, command: bytes) -> bytes:
+        return await commands.run(self.app, command, self._allow, client=commands.Client(self))
+
+    def _command(self) -> bytes:
+        """The body if it begins with { or is no form, else the field `body` or `msg`.
+
+        White space before the { is let pass where there is no such field. Raises BadRequest, TooLarge.
+        """
+        self.options({})
+        text = self.request.body
+        if len(text) > self.app.config.max_form:
+            raise TooLarge(f"a command has {self.app.config.max_form} bytes at the most")
+        if not is_object(text[:4]) and (self.request.fields.form or not text):
+            found = self.field(b"body", b"msg")
+            for word in (b"lease", b"wait", b"delay", b"at"):  # no old client knows these
+                if self.field(word) is not None:
+                    raise BadOption(f"{word.decode()} is a field of the command, not of the form: put it into the JSON")
+            if found is not None:
+                text = found
+            elif text.lstrip()[:1] != b"{":
+                raise BadRequest(
+                    "send a command as the form field `body`, or as the body itself, which then begins with {"
+                )
+        return text
+
+    def _page(self, command: bytes, answer: bytes, status: int = 200, headers: Headers = ()) -> Answer:
+        """The page with what was sent and what came of it."""
+        page: Answer = self.app.pages.page(
+            self.request,
+            "queue.html",
+            status,
+            headers,
+            command=command.decode("utf-8", "replace"),
+            answer=answer.decode("utf-8"),
+            error=answer.startswith(b'{"error"'),
+            examples=EXAMPLES,
+        )
+        return page
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
+
+
+def _begins(text: bytes) -> bytes:
+    """What a page shows of what was sent: nobody reads more, and each quote in it is five bytes on a page."""
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…".encode()
+
+
+class Static(Handler):
+    """/static/FILE."""
+
+    cache = b"no-cache"
+
+    def get(self, raw: bytes) -> Answer:
+        """A file of the pages."""
+        file: Answer = self.app.pages.file(unquote(raw).decode("utf-8", "replace"))
+        return file
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Description(Handler):
+    """/openapi.json: docs/protocol.txt for programs (OpenAPI 3.1)."""
+
+    cache = b"no-cache"
+
+    def get(self) -> Answer:
+        """The description."""
+        return Answer(self.app.pages.description, 200, JSON)
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+
+
+class Robots(Handler):
+    """/robots.txt: a crawler that follows links to queues would eat them."""
+
+    def get(self) -> Answer:
+        """Nothing is for robots."""
+        return Answer(b"User-agent: *\nDisallow: /\n")
+
+    verbs: ClassVar[dict[str, Any]] = {"GET": get}

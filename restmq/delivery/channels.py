@@ -1,0 +1,72 @@
+"""The inbox: which channels this instance hears, and for whom.
+
+Owns the subscriptions of the message link and the note by which a dead
+instance's queues are found; knows nothing of what the messages say. Several
+owners may hear one channel. Read delivery/waiting.py next.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from restmq.delivery.presence import Presence
+from restmq.runtime.future import drive, fault, ignored, nothing
+from restmq.store.connection import Redis
+from restmq.store.core import Core
+
+_failed = partial(fault, "letting go of a channel")  # with the link its subscriptions are gone, too
+
+
+class Inbox:
+    """Subscribes before anybody is told to write here, and lets go when nobody listens any more."""
+
+    def __init__(self, core: Core, messages: Redis, presence: Presence) -> None:
+        self.core, self.messages, self.presence = core, messages, presence
+        self.ups = 0  # how often both links came up
+        self._owners: dict[bytes, dict[object, tuple[bytes, ...]]] = {}  # queue -> owner -> channels
+
+    @property
+    def connected(self) -> bool:
+        """Whether both links can be used."""
+        return self.messages.link is not None and self.core.redis.link is not None and bool(self.core.birthword)
+
+    @property
+    def queues(self) -> list[bytes]:
+        """Those whose channels anybody hears."""
+        return list(self._owners)
+
+    def channel(self, queue: bytes, kind: bytes) -> bytes:
+        """A queue's channel: c broadcasts, t adds, i what is for this instance alone."""
+        suffix = b":" + self.presence.instance if kind == b"i" else b""
+        return b"restmq:{%b}:%b%b%b" % (queue, kind, self.core.db, suffix)
+
+    async def open(self, queue: bytes, owner: object, kinds: bytes) -> None:
+        """Hear channels of these kinds; they are subscribed when this returns. Raises Unavailable.
+
+        Who closes meanwhile hears none of them.
+        """
+        channels = tuple(self.channel(queue, kinds[at : at + 1]) for at in range(len(kinds)))
+        owners = self._owners.setdefault(queue, {})
+        before, owners[owner] = owners.get(owner, ()), channels
+        for channel in set(before).difference(channels):  # who this instance was before it was given up
+            self.messages.call(b"UNSUBSCRIBE", channel).then(ignored)
+        await self.core.note(self.presence.instance, queue)
+        for channel in channels:
+            if owner in self._owners.get(queue, ()):
+                await self.messages.call(b"SUBSCRIBE", channel)
+
+    def close(self, queue: bytes, owner: object) -> None:
+        """Hear no more for this owner."""
+        owners = self._owners.get(queue, {})
+        channels = set(owners.pop(owner, ()))
+        for others in owners.values():
+            channels -= set(others)
+        if not owners:
+            self._owners.pop(queue, None)
+        if channels:
+            drive(self._unsubscribe(queue, sorted(channels)), nothing, _failed)
+
+    async def _unsubscribe(self, queue: bytes, channels: list[bytes]) -> None:
+        await self.messages.call(b"UNSUBSCRIBE", *channels)
+        if queue not in self._owners:
+            await self.core.unnote(self.presence.instance, queue)

@@ -1,0 +1,38 @@
+"""One message of Redis: what a script tells the instances that listen.
+
+Owns its form, which lua/lib/hand.lua makes: a letter, the epoch, a number; then
+N D LENGTH of each element; then the values. The letters: B broadcasts from a
+position on, R dealt to one instance, T seen by taps, W so many who wait should
+take, P the policy, A leases that are over, Z the queue was emptied. Read
+delivery/consumers.py next.
+"""
+
+from __future__ import annotations
+
+from restmq.model.element import Element
+
+
+class Message:
+    """`first` is the number in its head, `words` its second line."""
+
+    __slots__ = ("_body", "epoch", "first", "kind", "words")
+
+    def __init__(self, data: bytes) -> None:
+        head, self.words, self._body = data.split(b"\n", 2)
+        self.kind, self.epoch, first = head.split(b" ")
+        self.first = int(first)
+
+    @property
+    def numbers(self) -> list[int]:
+        """N of each element."""
+        return list(map(int, self.words.split(b" ")[::3]))
+
+    def elements(self, queue: bytes) -> list[Element]:
+        """The elements of a queue that it brings."""
+        words = list(map(int, self.words.split(b" ")))
+        elements, at = [], 0
+        for place in range(0, len(words), 3):
+            number, deliveries, length = words[place : place + 3]
+            elements.append(Element(queue, number, self._body[at : at + length], 0, deliveries, self.epoch))
+            at += length
+        return elements

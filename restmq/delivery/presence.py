@@ -1,0 +1,122 @@
+"""This instance among the others: its id, its beat, its fence, and the reaping of the dead.
+
+Owns who this instance is and whether it may still act on what it hears;
+knows no queue's content. An instance that was stopped longer than its beat
+lasts must not hand out what others have been given since. Read delivery/channels.py next.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from restmq.model.errors import Error
+from restmq.runtime.future import drive, fault
+from restmq.runtime.ticker import boot_clock
+from restmq.store.core import Core
+
+LASTS = 3.0  # seconds a beat keeps an instance alive, unless `silence` of restmq.conf says another time
+FENCE = 0.5  # seconds before that time in which an instance asks before it acts
+
+log = Logger()
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Presence:
+    """Beats once a second. `doomed` is called when the others gave this instance up, `missed` for a beat in vain."""
+
+    def __init__(
+        self, core: Core, clock: IReactorTime, now: Callable[[], float] = boot_clock, lasts: float = LASTS
+    ) -> None:
+        self.core, self.now, self.lasts = core, now, lasts
+        self.alive: Callable[[], None] = lambda: None
+        self.doomed: Callable[[], None] = lambda: None
+        self.missed: Callable[[BaseException], None] = lambda error: None
+        self.renew()
+        self._answered = 0.0
+        self._asking = False
+        self._keeping: set[Work] = set()  # what goes on beside the beat
+        self._dead: list[bytes] = []  # whom this instance must reap
+        self._loop = LoopingCall(self.beat)
+        self._loop.clock = clock
+
+    def renew(self) -> None:
+        """A new life, a new id: random, never a pid."""
+        self.instance = os.urandom(6).hex().encode("ascii")
+        self.newborn = True
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._loop.start(1.0)
+
+    def stop(self) -> None:
+        """Beat no more; whoever has nothing left to give back simply vanishes."""
+        if self._loop.running:
+            self._loop.stop()
+
+    def fenced(self) -> bool:
+        """Whether the last answered beat is so old that others may have taken over."""
+        return self._answered > 0 and self.now() - self._answered > self.lasts - FENCE
+
+    def beat(self) -> None:
+        """Ask for `lasts` seconds more."""
+        if not self._asking:
+            self._asking = True
+            drive(self._beat(), self._beaten, self._missed)
+
+    def _beaten(self, _: None) -> None:
+        self._asking = False
+
+    def _missed(self, error: BaseException) -> None:
+        self._asking = False
+        fault("the beat of this instance", error)
+        self.missed(error)
+
+    async def _beat(self) -> None:
+        sent = self.now()
+        reply = await self.core.beat(self.instance, self.newborn, int(self.lasts * 1000))
+        if reply[0] == b"doomed":
+            log.warn("this instance was silent too long and was given up; it joins again, renamed")
+            self.doomed()
+            return
+        self.newborn, self._answered = False, sent
+        self.alive()
+        self._dead += [dead for dead in reply[1:] if dead not in self._dead]
+        for work in (self._reap, self._sweep):  # beside the beat: however much there is to do, this instance lives
+            if work not in self._keeping:
+                self._keeping.add(work)
+                drive(work(), partial(self._kept, work), partial(self._unkept, work))
+
+    # -- what every instance does for all
+
+    async def _reap(self) -> None:
+        """Reap the dead whom the beats name, meanwhile too; the next beat goes on with the rest.
+
+        Each is claimed for `lasts` seconds. Who is not reaped by then is given to another as well.
+        """
+        while self._dead:
+            instance = self._dead.pop(0)
+            log.info("instance {dead} is gone: giving back what it held", dead=instance.decode("ascii"))
+            try:
+                await self.core.reap(instance)
+            except Error:
+                self._dead.append(instance)  # Redis is away
+                raise
+
+    async def _sweep(self) -> None:
+        """End what is due. What is not done is claimed again by another."""
+        while await self.core.sweep() == 20:
+            pass
+
+    def _kept(self, work: Work, _: None) -> None:
+        self._keeping.remove(work)
+
+    def _unkept(self, work: Work, error: BaseException) -> None:
+        self._keeping.remove(work)
+        fault("reaping the dead, or ending what is due,", error)

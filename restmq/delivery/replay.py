@@ -1,0 +1,252 @@
+"""Resume: a live consumer gets what it missed before it gets what comes, without gap or double.
+
+Owns what `since` may say and the walk through a queue's history; knows neither
+HTTP nor sockets. While it walks, what is heard is kept for the consumer
+(delivery/consumers.py); what is no longer kept is announced, never skipped in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from restmq.delivery.consumers import Batch, Consumer
+from restmq.delivery.pace import Pace
+from restmq.delivery.service import Delivery, Joined
+from restmq.model.element import Element, parse_key, told
+from restmq.model.errors import BadKey, BadOption, Unavailable
+from restmq.model.options import milliseconds
+from restmq.runtime.future import pause
+
+_ID = re.compile(rb"(0|[1-9][0-9]{0,15})@([0-9a-zA-Z.]{1,64})\Z")
+_LAST = re.compile(rb"-([1-9][0-9]{0,6})\Z")
+_AGO = re.compile(rb"[0-9.]{1,40}(ms|s|m|h|d)\Z")
+_WORDS = (b"all", b"now")
+UNREADABLE = b"unreadable"  # an epoch that no queue has
+AWAY = 0.3  # seconds until Redis is asked again
+PAGE_BYTES = 1 << 20  # of values, in a page of history
+PIECE = 1 << 14  # bytes of values that are framed at once: on the wire they are up to six times as many
+PIECE_ELEMENTS = 64  # and as many elements: the ids of a hundred queues are longer than most values
+
+
+class Since(NamedTuple):
+    """Where a consumer wants to go on in one queue, in replay.lua's words; `epoch` only with an id."""
+
+    what: str
+    which: int = 0
+    epoch: bytes = b""
+
+
+def parse(text: bytes, queues: list[bytes]) -> dict[bytes, Since]:
+    """One word for all queues, or one for each: an id, a key, -20, 10m, all, latest, now. Raises BadOption."""
+    words = text.split(b",")
+    if len(words) == 1 and len(queues) > 1:
+        word = words[0]
+        if _ID.match(word):
+            raise BadOption("since has one id for several queues: an id holds for its queue, so there is one for each")
+        if b":" in word:
+            named = word.rpartition(b":")[0]
+            if named not in queues:
+                raise BadOption(f"since: the key {told(word)} is of none of these queues")
+            return {queue: _one(word, queue) if queue == named else Since("now") for queue in queues}
+        words = words * len(queues)
+    if len(words) != len(queues):
+        many = f"{len(queues)} queue{'s' if len(queues) > 1 else ''}"
+        raise BadOption(f"since has {len(words)} words for {many}: say one word for all, or one for each")
+    return {queue: _one(word, queue) for queue, word in zip(queues, words)}
+
+
+def returning(text: bytes, queues: list[bytes]) -> dict[bytes, Since]:
+    """Where a stream goes on whose client comes back with its last id.
+
+    It cannot mend an id that is none of ours, and would give up at an error. So that is one of another epoch:
+    it is told of a reset, and gets all that is kept.
+    """
+    words = text.split(b",")
+    if len(words) != len(queues):
+        words = [b""] * len(queues)
+    return {queue: _id(word) or Since("after", 0, UNREADABLE) for queue, word in zip(queues, words)}
+
+
+def _id(word: bytes) -> Since | None:
+    found = _ID.match(word)
+    return Since("after", int(found[1]), found[2]) if found else None
+
+
+def _one(word: bytes, queue: bytes) -> Since:
+    found = _id(word)
+    if found:
+        return found
+    if word == b"latest":
+        return Since("last", 1)
+    if word in _WORDS:
+        return Since(word.decode())
+    last = _LAST.match(word)
+    if last:
+        return Since("last", int(last[1]))
+    if _AGO.match(word):
+        return Since("ago", milliseconds("since", word.decode()))
+    try:
+        return Since("key", parse_key(word, queue))
+    except BadKey:
+        raise BadOption(
+            f"since: {told(word)} is none of: an id (P@EPOCH), a key, -20, 10m, all, latest, now"
+        ) from None
+
+
+async def begin(delivery: Delivery, queue: bytes, since: Since, joined: int) -> tuple[int, bytes]:
+    """Where a consumer that has joined at P `joined` starts in a queue: (P, epoch); with an id, what that says.
+
+    What came after it joined it gets in any case: perhaps it is the only one. Raises Unavailable.
+    """
+    what, which, epoch = since
+    if epoch:
+        return which, epoch
+    reply = await delivery.core.replay(queue, what, which, 0)
+    return min(reply[3], joined), reply[0]
+
+
+async def replay(
+    delivery: Delivery, consumer: Reader, name: bytes, start: int, epoch: bytes, behind: bool = False
+) -> None:
+    """Give a consumer that has joined all that came after a position of an epoch, and then what comes.
+
+    It reads page by page, at its own pace. What is not kept it is told, and that another epoch has begun. It may
+    leave, and Redis go and come back, meanwhile. `behind` is for one that has everything up to the position, from
+    when it joined on: it is still to confirm some of that.
+    """
+    queue = delivery.queues.get(name)
+    if queue is None:
+        return
+    past = _Past(delivery, consumer, queue, start, epoch)
+    if not behind and epoch == queue.epoch:
+        past.joined = queue.consumers.begins(consumer, start)
+    while past.goes_on:
+        await consumer.pace.turn()
+        try:
+            caught_up = not past.goes_on or await past.page()
+        except Unavailable:  # who is connected stays connected: the past goes on when Redis is back
+            caught_up = False
+            await pause(delivery.clock, AWAY)
+            _unkept(delivery, consumer)
+        finally:
+            consumer.pace.done()
+        if caught_up:
+            return
+
+
+class Reader(Consumer, Protocol):
+    """A consumer that may read from history. `most` bytes may wait for it."""
+
+    pace: Pace
+    most: int
+
+
+class _Past:
+    """One consumer's way through one queue's history: all up to `start` it was given."""
+
+    def __init__(self, delivery: Delivery, consumer: Reader, queue: Joined, start: int, epoch: bytes) -> None:
+        self.delivery, self.consumer, self.queue = delivery, consumer, queue
+        self.start, self.epoch = start, epoch
+        self.size = min(PAGE_BYTES, consumer.most)  # bytes of values to ask for
+        self.joined = start  # the position at which it joined
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the consumer is still there."""
+        return self.consumer in self.queue.consumers.all
+
+    async def page(self) -> bool:
+        """Give it the next page; True when it needs no other one. Raises Unavailable."""
+        consumer, queue, consumers = self.consumer, self.queue, self.queue.consumers
+        if self.epoch == queue.epoch and self.start <= queue.position and consumers.kept(consumer) and self._whole:
+            consumers.replayed(consumer, self.start)  # all that follows is here
+            return True
+        reply = await self.delivery.core.replay(queue.name, "after", self.start, size=self.size)
+        now, position, floor, _, to, *words = reply
+        if not self.goes_on:
+            return True
+        self.delivery.renewed(queue, now, position)
+        if not self.start and not position and self.epoch != UNREADABLE:  # never written to: see Delivery._renew()
+            self.epoch = now
+        if now != self.epoch:
+            self._renewed(now, floor)
+            return False
+        if self.start > position:  # an id of what Redis has lost, or never had; what came since it joined is for it
+            self.start = min(self.joined, position)
+            consumers.begins(consumer, self.start)
+            return False
+        if self.start < floor:
+            consumer.missed(queue.name, self.start + 1, floor)
+        self.start = self._offer(words) or max(to, floor)
+        consumers.reached(consumer, self.start)
+        if self.start >= position and not consumer.full and self._whole:
+            consumers.replayed(consumer, position)
+            return True
+        _unkept(self.delivery, consumer)
+        return False
+
+    def _offer(self, words: list[bytes]) -> int:
+        """Write a page at once, but no more of it than may wait; then answers up to which position, else 0.
+
+        How long values are on the wire shows only here. The next page is asked for accordingly.
+        """
+        elements: list[Element] = []
+        frames: list[bytes] = []
+        waiting = last = 0
+        for piece in _pieces(self.queue, self.epoch, words):
+            frames.append(self.consumer.frame(piece))
+            elements += piece.elements
+            waiting, last = waiting + len(frames[-1]), piece.last
+            if waiting > self.consumer.most:
+                break
+        if elements:
+            batch = Batch(self.queue.name, elements, 0, self.epoch)
+            self.consumer.deliver(b"".join(frames), self.queue.name, batch)
+        if 3 * len(elements) < len(words):
+            self.size = sum(len(element.value) for element in elements)
+            return last
+        self.size = min(PAGE_BYTES, self.consumer.most, self.size + self.size // 4 + 1)
+        return 0
+
+    @property
+    def _whole(self) -> bool:
+        """Whether nothing lies between what it was given and what is kept for it.
+
+        What was heard while it was full was not kept; and Redis may have answered before that was broadcast.
+        """
+        kept = self.queue.consumers.kept(self.consumer)
+        return kept <= self.start + 1 if kept else self.epoch != self.queue.epoch or self.queue.position <= self.start
+
+    def _renewed(self, epoch: bytes, floor: int) -> None:
+        """The queue has begun another life: all that is kept of it comes."""
+        self.start, self.epoch = floor, epoch
+        if epoch == self.queue.epoch:
+            self.queue.consumers.begins(self.consumer, floor)
+        self.consumer.renewed(self.queue.name, epoch, floor, behind=True)
+
+
+def _unkept(delivery: Delivery, consumer: Consumer) -> None:
+    """Nobody who reads slowly makes them pile up, nor those of the queues whose past comes after this one."""
+    for name in delivery.of.get(consumer, ()):
+        if name in delivery.queues:
+            delivery.queues[name].consumers.read_again(consumer)
+
+
+def _pieces(queue: Joined, epoch: bytes, words: list[bytes]) -> Iterator[Batch]:
+    """Batches of a few elements of a page; what has ended leaves holes between them."""
+    elements: list[Element] = []
+    first = size = 0
+    for at in range(0, len(words), 3):
+        position, number, value = int(words[at]), int(words[at + 1]), words[at + 2]
+        full = len(elements) == PIECE_ELEMENTS or size + len(value) > PIECE
+        if elements and (full or position != first + len(elements)):
+            yield Batch(queue.name, elements, first, epoch)
+            elements = []
+        if not elements:
+            first, size = position, 0
+        elements.append(Element(queue.name, number, value, 0, 0, epoch))
+        size += len(value)
+    if elements:
+        yield Batch(queue.name, elements, first, epoch)

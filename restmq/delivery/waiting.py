@@ -1,0 +1,310 @@
+"""GETs that wait for an element: in line over all instances, woken, never polling.
+
+Owns the line of each queue in this instance; knows neither HTTP nor sockets.
+Who finds nothing stands in the queue's list in Redis, which the same script
+did; an element that comes wakes the oldest, whose instance then takes for it.
+Read delivery/message.py next.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+
+from restmq.delivery.channels import Inbox
+from restmq.model.element import Element
+from restmq.model.errors import Error, Stopped, Unavailable
+from restmq.runtime.future import Slot, drive, fault, nothing
+from restmq.store.core import Core, Nack, Waiter
+
+KEPT = 10.0  # seconds a line without anybody in it keeps its subscription
+
+_away = partial(fault, "telling who waits")  # when Redis is back everybody asks anew
+
+
+class Wait:
+    """One GET that waits; `elements` is what it gets, [] when its time is over."""
+
+    def __init__(self, line: _Line, most: int, lease_ms: int) -> None:
+        self.line, self.most, self.lease_ms = line, most, lease_ms
+        self.elements: Slot[list[Element]] = Slot()
+        self.over = self.gone = False  # its time is over; its client has left
+        self.asking = False  # it is not in line: its answer is on the way
+        self.timer: Any = None
+
+    def leave(self) -> None:
+        """The client has left, or may have: it is answered that nothing waits, and what comes for it now goes back."""
+        self.gone = True
+        self.line.owner.end(self)
+        if self.asking:  # else it was answered just now; and who awaits an answer that never comes stays for ever
+            self.resolve([])
+
+    def untimed(self) -> None:
+        """Its time is of no meaning any more. A timer that rang would hold it, and be held by it."""
+        timer, self.timer = self.timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def resolve(self, elements: list[Element]) -> None:
+        """Answer it."""
+        self.untimed()
+        self.elements.resolve(elements)
+
+
+class _Line:
+    """The waits of one queue, oldest first; those who are asking at this moment are not in it."""
+
+    def __init__(self, owner: Waiting, queue: bytes) -> None:
+        self.owner, self.queue = owner, queue
+        self.waits: deque[Wait] = deque()
+        self.asking = 0
+        self.beginning = 0  # who looks whether there is a need to wait
+        self.ready = False
+        self.opening: list[Slot[None]] = []
+        self.surplus = 0  # wake-ups that overtook the empty answer of whom they are for
+        self.stale = 0  # wake-ups still to come for those who have left
+        self.leaving = self.telling = 0  # who has left and is to be told, or is being told
+        self.idle: Any = None
+
+
+class Waiting:
+    """queue -> who waits. Whoever enters is answered: by elements, by [] at the end of its time, or by an error."""
+
+    def __init__(self, core: Core, inbox: Inbox, clock: IReactorTime) -> None:
+        self.core, self.inbox, self.clock = core, inbox, clock
+        self.lines: dict[bytes, _Line] = {}
+        self._closing = False
+
+    def __len__(self) -> int:
+        return sum(len(line.waits) + line.asking for line in self.lines.values())
+
+    def enter(self, queue: bytes, most: int, seconds: float, lease_ms: int = 0) -> Wait:
+        """Wait for up to `most` elements, at least one, for so long; with `lease_ms` they are leased."""
+        line = self.lines.get(queue)
+        if line is None:
+            line = self.lines[queue] = _Line(self, queue)
+        wait = Wait(line, most, lease_ms)
+        wait.timer = self.clock.callLater(0 if self._closing else seconds, self._over, wait)
+        self._asks(wait, True)
+        drive(self._begin(wait), nothing, partial(self._failed, wait))
+        return wait
+
+    def _asks(self, wait: Wait, asking: bool) -> None:
+        if wait.asking != asking:
+            wait.asking = asking
+            wait.line.asking += 1 if asking else -1
+            self._settled(wait.line)
+
+    def _over(self, wait: Wait) -> None:
+        wait.over = True
+        wait.untimed()
+        self.end(wait)
+
+    def end(self, wait: Wait) -> None:
+        """It waits no more. Who is asking at this moment is dealt with when the answer is here."""
+        line = wait.line
+        if wait in line.waits:
+            line.waits.remove(wait)
+            self._unwait(line)
+            wait.resolve([])
+
+    def close(self) -> None:
+        """The instance ends: nobody waits any more."""
+        self._closing = True
+        for line in list(self.lines.values()):
+            for wait in list(line.waits):
+                wait.over = True
+                self.end(wait)
+
+    # -- asking
+
+    async def _begin(self, wait: Wait) -> None:
+        line = wait.line
+        if not line.ready or line.beginning:  # nobody overtakes those
+            line.beginning += 1
+            try:
+                elements = await self._take(wait, None)  # perhaps there is no need to wait
+            except Stopped:
+                elements = []  # who waits waits on
+            finally:
+                line.beginning -= 1
+            if elements or wait.over or wait.gone or self._closing:
+                await self._give(wait, elements)
+                return
+            await self._open(line)
+        await self._ask(wait, first=False)
+
+    async def _open(self, line: _Line) -> None:
+        """Hear wake-ups before anybody may be woken."""
+        while not line.ready:
+            slot: Slot[None] = Slot()
+            line.opening.append(slot)
+            if len(line.opening) == 1:
+                drive(self._hear(line), partial(self._opened, line), partial(self._opened, line, False))
+            await slot
+
+    async def _hear(self, line: _Line) -> bool:
+        ups = self.inbox.ups
+        await self.inbox.open(line.queue, self, b"i")
+        return ups == self.inbox.ups
+
+    def _opened(self, line: _Line, ready: bool, error: BaseException | None = None) -> None:
+        """All who waited for it go on, in the order in which they came; the first hears of an error."""
+        opening, line.opening = line.opening, []
+        line.ready = ready
+        if error is not None:
+            opening.pop(0).fail(error)
+        for slot in opening:
+            slot.resolve(None)
+
+    async def _ask(self, wait: Wait, first: bool) -> None:
+        """Take, or stand in line."""
+        line, ups = wait.line, self.inbox.ups
+        elements = await self._take(wait, Waiter(self.inbox.presence.instance, first))
+        if elements or wait.over or wait.gone or self._closing:
+            if not elements:
+                self._unwait(line)
+            await self._give(wait, elements)
+            return
+        if ups != self.inbox.ups:  # in the cut its place, or its wake-up, may have been lost
+            await self._open(line)
+            await self._ask(wait, True)
+        elif line.surplus:
+            line.surplus -= 1
+            await self._ask(wait, True)
+        else:
+            if first:
+                line.waits.appendleft(wait)
+            else:
+                line.waits.append(wait)
+            self._asks(wait, False)
+
+    async def _take(self, wait: Wait, waiter: Waiter | None) -> list[tuple[Element, bytes]]:
+        queue = wait.line.queue
+        if not wait.lease_ms:
+            return await self.core.take_many(queue, wait.most, waiter)
+        return [(element, b"") for element in await self.core.lease(queue, wait.most, wait.lease_ms, waiter)]
+
+    async def _give(self, wait: Wait, taken: list[tuple[Element, bytes]]) -> None:
+        """Answer it, or bring back what came too late."""
+        self._asks(wait, False)
+        if not wait.gone:
+            wait.resolve([element for element, _ in taken])
+            return
+        wait.untimed()
+        if wait.lease_ms and taken:
+            await self.core.nack(wait.line.queue, [Nack(element.lease, 0) for element, _ in taken])
+        elif taken:
+            await self.core.untake(taken)
+
+    def _failed(self, wait: Wait, error: BaseException) -> None:
+        self._asks(wait, False)
+        wait.untimed()
+        if fault("a GET that waits", error):
+            error = Unavailable("waiting failed; the log of RestMQ says why", maybe=True)
+        if not wait.gone:
+            wait.elements.fail(error)
+
+    # -- being woken
+
+    def woken(self, queue: bytes, many: int) -> None:
+        """So many of the oldest should take now."""
+        line = self.lines.get(queue)
+        if line is None:
+            self._pass_on(queue, many)
+            return
+        passed = min(many, line.stale)
+        line.stale -= passed
+        for left in range(many - passed, 0, -1):
+            if not line.waits:
+                if line.asking or line.leaving or line.telling:
+                    line.surplus += left
+                else:
+                    self._pass_on(queue, left)
+                return
+            wait = line.waits.popleft()
+            self._asks(wait, True)
+            drive(self._ask(wait, True), nothing, partial(self._failed, wait))
+
+    def _pass_on(self, queue: bytes, many: int) -> None:
+        """Nobody is here for it, though Redis thought so: whoever is next in line is to have it."""
+        drive(self.core.unwait(queue, self.inbox.presence.instance, many + 1000), nothing, _away)
+
+    def _unwait(self, line: _Line) -> None:
+        """One less: told once a turn."""
+        line.leaving += 1
+        if line.leaving == 1:
+            self.clock.callLater(0, self._tell, line)
+
+    def _tell(self, line: _Line) -> None:
+        many, line.leaving = line.leaving, 0
+        ups = self.inbox.ups
+        drive(self._told(line, many, ups), nothing, _away)
+        self._settled(line)
+
+    async def _told(self, line: _Line, many: int, ups: int) -> None:
+        line.telling += 1
+        try:
+            woken: int = await self.core.unwait(line.queue, self.inbox.presence.instance, many)
+        finally:
+            line.telling -= 1
+        if ups == self.inbox.ups:
+            early = min(woken, line.surplus)  # their wake-ups are here already, or still to come
+            line.surplus -= early
+            line.stale += woken - early
+
+    # -- coming and going
+
+    def up(self) -> None:
+        """Both links are there again: wake-ups may have been lost, so everybody asks anew, in order."""
+        for line in list(self.lines.values()):
+            self._again(line)
+
+    def _again(self, line: _Line) -> None:
+        if not self.inbox.connected:
+            return  # up() will come
+        line.ready, line.surplus, line.stale = False, 0, 0
+        waits, line.waits = list(line.waits), deque()
+        for wait in waits:
+            self._asks(wait, True)
+
+        def failed(error: BaseException) -> None:
+            for wait in waits:
+                self._failed(wait, error)
+
+        drive(self._anew(line, waits), nothing, failed)
+
+    async def _anew(self, line: _Line, waits: list[Wait]) -> None:
+        try:  # also without anybody: that the last one left may not have been heard
+            await self.core.unwait(line.queue, self.inbox.presence.instance, len(waits) + 1000)
+            if waits:
+                await self._open(line)
+        except Error:
+            line.waits.extend([wait for wait in waits if not wait.gone])  # cut again, or refused for now
+            for wait in waits:
+                self._asks(wait, False)
+                if wait.over:
+                    self.end(wait)
+                elif wait.gone:
+                    wait.untimed()
+            if self.inbox.connected:
+                self.clock.callLater(0.3, self._again, line)
+            return
+        for wait in waits:
+            drive(self._ask(wait, False), nothing, partial(self._failed, wait))
+
+    def _settled(self, line: _Line) -> None:
+        """Keep a line's subscription a little while nobody stands in it."""
+        if not line.waits and not line.asking and line.idle is None:
+            line.idle = self.clock.callLater(KEPT, self._drop, line)
+
+    def _drop(self, line: _Line) -> None:
+        line.idle = None
+        if line.waits or line.asking or line.leaving:
+            return
+        if self.lines.get(line.queue) is line:
+            del self.lines[line.queue]
+            self.inbox.close(line.queue, self)

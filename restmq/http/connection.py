@@ -1,0 +1,822 @@
+"""The strict, lean HTTP connection: bytes to requests, in order, and answers back in the same order.
+
+Owns parsing, limits, time-outs and pipelining (RFC 9112); knows no route and no
+queue. cyclone's connection is subclassed, for its ordinary handlers answer
+through it. Read http/stream.py next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from cyclone import httpserver
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from restmq.http.forms import BROKEN
+from restmq.http.headers import FIELD, LINE, NOTHING, TOKEN, Fields, fields
+from restmq.http.proxies import address
+from restmq.http.request import LITTLE, Most, Request
+from restmq.http.stream import MAX_AHEAD, Stream
+from restmq.model import errors
+from restmq.runtime.cork import can_half_close, cork, finish, let_go, send, unsent, untaken
+from restmq.runtime.room import Ticket
+from restmq.runtime.ticker import NEVER
+
+MAX_LINE = 8192
+MAX_HEAD = 16384
+MIN_RATE = 1024  # bytes of a body a second, on average, once its time-out is over
+GETS = 16  # pipelined GETs in flight: each may bring a large element
+STUCK = 10  # seconds for a client to read something, once answers take all the room
+ROOM_WAIT = 10  # seconds that a body waits for room
+HURRIED = 5  # seconds after which a body that others wait for must have come at HASTE
+HASTE = 65536  # bytes a second
+DEPTH = 128  # pipelined requests in flight
+FEW_CHUNKS, SMALL_CHUNK = 4096, 8  # a body may have so many chunks, and one more for each 8 bytes of it
+LINGER = 2  # seconds for a client to stop sending what was refused
+
+_TARGET = rb"[!\"$-~\x80-\xff]+"  # visible, without the # of a fragment
+_HEAD = re.compile(
+    rb"(?!CONNECT )(" + TOKEN + rb"{1,32}) (" + _TARGET + rb") HTTP/1\.([0-9])\r\n((?:" + FIELD + rb"\r\n)*)\r\n"
+)
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"+) ([!-~\x80-\xff]+) HTTP/([0-9])\.[0-9]\r\n")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?\Z")
+_SMALL_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,3})\r\n")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_ABSOLUTE = re.compile(rb"https?://([^/?@]+)(?![^/?])", re.IGNORECASE)
+
+log = Logger()
+
+
+class _Body:
+    """A body that is still coming. `want` is how many bytes of it are next, or which line.
+
+    `size` bytes came; `most` is what the address lets it have. Without `most` its request
+    was answered at its head, and what comes is thrown away. `room` bytes are kept free for it,
+    or will be when `ticket` is called.
+    """
+
+    __slots__ = (
+        "began", "chunked", "chunks", "data", "expects", "most", "request", "room", "size", "ticket", "trailer", "want"
+    )  # fmt: skip
+
+    def __init__(self, request: Request, began: int) -> None:
+        self.request, self.began = request, began
+        self.data = bytearray()
+        self.size = self.trailer = self.chunks = 0
+        self.chunked = request.fields.chunked
+        self.want: int | str = request.fields.length or "size"
+        self.expects = request.fields.expects
+        self.most: Most | None = None
+        self.room = 0
+        self.ticket: Ticket | None = None
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
+    """One client. Reads heads, then bodies; answers leave in the order of requests.
+
+    A request whose handler is `hot` may be under way beside others; any other
+    holds the line: what follows it is read once it is answered. What the client
+    does not take is bounded too: past 64 KiB of answers nothing more is read, nor
+    past max_body of bodies that are under way and answers that wait for others.
+    """
+
+    _finish_callback: Any  # cyclone's: who wants to know that an ordinary handler's request has ended
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.app = self.factory
+        try:
+            self.transport.setTcpNoDelay(True)
+        except (AttributeError, OSError):
+            log.debug("no TCP_NODELAY on this transport")
+        self.peer_ip: str = getattr(self.transport.getPeer(), "host", "")
+        if self.peer_ip.startswith("::ffff:"):
+            self.peer_ip = address(self.peer_ip)
+        self.proven = b""  # the user name and password that were right here last
+        self.allowed: dict[str, int] = {}  # section -> generation of the ACL that let this address in
+        self.line: deque[Request] = deque()  # requests not answered yet, and answers that wait for others
+        self._held = 0  # bytes of bodies and of answers in it
+        self._gets = 0  # GETs in it that are not answered
+        self._kept = 0  # bytes of answers in it
+        self._counted = self._still = 0  # of its bytes as application.answers has them; seconds without a change
+        self.stream: Stream | None = None
+        self.ended = False  # the client is gone
+        self.half = False  # it has closed its side: it asks no more, and still reads
+        self.closing = False  # no further request is read
+        self._unread = False  # the client may still be sending what nobody reads
+        self._losing = self._lingering = False  # all is said
+        self._client: tuple[bytes, str] = (b"", self.peer_ip)
+        self._buffer = b""
+        self._scanned = 0  # how far the buffer has no end of a head
+        self._partial = False  # whether the buffer is the beginning of a head that is to come
+        self._body: _Body | None = None
+        self._refusal = b""  # the last words, when the answers before them have left
+        self._resuming = self._choked = self._paused = False
+        self._stuck = -1
+        self._patient = 0  # until when a peer may still read what the kernel holds
+        self.deadline = self.app.wheel.now + self.app.limits.head
+        self.app.connections.add(self)
+        self.transport.registerProducer(self, True)
+
+    def client(self, values: dict[bytes, bytes]) -> str:
+        """The client's address, from the proxy's header only when the proxy is trusted."""
+        proxies = self.app.proxies
+        if proxies is None:
+            return self.peer_ip
+        given = values.get(proxies.header, b"")
+        if given != self._client[0]:
+            self._client = (given, proxies.client(self.peer_ip, given))
+            self.allowed.clear()
+            self.proven = b""
+        return self._client[1]
+
+    # -- ends
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.app.connections.discard(self)
+        why = reason.getErrorMessage()
+        reason.cleanFailure()  # over TLS it has frames that hold it, and with it this connection
+        self._gone(why)
+
+    def readConnectionLost(self) -> None:
+        """The client closed its side: a stream ends, what was asked is answered, and then it is closed.
+
+        Whether it still reads shows only when it is written to: a close of both sides
+        begins like this. So nobody waits for an element on its account any longer, and
+        what is under way has `idle` seconds.
+        """
+        self.half = True
+        asked = [request.handler for request in self.line if request.answer is None and request.handler is not None]
+        if self._losing or self.stream is not None or any(handler.streams for handler in asked):
+            self._gone("the client closed the connection")
+            self._lose()
+            return
+        self.deadline = self.app.wheel.now + self.app.limits.idle
+        for handler in asked:
+            _safely(handler.halved)
+        self._no_more()
+
+    def _no_more(self) -> None:
+        """The client has closed its side: close with the last answer. What came of a request without an end is 400."""
+        if self.ended or self.closing or (self._buffer and self._full()):
+            return
+        if self._buffer or (self._body is not None and self._body.most is not None):
+            self.refuse(errors.BadRequest("the client closed its side before the request was whole"))
+            return
+        self.closing = True
+        if not self.line:
+            self.lose()
+
+    def writeConnectionLost(self) -> None:
+        """Our half is closed, which only _linger() asks for."""
+
+    def _gone(self, why: str) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        self.app.choked.discard(self)
+        self._count()
+        self._drop_body()
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            _safely(stream.lost)
+        line, self.line = self.line, deque()
+        for request in line:
+            handler, request.handler = request.handler, None  # they hold each other
+            if handler is not None and request.answer is None:
+                _safely(handler.left)  # it has its body until it is done
+            else:
+                self.freed(request)
+        callback, self._finish_callback = self._finish_callback, None
+        if callback:
+            callback.callback(why)
+
+    def late(self) -> None:
+        """The deadline is over: a half request is told so, an idle or stuck connection is closed."""
+        self.deadline = NEVER
+        waiting = unsent(self.transport)
+        if self._losing or (waiting and not self.line and self.stream is None):
+            if waiting and waiting != self._stuck:  # slow, but it moves
+                self._stuck = waiting
+                self.deadline = self.app.wheel.now + self.app.limits.idle
+            elif not waiting and self._patient > self.app.wheel.now and untaken(self.transport):
+                self.deadline = self.app.wheel.now + LINGER
+            elif not waiting:
+                let_go(self.transport)
+            else:
+                self.cut()
+        elif self._body is not None and self._body.ticket is not None:
+            self.deadline = self.app.wheel.now + self.app.limits.body
+            self._deny(self._body, self._crowded("other bodies took all the room for 10 s; nothing was stored"))
+        elif self._body is not None and self._body.most is None:
+            self._lose()  # it has its answer
+        elif self._partial or self._body is not None:
+            self.refuse(errors.TooSlow("the request did not arrive in time"))
+        elif self.half:
+            self.transport.abortConnection()  # nothing was written for so long: perhaps nobody is there
+        elif not self.line and self.stream is None:
+            self._lose()
+
+    def refuse(self, error: errors.Error) -> None:
+        """An error that ends the connection, after the answers before it."""
+        self.closing, self._buffer, self._partial = True, b"", False
+        self._drop_body()
+        body = error.render()
+        head = self.app.head(error.status, b"application/problem+json")
+        self._refusal = b"%bConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+        if self.app.access is not None:
+            self.app.access(Request(self, "-", b"-", False, NOTHING), error.status, len(body))
+        if not self.line:
+            self._answered()
+
+    def drain(self, grace: float) -> None:
+        """Close when what is under way is answered, or the next request is; without any, after `grace` seconds."""
+        if self.stream is not None:
+            return
+        if self.line:
+            self.closing = True
+        elif self._body is None and not self._partial:
+            if not grace:
+                self._lose()
+            else:
+                self.deadline = min(self.deadline, self.app.wheel.now + int(grace))
+
+    def closes(self, request: Request) -> bool:
+        """Whether the connection ends with this request's answer, so that its head says so."""
+        if self.closing or self.app.draining:
+            return not self._refusal and self.line[-1] is request
+        return bool(self.no_keep_alive)
+
+    def lose(self) -> None:
+        """Close when all is sent, and if it cannot be sent, some time later.
+
+        TLS waits for the client's goodbye then, which one that keeps its connections for later does not say.
+        """
+        self.closing = self._losing = True
+        self.deadline = self.app.wheel.now + (self.app.limits.idle if can_half_close(self.transport) else LINGER)
+        cork.flush(self.transport)
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    _lose = lose
+
+    def cut(self, linger: bool = True, patience: float = 0) -> None:
+        """Close now: what the kernel has not taken is thrown away, what it has can still be read.
+
+        Reading goes on for a moment, or up to `patience` seconds while the peer has not taken all: whatever comes
+        behind the close, as a pong that a slow client owes, would reset the connection.
+        """
+        self.closing = self._losing = True
+        self._patient = self.app.wheel.now + int(patience)
+        self.deadline = self.app.wheel.now + LINGER
+        finish(self.transport)
+        if self.half or not linger:
+            let_go(self.transport)
+        else:
+            self.transport.resumeProducing()
+
+    def _linger(self) -> None:
+        """Close our half, and read on for a moment: a reset would take the answer away from a client that sends."""
+        if self.half or not can_half_close(self.transport):
+            self.lose()
+            return
+        self._losing = self._lingering = True
+        self.deadline = self.app.wheel.now + LINGER
+        cork.flush(self.transport)
+        self.transport.unregisterProducer()
+        self._read_on()
+        self.transport.loseWriteConnection()
+
+    # -- reading
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.stream is not None:
+            self.stream.received(data)
+            return
+        if self.closing or self.ended:
+            return
+        try:
+            if self._body is None and self._full():
+                self._buffer += data
+                if len(self._buffer) > MAX_AHEAD:
+                    self._paused = True
+                    self.transport.pauseProducing()
+                return
+            if self._buffer:
+                data, self._buffer = self._buffer + data, b""
+            self._parse(data)
+        except errors.Error as error:
+            self.refuse(error)
+
+    def _full(self) -> bool:
+        """Whether no request may be taken up now."""
+        if self._choked:
+            return True
+        line = self.line
+        if not line:
+            return False
+        last = line[-1]
+        if last.hold or last.alone or len(line) >= DEPTH or self._gets >= GETS or self._held > self.app.limits.size:
+            return True
+        return bool(self.app.bodies.held > self.app.bodies.most)
+
+    def _read_on(self) -> None:
+        if self._paused and not self.half:
+            self._paused = False
+            self.transport.resumeProducing()
+
+    def _resume(self) -> None:
+        """An answer left: requests that were read ahead go on."""
+        if self._resuming or self.ended or self.closing or self._full():
+            return
+        self._read_on()
+        if not self._buffer:
+            return
+        self._resuming = True
+        try:
+            data, self._buffer, self._scanned = self._buffer, b"", 0
+            self._parse(data)
+        except errors.Error as error:
+            self.refuse(error)
+        finally:
+            self._resuming = False
+        if self.half:
+            self.deadline = self.app.wheel.now + self.app.limits.idle
+            self._no_more()
+
+    def _parse(self, data: bytes) -> None:
+        at = 0
+        while not (self.closing or self.ended):
+            if self.stream is not None:
+                if at < len(data):
+                    self.stream.received(data[at:])
+                return
+            if self._body is not None:
+                at = self._more(data, at)
+                if at < 0:
+                    return
+                continue
+            if self._full():
+                self._buffer = data[at:]
+                return
+            while data.startswith(b"\r\n", at):  # RFC 9112 section 2.2
+                at += 2
+            end = data.find(b"\r\n\r\n", max(at, self._scanned - 3))
+            if end < 0:
+                self._buffer = data[at:]
+                if self._buffer:
+                    self._unfinished(self._buffer)
+                return
+            self._scanned = 0
+            at = self._head(data, at, end + 4)
+
+    def _unfinished(self, head: bytes) -> None:
+        """The beginning of a head: is it still a good one, and how long may the rest take?"""
+        if len(head) > MAX_LINE and head.find(b"\r\n", 0, MAX_LINE + 2) < 0:
+            raise errors.TargetTooLong(f"the request line is over {MAX_LINE} bytes")
+        if len(head) > MAX_HEAD:
+            raise errors.HeadTooLarge(f"the head is over {MAX_HEAD} bytes")
+        if _BARE_LF.search(head, max(0, self._scanned - 1)):
+            raise errors.BadRequest("lines end in CRLF (RFC 9112 section 2.2)")
+        self._scanned = len(head)
+        if not self._partial:
+            self._partial = True
+            self.deadline = self.app.wheel.now + self.app.limits.head
+
+    def _head(self, data: bytes, at: int, end: int) -> int:
+        """Take up the head in data[at:end], and its body if it is here; the position after it."""
+        if end - at > MAX_LINE and data.find(b"\r\n", at, at + MAX_LINE + 2) < 0:
+            raise errors.TargetTooLong(f"the request line is over {MAX_LINE} bytes")
+        if end - at > MAX_HEAD:
+            raise errors.HeadTooLarge(f"the head is over {MAX_HEAD} bytes")
+        found = _HEAD.match(data, at, end)
+        if found is None:
+            raise _malformed(data, at, end)
+        method, target, minor, block = found.groups()
+        newer = minor != b"0"  # RFC 9110 section 2.5: what is newer than 1.1 is read as 1.1
+        given = fields(block, newer)
+        length = given.length
+        if target[:1] != b"/":
+            target, given = _origin_form(method, target, given, newer)
+        request = Request(self, method.decode("ascii"), target, newer, given)
+        if b"%" in target and BROKEN.search(target):
+            self.app.wrong(request, "the target has a % without two hexadecimal digits behind it: write it as %25")
+        if not (length or given.chunked):
+            self._take(request)
+            return end
+        if length and length <= LITTLE and len(data) - end >= length:
+            request.body = data[end : end + length]
+            self._take(request)
+            return end + length
+        self._judge(request, len(data) > end)
+        return end
+
+    def _judge(self, request: Request, here: bool) -> None:
+        """A head whose body is still to come, or is large: whoever may not send it is answered now.
+
+        `here` is whether some of the body came already: then nobody waits for 100 Continue.
+        """
+        self._partial = False
+        body = self._body = _Body(request, self.app.wheel.now)
+        self.deadline = body.began + self.app.limits.body
+        if here:
+            body.expects = False
+        try:
+            body.most = self.app.judge(request)
+        except Exception as error:
+            self._deny(body, error)
+            return
+        if request.fields.length > LITTLE:
+            self._ask_for_room(body, request.fields.length)
+        if not self.line:
+            self._continue(body)
+
+    def _ask_for_room(self, body: _Body, size: int) -> None:
+        """A large body: it is read on when all bodies of this instance leave room for it."""
+        body.room, body.ticket = size, self.app.bodies.enter(size, partial(self._has_room, body))
+        if body.ticket is not None:
+            body.room = 0
+            self.deadline = self.app.wheel.now + ROOM_WAIT
+            self.transport.pauseProducing()
+
+    def _has_room(self, body: _Body) -> None:
+        assert body.ticket is not None
+        body.room, body.ticket = body.ticket.size, None
+        body.began = self.app.wheel.now
+        self.deadline = body.began + self.app.limits.body
+        if not self.line:
+            self._continue(body)
+        self.app.wheel.clock.callLater(0, self._read_body, body)
+
+    def _read_body(self, body: _Body) -> None:
+        """It has room now: go on with what was read of it, then with what is to come."""
+        if self._body is not body or self.ended:
+            return
+        self.transport.resumeProducing()
+        if self.half and not self._buffer:
+            self._no_more()
+        elif self._buffer:
+            self.dataReceived(b"")
+
+    def _drop_body(self) -> None:
+        """There is no body any more that is still coming: its room is others'."""
+        body, self._body = self._body, None
+        if body is not None:
+            self._leave_room(body)
+
+    def _leave_room(self, body: _Body) -> None:
+        room, body.room = body.room, 0
+        ticket, body.ticket = body.ticket, None
+        if ticket is not None:
+            self.app.bodies.leave_line(ticket)
+            if not self.ended:
+                self.transport.resumeProducing()
+        elif room:
+            self.app.bodies.leave(room)
+
+    def hurried(self) -> None:
+        """Others wait for room: a body that comes slowly must give its own back."""
+        body = self._body
+        if body is not None and body.room:
+            age = self.app.wheel.now - body.began
+            if age >= HURRIED and body.size < age * HASTE:
+                self._deny(body, self._crowded("the body came slowly while others waited; nothing was stored"))
+
+    def _crowded(self, text: str) -> errors.Crowded:
+        """The error of a body that has no room, or has it no longer. It is counted for /metrics."""
+        self.app.bodies.refused += 1
+        return errors.Crowded(text)
+
+    def _deny(self, body: _Body, error: Exception) -> None:
+        """Answer a request whose body is not all here. What comes of the body is thrown away, if it has a near end.
+
+        It has none if the client waits for 100 Continue: perhaps it sends the body, perhaps the next request (RFC
+        9110 section 10.1.1).
+        """
+        request, body.most = body.request, None
+        body.data.clear()
+        self._leave_room(body)
+        if body.expects or request.fields.close or self.app.draining or request.fields.length > self.app.limits.size:
+            self.closing = self._unread = True
+            self._body = None
+        self.line.append(request)
+        if request.method == "GET":
+            self._gets += 1  # answer() counts it off
+        self.app.refuse(request, error)
+
+    def _continue(self, body: _Body) -> None:
+        if body.expects and body.ticket is None:
+            body.expects = False
+            send(self.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _more(self, data: bytes, at: int) -> int:
+        """Go on with a body; the position after it, or -1 when more must come (the rest is kept)."""
+        body, limits = self._body, self.app.limits
+        assert body is not None
+        while True:
+            if body.ticket is not None:
+                self._buffer = data[at:]
+                return -1
+            if body.want == "size":
+                at = self._small_chunks(body, data, at)
+            if isinstance(body.want, int):
+                part = data[at : at + body.want]
+                at += len(part)
+                body.size += len(part)
+                if body.most is not None:
+                    body.data += part
+                body.want -= len(part)
+                self.deadline = min(body.began + body.size // MIN_RATE, self.app.wheel.now) + limits.body
+                if body.want:
+                    return -1
+                if not body.chunked:
+                    break
+                body.want = "end"
+            end = data.find(b"\r\n", at)
+            if (len(data) if end < 0 else end) - at > MAX_LINE:
+                raise errors.BadRequest("a line of the chunked body is too long")
+            if end < 0:
+                self._buffer = data[at:]
+                return -1
+            line, at = data[at:end], end + 2
+            if self._between(body, line):
+                break
+            if self.closing:
+                return -1
+        self._body = None
+        if body.most is None:
+            if not self.line:
+                self.deadline = self.app.wheel.now + limits.idle
+            return at
+        body.request.body = bytes(body.data)
+        body.data.clear()
+        self.app.bodies.held -= body.room  # _take() counts what it has
+        body.room = 0
+        self._take(body.request)
+        return at
+
+    def _small_chunks(self, body: _Body, data: bytes, at: int) -> int:
+        """Take small chunks that are here as a whole, as many as follow each other; the position after them.
+
+        One by one, as large ones are taken, a MiB of the smallest would hold the reactor for 0.3 s.
+        """
+        most = self.app.limits.size
+        if body.most is not None:
+            most = min(most, body.most.bytes if body.room else LITTLE)
+        parts, size = [], body.size
+        while found := _SMALL_CHUNK.match(data, at):
+            begin = found.end()
+            end = begin + int(found[1], 16)
+            size += end - begin
+            if end == begin or size > most or data[end : end + 2] != b"\r\n":
+                break
+            parts.append(data[begin:end])
+            at = end + 2
+        if parts:
+            taken = b"".join(parts)
+            body.size += len(taken)
+            self._count_chunks(body, len(parts))
+            if body.most is not None:
+                body.data += taken
+        return at
+
+    def _count_chunks(self, body: _Body, many: int) -> None:
+        body.chunks += many
+        if body.chunks > FEW_CHUNKS + body.size // SMALL_CHUNK:
+            raise errors.BadRequest(
+                f"the body comes in chunks of less than {SMALL_CHUNK} bytes, and in more than {FEW_CHUNKS} of them: "
+                "gather some before you send them"
+            )
+
+    def _between(self, body: _Body, line: bytes) -> bool:
+        """A line before, between or behind chunks (RFC 9112 section 7.1); whether it is the last."""
+        if body.want == "size":
+            found = _CHUNK.match(line)
+            if not found:
+                raise errors.BadRequest("a chunk's size is no number")
+            size = int(found[1], 16)
+            if body.size + size > self.app.limits.size:
+                raise errors.TooLarge(f"the body is over {self.app.limits.size} bytes")
+            if body.most is not None and body.size + size > body.most.bytes:
+                self._deny(body, body.most.passed())
+            elif body.most is not None and not body.room and body.size + size > LITTLE:
+                self._ask_for_room(body, body.most.bytes)
+            self._count_chunks(body, 1)
+            body.want = size if size else "trailer"
+        elif body.want == "end":
+            if line:
+                raise errors.BadRequest("a chunk is longer than it said")
+            body.want = "size"
+        elif line:
+            body.trailer += len(line)
+            if body.trailer > MAX_HEAD:
+                raise errors.HeadTooLarge("the trailer is too large")
+            if not LINE.match(line):
+                raise errors.BadRequest("a trailer line is malformed")
+        else:
+            return True
+        return False
+
+    def _take(self, request: Request) -> None:
+        """A whole request is here."""
+        self.deadline, self._partial = NEVER, False
+        if request.fields.close or self.app.draining:
+            self.closing = True
+        self.line.append(request)
+        if request.method == "GET":
+            self._gets += 1
+        if request.body:
+            request.size = request.fields.length or len(request.body)
+            self._held += request.size
+            self.app.bodies.held += request.size
+        self.app(request)
+
+    def may_grow(self, request: Request, most: int) -> None:
+        """A body is to be unpacked, to `most` bytes. Raises Crowded when there is no room for that."""
+        bodies = self.app.bodies
+        if bodies.held - request.size + most > bodies.most and bodies.held > request.size:
+            raise self._crowded("too many bodies are under way for one that is to be unpacked; nothing was done")
+
+    def replaced(self, request: Request, body: bytes) -> None:
+        """A request has another body now, which was unpacked: it counts while the request is under way."""
+        self._held += len(body) - request.size
+        self.app.bodies.held += len(body) - request.size
+        request.body, request.size = body, len(body)
+
+    def freed(self, request: Request) -> None:
+        """Nobody needs its body any more."""
+        size, request.size = request.size, 0
+        if size:
+            self._held -= size
+            self.app.bodies.leave(size)
+
+    # -- answering
+
+    def answer(self, request: Request, data: bytes) -> None:
+        """The whole answer of one request; it leaves when those before it have left."""
+        line = self.line
+        if self.ended or request.answer is not None:
+            return
+        request.answer, request.handler = data, None
+        if request.method == "GET":
+            self._gets -= 1
+        size = request.size
+        if size:  # freed(), in place
+            request.size = 0
+            self._held -= size
+            bodies = self.app.bodies
+            bodies.held -= size
+            if bodies.line:
+                bodies.leave(0)
+        if line[0] is not request:
+            self._held += len(data)
+            self._kept += len(data)
+            if self._kept > MAX_AHEAD:
+                self._count()
+            request.body = b""
+            request.__dict__.pop("form", None)
+            if self._buffer or self._paused:  # its body may be what there was too much of
+                self._resume()
+            return
+        line.popleft()
+        send(self.transport, data)
+        while line and (ready := line[0].answer) is not None:
+            line.popleft()
+            self._held -= len(ready)
+            self._kept -= len(ready)
+            send(self.transport, ready)
+        if self._choked or self._counted:
+            self._count()
+        self._answered()
+
+    def _count(self) -> None:
+        """Tell the application how much the client has not read."""
+        now = 0 if self.ended else self._kept
+        if self._choked and not self.ended and self.stream is None:
+            now += unsent(self.transport)
+        more, self._counted = now - self._counted, now
+        if more:
+            self.app.answers.count(more)
+
+    def watched(self) -> None:
+        """Once a second while the client does not read: it is cut off when it reads nothing and takes others' room."""
+        before = self._counted
+        self._count()
+        self._still = self._still + 1 if self._counted >= before else 0
+        if self._still >= STUCK and self._counted and self.app.answers.over:
+            self.app.answers.cut += 1
+            self.transport.abortConnection()
+
+    def _answered(self) -> None:
+        """What could leave has left: close, go on reading, or start the cold request whose turn it is."""
+        line = self.line
+        if not line:
+            if self._refusal:
+                send(self.transport, self._refusal)
+                self._linger()
+                return
+            if self.closing:
+                if self._unread:
+                    self._linger()
+                else:
+                    self.lose()
+                return
+            if self._body is not None:
+                self._continue(self._body)
+            elif not self._partial:
+                self.deadline = self.app.wheel.now + self.app.limits.idle
+        elif line[0].hold:
+            self.app.cold(line[0])
+            return
+        if self._buffer or self._paused:
+            self._resume()
+
+    # cyclone's own way of answering, for its ordinary handlers: they hold the line, so they are first.
+
+    def write(self, chunk: bytes) -> None:
+        if not self.ended:
+            send(self.transport, chunk)
+
+    def finish(self) -> None:
+        callback, self._finish_callback = self._finish_callback, None
+        if callback:
+            callback.callback(None)
+        if self.ended:
+            return
+        request = self.line.popleft()
+        if request.method == "GET":
+            self._gets -= 1
+        request.answer = b""
+        self.freed(request)
+        self.closing = self.closing or self.no_keep_alive
+        self._answered()
+
+    # Twisted asks these when more is written than the client takes, and when it has taken it.
+
+    def pauseProducing(self) -> None:
+        self._choked = True
+        self._still = 0
+        self.app.choked.add(self)
+        self._count()
+
+    def resumeProducing(self) -> None:
+        self._choked = False
+        self.app.choked.discard(self)
+        self._count()
+        self._resume()
+
+    def stopProducing(self) -> None:
+        """The connection is closing; connectionLost follows."""
+
+
+def _malformed(data: bytes, at: int, end: int) -> errors.Error:
+    """Why the head in data[at:end] is none (RFC 9112 sections 2.3, 3 and 5)."""
+    line = _REQUEST_LINE.match(data, at, end)
+    if line is None:
+        return errors.BadRequest("the request line is malformed: it is METHOD TARGET HTTP/1.1, one space between")
+    method, target, major = line.groups()
+    if major != b"1":
+        return errors.VersionNotSupported("this server speaks HTTP/1.1 and HTTP/1.0")
+    if len(method) > 32:
+        return errors.NotImplementedHere("no method is so long")
+    if method == b"CONNECT":
+        return errors.BadRequest("CONNECT is for proxies, and this is none")
+    if b"#" in target:
+        return errors.BadRequest("a target has no fragment: leave away what begins with #, or write %23")
+    return errors.BadRequest("a header line is malformed: it is NAME: VALUE, no space before the colon, no fold")
+
+
+def _origin_form(method: bytes, target: bytes, given: Fields, newer: bool) -> tuple[bytes, Fields]:
+    """The path of a target that does not begin with one: the form for proxies, or * (RFC 9112 sections 3.2.2, 3.2.4).
+
+    The host of the form for proxies counts, whatever Host says: the header lines come back with it as their Host.
+    Raises BadRequest for any other form.
+    """
+    found = _ABSOLUTE.match(target)
+    if not found:
+        if target == b"*" and method == b"OPTIONS":
+            return target, given
+        raise errors.BadRequest("the target must begin with a slash; only OPTIONS may have *, and a proxy http://HOST/")
+    if found[1] != given.values.get(b"host"):
+        lines = [line for line in given.block.split(b"\r\n") if line and line[:5].lower() != b"host:"]
+        given = fields(b"\r\n".join((b"Host: " + found[1], *lines, b"")), newer)
+    rest = target[found.end() :]
+    if not rest and method == b"OPTIONS":
+        return b"*", given
+    return (rest if rest[:1] == b"/" else b"/" + rest), given
+
+
+def _safely(call: Callable[[], object]) -> None:
+    """Tell somebody that the client is gone; who fails at that must not keep it from the next."""
+    try:
+        call()
+    except Exception:
+        log.failure("the end of a connection was not taken well")

@@ -1,0 +1,180 @@
+"""The fields of a query or a form: application/x-www-form-urlencoded, and multipart/form-data (RFC 7578).
+
+Owns taking them apart, byte for byte; knows no request. What another parser might
+read another way is refused. Read http/request.py next.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+
+from restmq.http.headers import LINE, TOKEN
+from restmq.http.negotiation import check_charset, named_utf_8
+from restmq.model import errors
+
+MAX_FIELDS = 100
+MAX_PART = 8192  # bytes of a part's header lines
+MAX_LINES = 20  # of a part, and parameters of a header
+PIECE = 64 << 10  # bytes that are decoded at a time, so that decoding takes little memory
+
+#: A percent sign that begins no escape (RFC 3986 section 2.1).
+BROKEN = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_BROKEN_RUN = re.compile(rb"(?:%(?![0-9A-Fa-f]{2})[^%]*)+")
+#: Hexadecimal digits as 0, the percent sign as it is, all else as x.
+_MASK = bytes(
+    ord("0") if byte in b"0123456789abcdefABCDEF" else byte if byte == ord("%") else ord("x") for byte in range(256)
+)
+_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + TOKEN + rb'+)=(?:"([^"]*)"|(' + TOKEN + rb"+))")
+
+
+def unquote(text: bytes) -> bytes:
+    """Percent-decode: as urllib.parse.unquote_to_bytes, in time and memory that are linear with small factors.
+
+    A percent sign without two hexadecimal digits behind it stays as it is.
+    """
+    if b"%" not in text:
+        return text
+    if len(text) <= PIECE:
+        return _piece(text)
+    found, at = [], 0
+    while at < len(text):
+        end = at + PIECE
+        if end < len(text):
+            cut = text.rfind(b"%", end - 2, end)  # no piece ends inside an escape
+            end = end if cut < 0 else cut
+        found.append(_piece(text[at:end]))
+        at = end
+    return b"".join(found)
+
+
+def _piece(text: bytes) -> bytes:
+    """The same by the decoder of quoted-printable (RFC 2045 section 6.7), which is written in C, and escapes with =."""
+    good, every = text.translate(_MASK).count(b"%00"), text.count(b"%")
+    if not good:
+        return text
+    text = text.replace(b"=", b"%3D")
+    if good < every:
+        if b"%%" in text:
+            text = text.replace(b"%%", b"%25%").replace(b"%%", b"%25%")
+        if 20 * good <= every - good:  # few matches, with a call for each, or many without
+            text = _BROKEN_RUN.sub(lambda run: run[0].replace(b"%", b"%25"), text)
+        else:
+            text = BROKEN.sub(b"%25", text)
+    return binascii.a2b_qp(text.replace(b"%", b"="))
+
+
+def _plain(part: bytes) -> bytes:
+    return unquote(part.replace(b"+", b" "))
+
+
+def pairs(text: bytes) -> list[tuple[bytes, bytes]]:
+    """The fields of a query or form (application/x-www-form-urlencoded), doubles and blank ones too.
+
+    Raises BadRequest for more than 100 fields.
+    """
+    if not text:
+        return []
+    if text.count(b"&") >= MAX_FIELDS:
+        raise errors.BadRequest(f"more than {MAX_FIELDS} fields")
+    halves = (part.partition(b"=") for part in text.split(b"&") if part)
+    return [(_plain(name), _plain(value)) for name, _, value in halves]
+
+
+def multipart(kind: bytes, body: bytes) -> list[tuple[bytes, bytes]]:
+    """The fields of multipart/form-data (RFC 7578), files by their field's name; values byte for byte.
+
+    Raises BadRequest for more than 100 parts, and for what another parser might read another way.
+    """
+    boundaries = [value for word, value in _parameters(kind, "the Content-Type") if word == b"boundary"]
+    if len(boundaries) != 1 or not 1 <= len(boundaries[0]) <= 70:
+        raise errors.BadRequest("multipart/form-data without a boundary of 1 to 70 characters")
+    line = b"\r\n--" + boundaries[0]
+    at = len(line) - 2 if body.startswith(line[2:]) else _behind(body, line, 0)
+    found: list[tuple[bytes, bytes]] = []
+    while body[at : at + MAX_PART].lstrip(b" \t")[:2] != b"--":
+        until = body.find(line, at)
+        if until < 0:
+            raise errors.BadRequest("multipart/form-data whose last boundary is missing")
+        if len(found) >= MAX_FIELDS:
+            raise errors.BadRequest(f"more than {MAX_FIELDS} fields")
+        found.append(_part(body, at, until))
+        at = until + len(line)
+    end = body[at : at + MAX_PART].lstrip(b" \t")[2:].lstrip(b" \t")[:2]
+    if end not in (b"", b"\r\n") or body.find(line, at) >= 0:
+        raise errors.BadRequest("multipart/form-data whose last boundary is missing")
+    return found
+
+
+def _behind(body: bytes, line: bytes, at: int) -> int:
+    found = body.find(line, at)
+    if found < 0:
+        raise errors.BadRequest("multipart/form-data whose last boundary is missing")
+    return found + len(line)
+
+
+def _part(body: bytes, at: int, end: int) -> tuple[bytes, bytes]:
+    """The name and value of the part in body[at:end]."""
+    gap = body.find(b"\r\n\r\n", at, min(end, at + MAX_PART))
+    lines = body[at : max(gap, at)].split(b"\r\n", MAX_LINES)
+    if gap < 0 or lines[0].strip(b" \t") or b"\r\n" in lines[-1]:
+        raise errors.BadRequest("a part of multipart/form-data is malformed, or its head is too long")
+    name = None
+    for line in lines[1:]:
+        if not LINE.match(line):
+            raise errors.BadRequest("a header line of multipart/form-data is malformed")
+        word, _, text = line.partition(b":")
+        word, text = word.lower(), text.strip(b" \t")
+        if word == b"content-disposition":
+            if name is not None:
+                raise errors.BadRequest("a part of multipart/form-data has two Content-Disposition")
+            name = _name(text)
+        elif word == b"content-type":
+            check_charset(text)
+        elif word == b"content-encoding":
+            raise errors.UnsupportedMedia("a part has a Content-Encoding of its own: compress the whole body")
+        elif word == b"content-transfer-encoding" and text.lower() not in (b"7bit", b"8bit", b"binary"):
+            raise errors.BadRequest("multipart/form-data is not decoded: send it as it is (RFC 7578 section 4.7)")
+    if name is None:
+        raise errors.BadRequest("a part of multipart/form-data has no name")
+    return name, body[gap + 4 : end]
+
+
+def _name(disposition: bytes) -> bytes | None:
+    """The name in a Content-Disposition, None when there is none. Raises BadRequest for two, or nonsense."""
+    if disposition.partition(b";")[0].strip(b" \t").lower() != b"form-data":
+        raise errors.BadRequest("a part of multipart/form-data is no form-data")
+    names = [value for word, value in _parameters(disposition, "a Content-Disposition") if word == b"name"]
+    if len(names) > 1:
+        raise errors.BadRequest("a part of multipart/form-data has two names")
+    return names[0] if names else None
+
+
+def _parameters(text: bytes, what: str) -> list[tuple[bytes, bytes]]:
+    """The parameters behind a header's first word (RFC 9110 section 5.6.6). Raises BadRequest, which says of `what`."""
+    at = len(text.partition(b";")[0])
+    # As long as the text; what is quoted ends at the next quote. No header line has a NUL in it.
+    flat = text.replace(b"\\\\", b"\0\0").replace(b'\\"', b"\0\0")
+    found: list[tuple[bytes, bytes]] = []
+    while at < len(text):
+        one = _PARAMETER.match(flat, at)
+        if not one or len(found) >= MAX_LINES:
+            raise errors.BadRequest(f"{what} of multipart/form-data is malformed")
+        group = 3 if one[2] is None else 2
+        value = text[one.start(group) : one.end(group)]
+        if group == 2 and b"\\" in value:
+            value = value.replace(b"\\\\", b"\0").replace(b"\\", b"").replace(b"\0", b"\\")
+        found.append((one[1].lower(), value))
+        at = one.end()
+    return found
+
+
+def check(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """A form's fields, if its field `_charset_` names UTF-8 or is not there (RFC 7578 section 4.6).
+
+    Raises UnsupportedMedia.
+    """
+    for name, value in fields:
+        if name == b"_charset_":
+            named_utf_8(value)
+    return fields

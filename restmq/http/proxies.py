@@ -1,0 +1,56 @@
+"""Proxies that are trusted to name their client, as Nginx does.
+
+Owns whose word counts; knows no connection. Read http/accesslog.py next.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from restmq.access.acl import Networks
+
+HOPS = 32  # of a chain of trusted proxies: each costs a look at the networks
+_PORT = re.compile(r"\[([^\]]*)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
+
+
+class Proxies:
+    """Which proxies are trusted to name their client, and in which header (`header`, lower case)."""
+
+    def __init__(self, header: str, networks: tuple[str, ...]) -> None:
+        self.header = header.lower().encode("ascii")
+        self._networks = Networks(networks or ("127.0.0.0/8", "::1/128"))
+
+    def client(self, peer: str, given: bytes) -> str:
+        """The client's address: the peer's, or the one that a trusted proxy named in the header's value.
+
+        Of X-Forwarded-For it is the right-most that is no trusted proxy: whatever
+        stands before that one the client may have invented. "" is a unix socket's
+        peer: whoever may open it is the proxy. A chain of more than 32 ends with the 32nd.
+        """
+        hops = [hop.strip() for hop in given.decode("latin-1").rsplit(",", HOPS)[-HOPS:]]
+        if peer and peer not in self._networks:
+            return peer
+        client = peer
+        for hop in reversed(hops):
+            named = address(hop)
+            if not named:
+                break
+            client = named
+            if self.header == b"x-real-ip" or named not in self._networks:
+                break
+        return client
+
+
+def address(text: str) -> str:
+    """An IP address as Python writes it, without the brackets of IPv6 and a port; "" when it is none.
+
+    An IPv4 client of a socket that listens on both is ::ffff:10.0.0.7 there (RFC 4291
+    section 2.5.5.2): it is 10.0.0.7 everywhere else, and so it is here.
+    """
+    bare = _PORT.fullmatch(text)
+    try:
+        found = ipaddress.ip_address(bare[1] or bare[2] if bare else text)
+    except ValueError:
+        return ""
+    return str(getattr(found, "ipv4_mapped", None) or found)

@@ -1,0 +1,101 @@
+"""The form of restmq.conf and of the access file: sections, keys, and the line each stands on.
+
+Owns reading such a file and saying what is wrong in it, by section, key, file and
+line, with the nearest name that is known. Knows no section and no key by itself,
+and no network. Read access/acl.py and config.py next: they say what may stand there.
+"""
+
+from __future__ import annotations
+
+import configparser
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from restmq.model.suggest import near
+from restmq.runtime import plainfile
+
+_HEADER = re.compile(r"\[(?P<name>.+)\]")
+_KEY = re.compile(r"(?P<key>[^\s#;=:\[][^=:]*?)\s*[=:]")
+
+
+class ConfigError(Exception):
+    """What is wrong with the configuration, in one line that names where. Never holds a password."""
+
+
+class Entry(NamedTuple):
+    """One value as it was written, and where: `file:line`."""
+
+    text: str
+    where: str
+
+
+class Section(NamedTuple):
+    """One section: its name, where it opens, and its keys in order."""
+
+    name: str
+    where: str
+    keys: dict[str, Entry]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The half sentence that names what was probably meant, or all there is."""
+    names = sorted(known)
+    close = near(name, names)
+    return f"did you mean {close}?" if close else "known are " + ", ".join(names)
+
+
+def read(path: Path) -> list[Section]:
+    """The sections of a file, in its order. Raises ConfigError with file and line.
+
+    `key = value` or `key: value`; a line that begins with # or ; is a comment, and
+    only such a line: a value may hold both signs. Keys are compared in lower case.
+    """
+    try:
+        text = plainfile.read(path).decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
+    # No interpolation: a % in a password is a %. No default section: [DEFAULT] is one like any other.
+    parser = configparser.RawConfigParser(default_section="\0", interpolation=None)
+    try:
+        parser.read_string(text, str(path))
+    except configparser.DuplicateSectionError as error:
+        raise ConfigError(
+            f"{path}:{error.lineno}: the section [{error.section}] stands there twice; "
+            "an access section may repeat with a label, as in [rest:producer orders]"
+        ) from None
+    except configparser.DuplicateOptionError as error:
+        raise ConfigError(
+            f"{path}:{error.lineno}: [{error.section}] {error.option} stands there twice"
+        ) from None
+    except configparser.MissingSectionHeaderError as error:
+        raise ConfigError(f"{path}:{error.lineno}: stands in no section, such as [server]") from None
+    except configparser.ParsingError as error:
+        raise ConfigError(f"{path}:{error.errors[0][0]}: is neither a [section] nor key = value") from None
+    lines = _lines(text)
+    return [
+        Section(
+            name,
+            f"{path}:{lines.get((name, ''), 0)}",
+            {key: Entry(value, f"{path}:{lines.get((name, key), 0)}") for key, value in parser.items(name)},
+        )
+        for name in parser.sections()
+    ]
+
+
+def _lines(text: str) -> dict[tuple[str, str], int]:
+    """The line of each section ("" as its key) and of each key; configparser does not tell."""
+    found: dict[tuple[str, str], int] = {}
+    section = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = _HEADER.match(line.strip())
+        key = _KEY.match(line)
+        if header:
+            section = header["name"]
+            found[section, ""] = number
+        elif key:
+            found[section, key["key"].lower()] = number
+    return found

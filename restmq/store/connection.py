@@ -1,0 +1,340 @@
+"""The two connections to Redis: one for commands, one for messages.
+
+Owns encoding, reply order, deadlines and reconnecting (txredisapi's protocol
+and factory do authentication, database and retries), and which Redis is new
+enough; knows no verb and no queue. Everything asked is answered, in time: by a
+reply or by an error. Read store/core.py next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import hiredis
+import txredisapi
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from restmq.model.errors import Full, Unavailable
+from restmq.runtime.cork import cork, send
+from restmq.runtime.future import Slot, ignored
+
+#: The oldest versions that RestMQ's scripts run on: they need `flags=allow-oom`.
+NEEDED = {"Redis": (7, 0), "Valkey": (8, 0)}
+_LOOK, _GRACE = 0.1, 0.4  # seconds: how a late link is looked at again before it is given up
+_EARLY = 0.25  # seconds before the deadline at which a link is late, so that who asked hears of it in time
+_EVERY = 1.0  # seconds between two calls of watch()
+# Error replies that say "not now" or "not you": the words are Redis' own.
+_REFUSALS = frozenset(
+    "LOADING BUSY READONLY MASTERDOWN MISCONF NOREPLICAS TRYAGAIN CLUSTERDOWN NOAUTH NOPERM".split()
+)
+
+log = Logger()
+Reply = Any  # what hiredis gives: int, bytes, None, a list of these, or an exception
+Done = Callable[[Reply, "BaseException | None"], None]
+
+
+def encode(parts: Sequence[bytes]) -> bytes:
+    """A command as RESP has it (Redis protocol specification, arrays of bulk strings)."""
+    out = [b"*%d\r\n" % len(parts)]
+    for part in parts:
+        out.append(b"$%d\r\n%b\r\n" % (len(part), part))
+    return b"".join(out)
+
+
+def named(text: str) -> BaseException:
+    """Redis' error reply as one of ours (its first word is Redis' own name for it)."""
+    word = text.partition(" ")[0]
+    if word == "OOM":
+        return Full("Redis has no memory left (maxmemory): nothing was stored; taking and deleting go on")
+    if word in _REFUSALS:
+        return Unavailable(f"Redis refuses for now ({word}); nothing was stored or taken")
+    return RuntimeError(f"Redis answered with an error: {text}")
+
+
+def info(text: bytes) -> dict[str, str]:
+    """What INFO tells, by its names."""
+    lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
+    return {name: value for name, colon, value in lines if colon}
+
+
+def too_old(said: Mapping[str, str]) -> str:
+    """Why a server that says this of itself (INFO server) cannot be used; "" when it can.
+
+    A server whose version cannot be read is let in: what it cannot do will show.
+    """
+    product = "Valkey" if said.get("server_name") == "valkey" or "valkey_version" in said else "Redis"
+    version = said.get("valkey_version" if product == "Valkey" else "redis_version", "")
+    numbers = version.split(".")[:2]
+    if not all(number.isdecimal() for number in numbers) or tuple(map(int, numbers)) >= NEEDED[product]:
+        return ""
+    return f"this is {product} {version}: RestMQ needs Redis 7.0 or later, or Valkey 8 or later; nothing was touched"
+
+
+class Link(txredisapi.HiredisProtocol):  # type: ignore[misc]
+    """One connection. `asked` holds, in order, who waits for which reply."""
+
+    def connectionMade(self) -> Any:
+        self.asked: deque[tuple[Done, float]] = deque()
+        self.usable = False  # authenticated, its database chosen
+        self.quiet = False  # nothing was read since watch() last looked
+        self.why = ""  # given up for this
+        self.replies = hiredis.Reader()
+        if hasattr(self.transport, "setTcpNoDelay"):
+            self.transport.setTcpNoDelay(True)
+        return super().connectionMade()
+
+    def ask(self, command: bytes, done: Done, until: float) -> None:
+        """Send one encoded command; done(reply, error) comes in the order of asking."""
+        self.asked.append((done, until))
+        send(self.transport, command)
+
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        self.quiet = False
+        if not self.usable:  # authentication and SELECT are txredisapi's
+            super().dataReceived(data)
+            return
+        self.replies.feed(data)
+        with cork:  # what these replies cause is written once a connection
+            while True:
+                reply = self.replies.gets()
+                if reply is False:
+                    return
+                self.reply(reply)
+
+    def reply(self, reply: Reply) -> None:
+        """The next reply belongs to whoever asked first."""
+        self.asked.popleft()[0](reply, None)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.usable = False
+        super().connectionLost(reason)
+        asked, self.asked = self.asked, deque()
+        why = self.why or "the connection to Redis was lost before it answered"
+        for done, _ in asked:  # an exception each: a shared one gathers every traceback
+            done(None, Unavailable(why, maybe=True))
+
+
+class MessageLink(Link):
+    """The connection that hears: messages go to the owner, the rest are replies."""
+
+    heard: Callable[[bytes, bytes], None]
+
+    def reply(self, reply: Reply) -> None:
+        if reply.__class__ is list and reply and reply[0] == b"message":
+            self.heard(reply[1], reply[2])
+        elif self.asked:
+            super().reply(reply)
+
+
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    """An endpoint that also tells why it could not connect; Twisted's ClientService keeps that to itself."""
+
+    def __init__(self, inner: IStreamClientEndpoint, failed: Callable[[str], None]) -> None:
+        self.inner, self.failed = inner, failed
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        connecting: Deferred[Any] = self.inner.connect(factory)
+        return connecting.addErrback(self._tell)
+
+    def _tell(self, failure: Failure) -> Failure:
+        self.failed(failure.getErrorMessage().rstrip("."))
+        return failure
+
+
+class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
+    """Keeps one link connected, for ever. `link` is None while there is none that may be used.
+
+    A new link goes to greet(), which calls admit() when it has found the Redis good;
+    up() is called then. `why` is the reason while there is none.
+    """
+
+    maxDelay = 0.5  # s: a try costs nothing, and everybody waits
+    initialDelay = 0.1
+    link: Link | None = None
+
+    def __init__(
+        self,
+        address: str,
+        clock: IReactorTime,
+        db: int = 0,
+        username: str | None = None,
+        password: str | None = None,
+        deadline: float = 5.0,
+        heard: Callable[[bytes, bytes], None] | None = None,
+    ) -> None:
+        super().__init__(
+            "restmq",
+            db,
+            1,
+            charset=None,
+            convertNumbers=False,
+            username=username,
+            password=password,
+        )
+        self.address, self.clock, self.deadline = address, clock, deadline
+        self.name = f"{address}/{db}"
+        self.why = ""
+        self.now: Callable[[], float] = time.monotonic  # not the reactor's, which is the wall clock and can jump
+        self.heard = heard
+        self.greet: Callable[[Link], None] = self.admit
+        self.up: Callable[[], None] = lambda: None
+        self.down: Callable[[], None] = lambda: None
+        self.protocol = MessageLink if heard else Link
+        self._newest: Link | None = None  # the last made, usable or not
+        self._ready_by = 0.0  # when it must be authenticated
+
+    def start(self) -> None:
+        """Connect, and again whenever the connection is lost."""
+        endpoint: IStreamClientEndpoint
+        if self.address.startswith("unix:"):
+            endpoint = UNIXClientEndpoint(self.clock, self.address[5:], timeout=self.deadline)
+        else:
+            host, _, port = self.address.rpartition(":")
+            endpoint = TCP4ClientEndpoint(self.clock, host.strip("[]"), int(port), timeout=self.deadline)
+        self.startConnecting(_Endpoint(endpoint, self.unusable))
+
+    def buildProtocol(self, address: Any) -> Link:
+        link: Link = super().buildProtocol(address)
+        if self.heard is not None:
+            link.heard = self.heard
+        self._newest, self._ready_by = link, self.until()
+        return link
+
+    def addConnection(self, conn: Link) -> None:
+        super().addConnection(conn)
+        if conn.connected and not self.disconnectCalled:
+            conn.usable = True
+            self.greet(conn)
+
+    def delConnection(self, conn: Link) -> None:
+        super().delConnection(conn)
+        self.unusable(conn.why or "the connection was lost")
+        if self.link is conn:
+            self.link = None
+            self.down()
+
+    def admit(self, link: Link) -> None:
+        """From now on this link is used."""
+        if link.usable and not self.disconnectCalled:
+            if self.why and self.heard is None:
+                log.info("Redis at {name} can be used again", name=self.name)
+            self.why = ""
+            self.link = link
+            self.up()
+
+    def unusable(self, why: str) -> None:
+        """Note why there is no link; one line in the log for each new reason, from the commands' link."""
+        if self.disconnectCalled or why == self.why:
+            return
+        self.why = why
+        if self.heard is None:
+            log.warn("Redis at {name} cannot be used: {why}; trying again", name=self.name, why=why)
+
+    # txredisapi gives up after a refused AUTH or SELECT. RestMQ goes on: the other side may be put right.
+
+    def stopTrying(self) -> Deferred[None]:
+        return succeed(None)
+
+    def connectionError(self, why: str) -> None:
+        self.unusable((self._newest and self._newest.why) or why.replace("Redis error: ", "").rstrip("."))
+
+    def disconnect(self) -> Deferred[Any]:
+        """Connect no more, and close the link: cut off when it does not take its last bytes within a second."""
+        ended: Deferred[Any] = super().disconnect()
+        if not ended.called:
+            cut = self.clock.callLater(1.0, self.cut, "this instance is ending")
+
+            def uncut(result: Any) -> Any:
+                if cut.active():
+                    cut.cancel()
+                return result
+
+            ended.addBoth(uncut)
+        return ended
+
+    # -- asking
+
+    def until(self) -> float:
+        """When something asked now must be answered: a little before the deadline."""
+        return self.now() + max(self.deadline - _EARLY, self.deadline / 2)
+
+    def ask(self, command: bytes, done: Done) -> None:
+        """Ask over the link; without one, or past the deadline, done gets Unavailable."""
+        link = self.link
+        if link is None or not link.usable:
+            why = f" ({self.why})" if self.why else ""
+            done(None, Unavailable(f"Redis is away{why}; nothing was stored or taken"))
+        else:
+            link.ask(command, done, self.until())
+
+    def call(self, *parts: bytes) -> Slot[Reply]:
+        """Ask one command and wait for its reply. Raises Unavailable, Full, or RuntimeError for other error replies."""
+        slot: Slot[Reply] = Slot()
+
+        def done(reply: Reply, error: BaseException | None) -> None:
+            if error is None and isinstance(reply, hiredis.ReplyError):
+                error = named(str(reply))
+            if error is not None:
+                slot.fail(error)
+            else:
+                slot.resolve(reply)
+
+        if self.heard is not None:  # SUBSCRIBE and UNSUBSCRIBE answer once a channel: one question each
+            for channel in parts[1:-1]:
+                self.ask(encode([parts[0], channel]), ignored)
+            parts = (parts[0], *parts[-1:]) if len(parts) > 1 else parts
+        self.ask(encode(parts), done)
+        return slot
+
+    # -- deadlines
+
+    def watch(self) -> None:
+        """Called every second: a link whose oldest question, or whose greeting, is late is given up.
+
+        The oldest is enough: all have the same time, so they end in the order of asking.
+        """
+        link = self._newest
+        left = None if link is None else self._left(link)
+        if left is not None and left < _EVERY:
+            self.clock.callLater(max(0.0, left), self._look, link)
+
+    def _left(self, link: Link) -> float | None:
+        """Seconds until it is late; None while nothing is asked."""
+        if link.usable:
+            return link.asked[0][1] - self.now() if link.asked else None
+        return self._ready_by - self.now() if link.transport.connected else None
+
+    def _late(self, link: Link) -> bool:
+        left = self._left(link)
+        return left is not None and left <= 0
+
+    def _look(self, link: Link) -> None:
+        if link is self._newest and self._late(link):
+            link.quiet = True
+            self.clock.callLater(_LOOK, self._give_up, link, self.now() + _GRACE)
+
+    def _give_up(self, link: Link, most: float) -> None:
+        """If this process was stopped meanwhile, the replies lie in the socket: as long as they come it reads on."""
+        if link is not self._newest or not self._late(link):
+            return
+        if not link.quiet and self.now() < most:
+            link.quiet = True
+            self.clock.callLater(_LOOK, self._give_up, link, most)
+            return
+        self.cut(f"Redis did not answer within {self.deadline:g} s")
+
+    def cut(self, why: str) -> None:
+        """Give the connection up; who waits for a reply is told why."""
+        link = self._newest
+        if link is not None and link.transport is not None:
+            link.why = link.why or why
+            link.transport.abortConnection()

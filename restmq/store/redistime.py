@@ -1,0 +1,55 @@
+"""Redis' clock as this instance knows it: what time it is there, and whether somebody set it.
+
+Owns an estimate for the age of what is added, learnt when a link is greeted and at each
+beat. What ends at a time is a script's affair, which asks Redis itself (TIME). Read store/core.py next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from restmq.runtime.ticker import boot_clock
+
+STEP = 1000.0  # ms that Redis' clock may leave the course of this machine's between two looks
+TOLD_FOR = 600.0  # seconds for which /readyz tells of a step
+MOST = 3  # steps that it tells of
+
+
+class RedisTime:
+    """The distance between Redis' clock and one of this machine's that nobody sets."""
+
+    def __init__(self, now: Callable[[], float] = boot_clock) -> None:
+        self.now = now
+        self._offset: float | None = None  # ms of Unix time there when `now` is 0
+        self._steps: list[tuple[float, str]] = []  # until when each is told, and its sentence
+
+    def ms(self) -> int:
+        """Unix time in ms."""
+        return int((self._offset or 0.0) + 1000 * self.now())
+
+    def told(self, ms: float, asked: float) -> None:
+        """Redis answers its time in ms to what was asked at `asked`: it read its clock between then and now."""
+        answered, before = self.now(), self._offset
+        low, high = ms - 1000 * answered, ms - 1000 * asked
+        if before is None:
+            self._offset = (low + high) / 2
+            return
+        self._offset = min(max(before, low), high)  # the nearest to what it was: so much it moved at the least
+        moved = self._offset - before
+        if abs(moved) > STEP:
+            self._steps = [*self._steps[1 - MOST :], (answered + TOLD_FOR, _sentence(moved / 1000))]
+
+    def steps(self) -> list[str]:
+        """A sentence for each step of the last ten minutes."""
+        self._steps = [step for step in self._steps if step[0] > self.now()]
+        return [sentence for _, sentence in self._steps]
+
+
+def _sentence(seconds: float) -> str:
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    where, what = ("ahead", "earlier") if seconds > 0 else ("back", "later")
+    return (
+        f"Redis' clock was set {where} by {abs(seconds):.1f} s, seen at {when}: "
+        f"leases, delays, ttls and stops of before end so much {what}"
+    )

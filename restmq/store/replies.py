@@ -1,0 +1,106 @@
+"""The books: what the scripts tell of a queue, and Redis of itself, as names and numbers.
+
+Owns the columns and their order; asks nothing of anybody. Read store/core.py for who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from restmq.model.errors import Unavailable
+
+COLUMNS = tuple("added waiting delayed leased dead taken delivered acked deleted expired purged dropped bytes".split())
+
+
+class Peeked(NamedTuple):
+    """One element, looked at, with ms by Redis' clock: since it was added, until it is due or its lease or ttl ends.
+
+    `left_ms` is None where nothing ends.
+    """
+
+    queue: bytes
+    number: int
+    state: str
+    value: bytes
+    deliveries: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+    age_ms: int
+    left_ms: int | None
+    errors: list[str]
+
+
+def ledger(reply: Sequence[Any]) -> dict[str, int]:
+    """look.lua's reply as the books: `added` is the sum of the others but bytes; `imbalance` is what is off."""
+    books = dict(zip(COLUMNS, reply))
+    books["imbalance"] = 2 * books["added"] - sum(books[word] for word in COLUMNS[:-1])
+    return books
+
+
+def stats(queue: bytes, reply: Sequence[Any]) -> dict[str, object]:
+    """look.lua's reply as /stats shows it."""
+    books = ledger(reply)
+    words = (word for word in COLUMNS if word != "waiting")
+    return {
+        "name": queue.decode("utf-8"),
+        "len": books["waiting"],
+        "status": reply[13],
+        "policy": "roundrobin" if reply[14] else "broadcast",
+        "consumers": reply[16],
+        "waiters": reply[18],
+        **{word: books[word] for word in words},
+    }
+
+
+def peeked(queue: bytes, reply: Sequence[bytes]) -> list[Peeked]:
+    """peek.lua's reply."""
+    found = []
+    for at in range(0, len(reply), 8):
+        number, state, value, deliveries, count, age, left, errors = reply[at : at + 8]
+        told = [line for line in errors.decode("utf-8", "replace").split("\n") if line]
+        ends = int(left) if left else None
+        found.append(
+            Peeked(queue, int(number), state.decode(), value, int(deliveries), int(count), int(age), ends, told)
+        )
+    return found
+
+
+#: What the time of a state is called, in the seconds that are left of it.
+_LEFT = {"leased": "lease_ends_in", "delayed": "due_in"}
+
+
+def shown(one: Peeked) -> dict[str, object]:
+    """One element as a look shows it, with times in seconds."""
+    queue = one.queue.decode("utf-8")
+    document: dict[str, object] = {
+        "key": f"{queue}:{one.number}",
+        "value": one.value.decode("utf-8"),
+        "state": one.state,
+        "deliveries": one.deliveries,
+        "count": one.count,
+        "age": one.age_ms / 1000,
+    }
+    if one.left_ms is not None:
+        document[_LEFT.get(one.state, "expires_in")] = one.left_ms / 1000
+    if one.errors:
+        document["errors"] = one.errors
+    return document
+
+
+def health(said: Mapping[str, str]) -> list[str]:
+    """What keeps a Redis that says this of itself (INFO) from serving well. Raises Unavailable while it loads."""
+    reasons = []
+    if said.get("role", "master") not in ("master", "primary"):
+        reasons.append("Redis is a replica: it takes no writes")
+    if said.get("maxmemory", "0") != "0" and said.get("maxmemory_policy", "noeviction") != "noeviction":
+        reasons.append(f"Redis evicts keys ({said['maxmemory_policy']}): set maxmemory-policy noeviction")
+    most, used = int(said.get("maxmemory", 0)), int(said.get("used_memory", 0))
+    if 0 < most <= used:
+        reasons.append(f"Redis is full (maxmemory {most} bytes): it takes adds again when something was taken")
+    if said.get("aof_enabled") == "0":
+        reasons.append("Redis has no append-only file: what was acknowledged since its last snapshot can be lost")
+    if said.get("aof_enabled") == "1" and said.get("aof_last_write_status", "ok") != "ok":
+        reasons.append("Redis cannot write its append-only file: see its log, and whether its disk is full")
+    if said.get("loading") == "1":
+        raise Unavailable("Redis is loading its data")
+    return reasons
