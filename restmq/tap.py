@@ -2,7 +2,7 @@
 
 Owns what starts, in which order, and what it says when it cannot. Must not know
 how anything is done. `twistd --help` lists it by twisted/plugins/restmq_plugin.py.
-Read web.py next: what is started here is `web.service`.
+Read broker.py next: what is started here is `broker.service`.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class RestMQ(MultiService):
 
 def makeService(options: Options) -> MultiService:
     """All of RestMQ as one service, not started. Ends the process with one line if the configuration is wrong."""
-    from restmq import web  # late: twistd --help needs none of it
+    from restmq import broker  # late: twistd --help needs none of it
 
     twistd: Mapping[str, Any] = options.parent or {}
     if isinstance(sys.__stderr__, io.TextIOWrapper):  # PyPy's would keep what a daemon says last
@@ -169,7 +169,7 @@ def makeService(options: Options) -> MultiService:
         _check_endpoint(wanted.endpoint)
         settings, before = embedded.prepare(wanted)
         main = RestMQ(_observer(twistd), not twistd.get("nodaemon", True))
-        for service in (*before, web.service(settings)):
+        for service in (*before, broker.service(settings)):
             service.setServiceParent(main)
     except ConfigError as error:
         raise CannotStart(error) from None

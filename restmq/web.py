@@ -1,49 +1,19 @@
-"""Start reading here: the routes, and what is put together to serve them.
+"""Start reading here: the routes. Owns the routing table; each handler stands in a module of its own.
 
-Owns the routing table and the order of starting and ending; everything named
-in it stands in a module of its own.
+Read api/queue.py next, or broker.py, which puts all of it together.
 """
 
 from __future__ import annotations
 
-import atexit
-import os
-import signal
-import sys
-import threading
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.logger import Logger
-
-from restmq import config
-from restmq.access.guesses import Guesses
 from restmq.api import admin, health, metrics, pages
 from restmq.api import dead_letters as dead
 from restmq.api import element as leases
 from restmq.api import queue as rest
 from restmq.api import stats as looking
-from restmq.config import Settings
-from restmq.delivery.channels import Inbox
-from restmq.delivery.presence import Presence
-from restmq.delivery.service import Delivery
-from restmq.delivery.waiting import Waiting
-from restmq.exposure import Exposure
-from restmq.http.accesslog import Access, ToFile, to_log
-from restmq.http.application import Application
-from restmq.listener import Door
 from restmq.live import consumer as live
 from restmq.live import websocket
-from restmq.log import FILE_SIZE, FILES
-from restmq.runtime.future import deferred
-from restmq.runtime.ticker import Wheel
-from restmq.store.connection import Redis
-from restmq.store.core import Core
-
-log = Logger()
 
 ROUTES: list[Any] = [
     (r"/", rest.Root),
@@ -73,154 +43,3 @@ ROUTES: list[Any] = [
     (r"/openapi\.json", pages.Description),
     (r"/static/(.+)", pages.Static),
 ]
-
-
-def frontend_path() -> Path:
-    """Where the pages lie: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "frontend"
-    return inside if inside.is_dir() else package.parent / "frontend"
-
-
-def _fail() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(1)
-
-
-class Broker(Service):
-    """Everything that runs: begins with the wheel, ends with the links to Redis."""
-
-    def __init__(self, settings: Settings, reactor: Any) -> None:
-        self.settings = settings
-        self.wheel = Wheel(reactor)
-        link: dict[str, Any] = {
-            "db": settings.redis_db,
-            "username": settings.redis_username or None,
-            "password": settings.redis_password or None,
-            "deadline": settings.deadline,
-        }
-        self.redis = Redis(settings.redis, reactor, **link)
-        self.messages = Redis(settings.redis, reactor, heard=lambda channel, data: None, **link)
-        self.core = Core(self.redis, reactor, settings.rules)
-        self.presence = Presence(self.core, reactor, lasts=settings.silence)
-        self.inbox = Inbox(self.core, self.messages, self.presence)
-        self.delivery = Delivery(self.core, self.messages, self.presence, self.inbox, reactor)
-        self.waiting = Waiting(self.core, self.inbox, reactor)
-        self.delivery.woken, self.delivery.up = self.waiting.woken, self.waiting.up
-        self.acl = config.access(settings, Guesses(reactor))
-        self.app = Application(ROUTES, settings, self.core, self.delivery, self.acl, self.wheel)
-        self.app.waiting = self.waiting
-        self.app.pages = pages.Pages(frontend_path(), settings.static_path, settings.template_path)
-        self.app.rates, self.app.health = looking.Rates(), health.Watch(self.core)
-        where = settings.access_log
-        self.access_file = ToFile(where, FILE_SIZE, FILES) if isinstance(where, Path) else None
-        self.access_log = Access(self.wheel, self.access_file or to_log) if where else None
-        self.app.access = self.app.requests = metrics.Requests(ROUTES, self.access_log)
-        watches = (self.redis.watch, self.messages.watch, self.delivery.watch, self.app.health.tick)
-        for each in (*watches, self.acl.reload_if_changed):
-            self.wheel.each(each)
-        self.core.refused = self._refuse
-        self._reactor = reactor
-        self._ending = False
-
-    def _refuse(self, why: str) -> None:
-        log.critical("{why}", why=why)
-        if not self._ending:
-            self._ending = True
-            atexit.register(_fail)  # twistd has no word for an end that is no success
-            self._reactor.stop()
-
-    # -- being told to end twice
-
-    def _listen(self) -> None:
-        """Put ourselves before the reactor's handlers: of a second signal it makes an error in the log."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                before = signal.getsignal(number)
-                if callable(before):
-                    signal.signal(number, partial(self._signalled, before))
-
-    def _signalled(self, before: Any, number: int, frame: Any) -> None:
-        if self._ending:
-            self._reactor.callFromThread(self.hurry)
-        else:
-            self._ending = True
-            before(number, frame)
-
-    def hurry(self) -> None:
-        """End now: cut every connection, and give Redis a second for what they held."""
-        log.warn("told to end again; connections cut: {count}", count=len(self.app.connections))
-        for connection in list(self.app.connections):
-            connection.cut(linger=False)
-        self._reactor.callLater(1.0, self.redis.cut, "this instance is ending")
-
-    def connected(self) -> bool:
-        """Whether both links to Redis are there."""
-        return self.redis.link is not None and self.messages.link is not None
-
-    def startService(self) -> None:
-        """The wheel turns, the links are made, the beat begins."""
-        Service.startService(self)
-        if self.access_file is not None:
-            try:
-                self.access_file.open()
-            except OSError as error:
-                why = f"[server] access_log: {self.settings.access_log} cannot be opened: {error.strerror}"
-                self._reactor.callWhenRunning(self._refuse, why)
-        self._reactor.callWhenRunning(self._listen)
-        self.wheel.start()
-        self.redis.start()
-        self.messages.start()
-        self.presence.start()
-        log.info("RestMQ with Redis at {redis}", redis=self.core.redis_name)
-
-    def stopService(self) -> Deferred[None]:
-        """Finish requests, close live consumers, give back what they held, then let go of Redis."""
-        Service.stopService(self)
-        return deferred(self._stop())
-
-    async def _stop(self) -> None:
-        log.info("ending: finishing requests and closing live consumers")
-        if self.acl.guesses is not None:
-            self.acl.guesses.close()
-        drained = self.app.drain(self.settings.drain, self.settings.grace)
-        self.waiting.close()
-        await self.delivery.close()
-        await drained
-        self.wheel.stop()
-        self.app.refusals.flush()
-        if self.access_log is not None:
-            self.access_log.flush()
-        await self.core.close()
-        await self.messages.disconnect()
-
-
-def service(settings: Settings) -> MultiService:
-    """All of it, not started. The port is opened last and closed first."""
-    from twisted.internet import reactor
-
-    broker = Broker(settings, reactor)
-    exposure = Exposure(settings, broker.acl)
-    broker.wheel.each(exposure.look)
-    door = Door(settings.endpoint, broker.app, reactor, broker.connected, exposure.opened)
-    if door.certificates is not None:
-        broker.wheel.each(door.certificates.reload_if_changed)
-    return _Ordered(broker, door)
-
-
-class _Ordered(MultiService):
-    """Starts in order, ends in reverse order, each after the one before it has ended."""
-
-    def __init__(self, *parts: Any) -> None:
-        MultiService.__init__(self)
-        for part in parts:
-            part.setServiceParent(self)
-
-    def stopService(self) -> Deferred[None]:
-        Service.stopService(self)
-        return deferred(self._stop())
-
-    async def _stop(self) -> None:
-        for part in reversed(list(self)):
-            await maybeDeferred(part.stopService)

@@ -100,7 +100,7 @@ def serve() -> None:
     """Fork, and say who has ended, for each line of standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who has started this
     sys.path[0] = ""  # as with -c
-    for name in ("twisted.scripts.twistd", "restmq.tap", "restmq.web"):
+    for name in ("twisted.scripts.twistd", "restmq.tap", "restmq.broker"):
         importlib.import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] == "restmq"]:
         del sys.modules[name]

@@ -21,6 +21,7 @@ from wire import LONG, PATIENCE, until
 
 from restmq import embedded
 from restmq.config import Settings
+from restmq.data_directory import PATH_LIMIT, Directory
 from restmq.log import FILE_SIZE
 from restmq.model.ini import ConfigError
 
@@ -267,7 +268,7 @@ def test_a_path_too_long_for_a_socket_gets_a_private_directory_that_is_remembere
     data = tmp_path / ("long" * 30)
     one = start(data).ready()
     where = Path(one.redis)
-    assert len(one.redis) <= embedded.PATH_LIMIT and where.parent != data
+    assert len(one.redis) <= PATH_LIMIT and where.parent != data
     assert stat.S_IMODE(where.parent.stat().st_mode) == 0o700
     orphan = one.pid()
     one.end(signal.SIGKILL)
@@ -278,7 +279,7 @@ def test_a_path_too_long_for_a_socket_gets_a_private_directory_that_is_remembere
 
 
 def test_a_directory_that_is_not_ours_any_more_is_not_used_for_the_socket(tmp_path):
-    directory = embedded.Directory(tmp_path / ("long" * 30))
+    directory = Directory(tmp_path / ("long" * 30))
     (tmp_path / "open").mkdir(mode=0o755)
     directory.remember("socket", str(tmp_path / "open" / "redis.sock"))
     fresh = directory.socket()
@@ -303,17 +304,17 @@ def test_a_directory_of_somebody_elses_things_is_not_closed(tmp_path):
     (tmp_path / "home").mkdir(mode=0o755)
     (tmp_path / "home" / "letters").write_text("")
     with pytest.raises(ConfigError, match="a directory of its own"):
-        embedded.Directory(tmp_path / "home")
+        Directory(tmp_path / "home")
     assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o755
     (tmp_path / "empty").mkdir(mode=0o755)
-    embedded.Directory(tmp_path / "empty")
+    Directory(tmp_path / "empty")
     assert stat.S_IMODE((tmp_path / "empty").stat().st_mode) == 0o700
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="the data directory .*/file/data"):
-        embedded.Directory(tmp_path / "file" / "data")
+        Directory(tmp_path / "file" / "data")
 
 
 # ---- which Redis

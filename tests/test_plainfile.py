@@ -17,6 +17,7 @@ from wire import LONG
 
 from restmq import embedded, log
 from restmq.config import ConfigError
+from restmq.data_directory import Directory
 from restmq.http import accesslog
 from restmq.model import ini
 from restmq.runtime import plainfile
@@ -134,7 +135,7 @@ def test_a_data_directory_that_holds_something_else_is_refused_and_says_what_to_
     put(kind, data / name)
 
     def use() -> None:
-        directory = embedded.Directory(data)
+        directory = Directory(data)
         directory.startService()
         directory.recall(name)
         directory.stopService()
@@ -156,16 +157,16 @@ def test_what_others_have_put_into_a_directory_that_was_open_is_not_used(tmp_pat
     (data / name).symlink_to("/etc/passwd")
     os.lchown(data / name, NOBODY, NOBODY)
     with pytest.raises(ConfigError, match=f"{name} belongs to another user: remove it"):
-        embedded.Directory(data)
+        Directory(data)
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
     (data / name).unlink()
-    embedded.Directory(data).stopService()
+    Directory(data).stopService()
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1", "9" * 30, "x"])
 def test_a_process_id_that_is_none_of_ours_ends_nobody(tmp_path: Path, text: str) -> None:
     data = tmp_path / "data"
-    directory = embedded.Directory(data)
+    directory = Directory(data)
     (data / "redis.pid").write_text(text)
     redis = embedded.Embedded(directory, "no", 1)
     assert redis._written_down() is None
