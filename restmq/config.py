@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from restmq.access import acl
-from restmq.access.acl import Acl, Networks
+from restmq.access.acl import Acl
 from restmq.access.guesses import Guesses
 from restmq.model import ini
 from restmq.model import settings as rules
 from restmq.model.ini import ConfigError, Entry, Section
+from restmq.model.networks import Networks
 from restmq.model.settings import RULES
 
 __all__ = ["ConfigError", "Settings", "access", "load"]

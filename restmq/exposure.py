@@ -14,7 +14,8 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from restmq import tls
-from restmq.access.acl import Acl, is_loopback
+from restmq.access.acl import Acl
+from restmq.model.networks import is_loopback
 
 _log = Logger()
 _OTHERS_READ, _OTHERS_WRITE = 0o004, 0o002  # bits of a file's mode (inode(7))

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from restmq.access.acl import KINDS, REMEMBERED, Acl, Networks
+from restmq.access.acl import KINDS, REMEMBERED, Acl
 from restmq.model.errors import Forbidden, Misdirected, Unauthorized
 from restmq.model.ini import ConfigError
+from restmq.model.networks import Networks
 
 
 @dataclass

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restmq.http import forms as form
+from restmq.model import urlencoded
 from restmq.model.element import not_utf8
 from restmq.model.errors import BadRequest
 
@@ -19,11 +20,11 @@ WORDS = st.lists(st.sampled_from([
 
 @given(WORDS, st.sampled_from([5, 7, 64 << 10]))
 def test_percent_signs_are_read_as_python_reads_them(text: bytes, piece: int) -> None:
-    before, form.PIECE = form.PIECE, piece
+    before, urlencoded.PIECE = urlencoded.PIECE, piece
     try:
-        assert form.unquote(text) == unquote_to_bytes(text)
+        assert urlencoded.unquote(text) == unquote_to_bytes(text)
     finally:
-        form.PIECE = before
+        urlencoded.PIECE = before
 
 
 @given(st.binary(max_size=30), st.sampled_from(["", "é", "€", "\U0001f600"]), st.integers(0, 5))

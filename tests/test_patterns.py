@@ -35,7 +35,7 @@ from restmq.http import accesslog, proxies
 from restmq.http import forms as form
 from restmq.http import headers as head
 from restmq.live.consumer import queue_names
-from restmq.model import element, options
+from restmq.model import element, networks, options, urlencoded
 from restmq.model import settings as rules
 from restmq.model.errors import Error
 
@@ -206,7 +206,7 @@ ENTRANCES: dict[str, tuple[Callable[[str], object], list[str]]] = {
             "Host: a\r\nExpect: ",
         ],
     ),
-    "a query": (lambda text: form.pairs(text.encode()), ["%", "a=%", "&a="]),
+    "a query": (lambda text: urlencoded.pairs(text.encode()), ["%", "a=%", "&a="]),
     "a boundary": (
         lambda text: form.multipart(b"multipart/form-data" + text.encode("latin-1", "replace"), b"x"),
         [";boundary=", ';boundary="', ";a=b", '; a="'],
@@ -248,7 +248,7 @@ def test_a_long_chain_of_proxies_is_looked_at_from_its_end_only() -> None:
     looked: list[str] = []
     proxy = proxies.Proxies("X-Forwarded-For", ())
 
-    class Everybody(acl.Networks):
+    class Everybody(networks.Networks):
         def __contains__(self, address: str) -> bool:
             looked.append(address)
             return True

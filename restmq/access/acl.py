@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import ipaddress
 import socket
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
@@ -20,10 +19,11 @@ from typing import NamedTuple, Protocol
 from twisted.logger import Logger
 
 from restmq.access.guesses import Guesses
-from restmq.http.forms import pairs, unquote
 from restmq.model import ini
 from restmq.model.errors import Forbidden, Misdirected, Unauthorized, WrongPassword
 from restmq.model.ini import ConfigError, Entry, Section
+from restmq.model.networks import Networks, ip_of, is_loopback
+from restmq.model.urlencoded import pairs, unquote
 from restmq.runtime.changes import Changes
 
 KINDS = ("rest:producer", "rest:consumer", "comet:consumer", "websocket:consumer", "sse:consumer", "admin")
@@ -82,68 +82,6 @@ class Request(Protocol):
     def raw_query(self) -> bytes: ...
     @property
     def fields(self) -> Fields: ...
-
-
-class Networks:
-    """A set of addresses: `all`, addresses, CIDR, IPv6, and `192.168.0.` for a /24."""
-
-    def __init__(self, words: Iterable[str] = ()) -> None:
-        """Raises ValueError with the word that is none of these."""
-        self.words = tuple(words)
-        self.all = "all" in self.words
-        self._networks = tuple(_network(word) for word in self.words if word != "all")
-
-    @property
-    def cidr(self) -> tuple[str, ...]:
-        """The networks as CIDR, without `all`."""
-        return tuple(str(network) for network in self._networks)
-
-    def __contains__(self, address: str) -> bool:
-        if self.all:
-            return True
-        parsed = _address(address)
-        return parsed is not None and any(
-            parsed.version == network.version and parsed in network for network in self._networks
-        )
-
-    def __bool__(self) -> bool:
-        return bool(self.words)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Networks) and other.words == self.words
-
-    def __hash__(self) -> int:
-        return hash(self.words)
-
-
-def _network(word: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    parts = word[:-1].split(".")
-    try:
-        if word.endswith(".") and len(parts) <= 3:
-            return ipaddress.ip_network(f"{'.'.join(parts + ['0'] * (4 - len(parts)))}/{8 * len(parts)}")
-        return ipaddress.ip_network(word, strict=False)
-    except ValueError:
-        raise ValueError(
-            f"{word!r} is no address: it takes all, 10.0.0.7, 10.0.0.0/8, ::1, 2001:db8::/32 "
-            "or 192.168.0. (with the dot) for a /24; host names are not looked up"
-        ) from None
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address, an IPv4 one that came over an IPv6 socket as what it is; None for a unix socket."""
-    try:
-        parsed = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        return parsed.ipv4_mapped
-    return parsed
-
-
-def is_loopback(address: str) -> bool:
-    """Whether the address is of this machine's loopback: 127.0.0.0/8 or ::1."""
-    parsed = _address(address)
-    return parsed is not None and parsed.is_loopback
 
 
 class Rule(NamedTuple):
@@ -423,7 +361,7 @@ class Acl:
         if self._hosts:
             return host in self._hosts or name in self._hosts
         # Browsers always name a host; what names none is an old HTTP/1.0 client.
-        return not host or name in self._machine or _address(name.strip(b"[]").decode("latin-1")) is not None
+        return not host or name in self._machine or ip_of(name.strip(b"[]").decode("latin-1")) is not None
 
     def _refuses(self, request: Request) -> bool:
         """Whether a name that is not known matters: with hosts given, or over loopback and from no proxy."""

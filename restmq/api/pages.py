@@ -15,10 +15,10 @@ from jinja2 import Environment, FileSystemLoader
 
 from restmq.api import commands
 from restmq.api.stats import LOOK, NAMED
-from restmq.http.forms import unquote
 from restmq.http.handler import JSON, Answer, Handler, is_object, name
 from restmq.http.request import Most, Request
 from restmq.model.errors import BadOption, BadRequest, Error, NotFound, TooLarge
+from restmq.model.urlencoded import unquote
 from restmq.runtime import plainfile
 
 Headers = tuple[tuple[bytes, bytes], ...]

@@ -12,13 +12,13 @@ from json.encoder import encode_basestring_ascii as quote
 from typing import Any, ClassVar
 
 from restmq.delivery.waiting import Wait
-from restmq.http.forms import unquote
 from restmq.http.handler import JSON, Answer, Handler, name
 from restmq.http.negotiation import LINES, media_type
 from restmq.http.request import LITTLE, Most, Request
 from restmq.model import options
 from restmq.model.element import Element, Lease, not_utf8, queue_name
 from restmq.model.errors import BadRequest, BadValue, NotAllowed, NotFound, TooLarge
+from restmq.model.urlencoded import unquote
 from restmq.runtime.future import drive
 from restmq.store.core import Nack
 

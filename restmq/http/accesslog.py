@@ -16,9 +16,9 @@ from typing import Any
 from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.logfile import LogFile
 
-from restmq.http.forms import pairs
 from restmq.http.request import Request
 from restmq.model.errors import Error
+from restmq.model.urlencoded import pairs
 from restmq.runtime.plainfile import appendable
 from restmq.runtime.ticker import Wheel
 

@@ -19,12 +19,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from restmq.http.forms import BROKEN
 from restmq.http.headers import FIELD, LINE, NOTHING, TOKEN, Fields, fields
-from restmq.http.proxies import address
 from restmq.http.request import LITTLE, Most, Request
 from restmq.http.stream import MAX_AHEAD, Stream
 from restmq.model import errors
+from restmq.model.networks import address
+from restmq.model.urlencoded import BROKEN
 from restmq.runtime.cork import can_half_close, cork, finish, let_go, send, unsent, untaken
 from restmq.runtime.room import Ticket
 from restmq.runtime.ticker import NEVER

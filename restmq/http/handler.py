@@ -19,7 +19,6 @@ from twisted.python.failure import Failure
 
 from restmq.http import negotiation
 from restmq.http.accesslog import NO_ADDRESS
-from restmq.http.forms import unquote
 from restmq.http.request import Most, Request
 from restmq.http.stream import Stream
 from restmq.model import document
@@ -36,6 +35,7 @@ from restmq.model.errors import (
 from restmq.model.options import EMPTY
 from restmq.model.suggest import hint
 from restmq.model.tokens import FEW
+from restmq.model.urlencoded import unquote
 from restmq.runtime.future import drive
 
 if TYPE_CHECKING:

@@ -5,13 +5,9 @@ Owns whose word counts; knows no connection. Read http/accesslog.py next.
 
 from __future__ import annotations
 
-import ipaddress
-import re
-
-from restmq.access.acl import Networks
+from restmq.model.networks import Networks, address
 
 HOPS = 32  # of a chain of trusted proxies: each costs a look at the networks
-_PORT = re.compile(r"\[([^\]]*)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
 
 
 class Proxies:
@@ -42,15 +38,3 @@ class Proxies:
         return client
 
 
-def address(text: str) -> str:
-    """An IP address as Python writes it, without the brackets of IPv6 and a port; "" when it is none.
-
-    An IPv4 client of a socket that listens on both is ::ffff:10.0.0.7 there (RFC 4291
-    section 2.5.5.2): it is 10.0.0.7 everywhere else, and so it is here.
-    """
-    bare = _PORT.fullmatch(text)
-    try:
-        found = ipaddress.ip_address(bare[1] or bare[2] if bare else text)
-    except ValueError:
-        return ""
-    return str(getattr(found, "ipv4_mapped", None) or found)

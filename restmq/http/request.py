@@ -13,9 +13,10 @@ from urllib.parse import parse_qsl
 from cyclone import httpserver, httputil
 from twisted.internet.interfaces import ISSLTransport
 
-from restmq.http.forms import MAX_FIELDS, check, multipart, pairs
+from restmq.http.forms import check, multipart
 from restmq.http.headers import Fields
 from restmq.model.errors import TooLarge
+from restmq.model.urlencoded import MAX_FIELDS, pairs
 
 if TYPE_CHECKING:
     from restmq.http.connection import Connection

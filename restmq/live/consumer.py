@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from twisted.logger import Logger, LogLevel
 
-from restmq.access.acl import is_loopback
 from restmq.delivery import replay as resume
 from restmq.delivery.pace import Pace
 from restmq.http.accesslog import NO_ADDRESS
@@ -33,6 +32,7 @@ from restmq.model.errors import (
     Unauthorized,
     Unavailable,
 )
+from restmq.model.networks import is_loopback
 from restmq.model.suggest import near
 from restmq.runtime.future import drive, fault, nothing
 
