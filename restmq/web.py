@@ -7,23 +7,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from restmq.api import admin, health, metrics, pages
+from restmq.api import ack, admin, health, metrics, pages
 from restmq.api import dead_letters as dead
 from restmq.api import element as leases
 from restmq.api import queue as rest
 from restmq.api import stats as looking
-from restmq.live import consumer as live
-from restmq.live import websocket
+from restmq.live import comet, sse, websocket
 
 ROUTES: list[Any] = [
     (r"/", rest.Root),
     (r"/q/([^/]+)", rest.Queue),
     (r"/q/([^/]+)/take", rest.Take),
-    (r"/q/([^/]+)/ack", leases.Ack),
+    (r"/q/([^/]+)/ack", ack.Ack),
     (r"/q/([^/]+)/([0-9]+)", leases.One),
     (r"/queue", pages.Form),
-    (r"/c/([^/]+)", live.CometHandler),
-    (r"/sse/([^/]+)", live.SseHandler),
+    (r"/c/([^/]+)", comet.CometHandler),
+    (r"/sse/([^/]+)", sse.SseHandler),
     (r"/ws/([^/]+)", websocket.WebSocketHandler),
     (r"/p/([^/]+)", admin.Policy),
     (r"/control/?", admin.Controls),

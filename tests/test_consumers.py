@@ -7,7 +7,8 @@ from typing import Any
 from twisted.internet.task import Clock
 from wire import Wire, batch, handler, ring
 
-from restmq.live.consumer import Comet, Wish
+from restmq.live.comet import Comet
+from restmq.live.consumer import Wish
 from restmq.model.element import Lease
 
 LEASING = Wish(lease=1000, prefetch=2)

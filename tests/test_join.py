@@ -18,7 +18,7 @@ from wire import HANDSHAKE, PATIENCE, Listener, add, batch_add, handler, stats, 
 from restmq.delivery.channels import Inbox
 from restmq.delivery.presence import Presence
 from restmq.delivery.service import Delivery
-from restmq.live.consumer import Comet
+from restmq.live.comet import Comet
 from restmq.model.errors import Unavailable
 from restmq.runtime.future import deferred
 from restmq.store.connection import Redis

@@ -14,7 +14,9 @@ from twisted.logger import formatEvent, globalLogPublisher
 from wire import HANDSHAKE, TEXT, Talker, Wire, add, batch, batch_add, handler, ring, stats, texts, until
 
 from restmq.http.headers import fields
-from restmq.live.consumer import RETRY_ENDING, Comet, Live, Sse, comment, documents
+from restmq.live.comet import Comet
+from restmq.live.consumer import Live, documents
+from restmq.live.sse import RETRY_ENDING, Sse, comment
 from restmq.model.errors import Forbidden
 
 pytestmark = pytest.mark.wire

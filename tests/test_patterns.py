@@ -28,8 +28,7 @@ from wire import until
 
 from restmq import log
 from restmq.access import acl
-from restmq.api import commands
-from restmq.api import queue as rest
+from restmq.api import commands, values
 from restmq.delivery import replay as resume
 from restmq.http import accesslog, proxies
 from restmq.http import forms as form
@@ -211,7 +210,7 @@ ENTRANCES: dict[str, tuple[Callable[[str], object], list[str]]] = {
         lambda text: form.multipart(b"multipart/form-data" + text.encode("latin-1", "replace"), b"x"),
         [";boundary=", ';boundary="', ";a=b", '; a="'],
     ),
-    "a batch": (lambda text: rest.lines(text.encode(), 1000), ["\n", "\r\n", "a\n"]),
+    "a batch": (lambda text: values.lines(text.encode(), 1000), ["\n", "\r\n", "a\n"]),
     "a queue name": (lambda text: element.queue_name(text.encode()), []),
     "queue names": (lambda text: queue_names(text.encode()), ["a,", "%61"]),
     "a lease": (lambda text: element.parse_lease(text.encode()), ['"1.1@', "1.", "1.1@a"]),

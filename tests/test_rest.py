@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from wire import FORM, TEXT
 
-from restmq.api import queue as rest
+from restmq.api import pull
 from restmq.runtime.future import deferred
 
 pytestmark = pytest.mark.wire
@@ -336,5 +336,5 @@ def test_what_a_client_that_left_had_asked_for_stays(instance: Any, redis_server
 def test_a_take_for_a_client_that_is_gone_does_not_ask_the_core() -> None:
     gone: Any = SimpleNamespace(gone=True)  # there is no core to ask
     answers: list[Any] = []
-    deferred(rest.take(gone, b"q")).addCallback(answers.append)
+    deferred(pull.take(gone, b"q")).addCallback(answers.append)
     assert answers == [None]

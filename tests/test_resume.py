@@ -17,7 +17,8 @@ from wire import PATIENCE, Listener, Wire, add, batch, batch_add, handler, stats
 
 from restmq.delivery import replay as resume
 from restmq.delivery.service import Joined
-from restmq.live.consumer import Comet, Wish
+from restmq.live.comet import Comet
+from restmq.live.consumer import Wish
 from restmq.runtime.future import Slot, drive
 
 pytestmark = pytest.mark.wire

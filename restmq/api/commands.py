@@ -12,9 +12,11 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from restmq.api.element import lease_of, switch, touched
+from restmq.api.ack import switch
+from restmq.api.element import lease_of, touched
 from restmq.api.element import touch as touch_lease
-from restmq.api.queue import bound, checked
+from restmq.api.pull import bound
+from restmq.api.values import checked
 from restmq.model import document, options, wide
 from restmq.model.document import Document as Command
 from restmq.model.element import PIECE, Element, Lease, parse_key, queue_name
