@@ -86,7 +86,7 @@ class Broker(Service):
         watches = (self.redis.watch, self.messages.watch, self.delivery.watch, self.app.health.tick)
         for each in (*watches, self.acl.reload_if_changed):
             self.wheel.each(each)
-        self.core.refused = self._refuse
+        self.core.greeting.refused = self._refuse
         self._reactor = reactor
         self._ending = False
 

@@ -24,12 +24,11 @@ from restmq.runtime.answers import Answers
 from restmq.runtime.future import Slot, begun, pause
 from restmq.store import replies as books
 from restmq.store import scripts
-from restmq.store.connection import Link, Redis, Reply, encode, info, too_old
+from restmq.store.connection import Redis, Reply, info
+from restmq.store.greeting import Greeting
 from restmq.store.pipeline import MERGED, REMEMBERED, Call, Turn, another, refusal, word
-from restmq.store.redistime import RedisTime
-from restmq.store.timers import QUIET, Due
+from restmq.store.timers import Due
 
-LAYOUT = b"1"
 ANSWERS = 64 << 20  # bytes of answers that may be unread, unless somebody says otherwise
 LIMIT = 1 << 20  # bytes of values in one answer
 LOOK = 1000  # ms until a queue is looked at whose script alone knows when something is due
@@ -103,81 +102,25 @@ class Core:
         self.answers = Answers(ANSWERS)
         self.due = Due(self.turn, self.db, clock)
         self.due.forgotten = self._forgotten
-        self.refused: Callable[[str], None] = lambda why: None  # this Redis will never do
         self.joined: Callable[[], None] = lambda: None
-        self.time = RedisTime()
-        self.birthword = self.run = b""  # of the data in Redis; of its process
         self._idle = int(str((rules or {}).get("idle_ttl", 0)))  # ms
         self.known: dict[bytes, _Known] = {}
-        self._layout_noted: Reply = None  # what noting the layout answered: OK when it is new here, or an error
         self._times_up = 0
-        self._young = self._awaited = False  # Redis was started a moment ago; was not there when we began
-        redis.greet, redis.up = self._greet, self._up
+        self.greeting = Greeting(redis, clock, self.scripts)
+        self.time = self.greeting.time
+        redis.up = self._up
+
+    @property
+    def birthword(self) -> bytes:
+        """The word that the data in Redis was given when they were new: other data have another one."""
+        return self.greeting.birthword
 
     # -- the link
-
-    def _greet(self, link: Link) -> None:
-        """A new connection: is this a Redis for us? Nothing else is asked of it before that is known."""
-        if link.usable:
-            self._first(link, [b"INFO", b"server"], self._told)
-
-    def _first(self, link: Link, command: list[bytes], done: Callable[[Link, Reply], None] | None = None) -> None:
-        def answered(reply: Reply, error: BaseException | None) -> None:
-            if done is not None and error is None:  # with an error it is lost, and the next one is greeted
-                done(link, reply)
-
-        link.ask(encode(command), answered, self.redis.until())
-
-    def _told(self, link: Link, reply: Reply) -> None:
-        if not isinstance(reply, bytes):
-            self._not_yet(link, reply)
-            return
-        server = info(reply)
-        why = too_old(server)
-        if why:
-            self.refused(f"Redis at {self.redis_name}: {why}")
-            return
-        for script in self.scripts.values():
-            self._first(link, [b"SCRIPT", b"LOAD", script.text])
-        self._young = int(server.get("uptime_in_seconds", QUIET)) < QUIET
-        self.run = server.get("run_id", "").encode()
-        self._layout_noted = None
-        asked = self.time.now()
-        self._first(link, [b"TIME"], lambda _, reply: self._timed(reply, asked))
-        self._first(link, [b"SET", b"restmq:layout", LAYOUT + b" " + word(), b"NX"], self._noted)
-        self._first(link, [b"GET", b"restmq:layout"], self._layout)
-
-    def _timed(self, reply: Reply, asked: float) -> None:
-        if isinstance(reply, list):
-            seconds, micro = map(int, reply)
-            self.time.told(seconds * 1000 + micro / 1000, asked)
-
-    def _noted(self, link: Link, reply: Reply) -> None:
-        self._layout_noted = reply
-
-    def _layout(self, link: Link, reply: Reply) -> None:
-        if not isinstance(reply, bytes):  # loading, or new and not to be written to: full, or a replica
-            self._not_yet(link, reply or self._layout_noted)
-            return
-        version, _, self.birthword = reply.partition(b" ")
-        if version != LAYOUT:
-            self.refused(
-                f"Redis at {self.redis_name} holds layout {version.decode('utf-8', 'replace')} of restmq: keys, "
-                f"this RestMQ knows {LAYOUT.decode()}: nothing was touched"
-            )
-        else:
-            self._awaited = self.redis.why != ""
-            self.redis.admit(link)
-
-    def _not_yet(self, link: Link, why: Reply) -> None:
-        """It is up but does not serve: ask it again soon, over the same connection."""
-        self.redis.unusable(str(why).rstrip("."))
-        self.clock.callLater(0.5, self._greet, link)
 
     def _up(self) -> None:
         self.turn.touched.clear()
         self._times_up += 1
-        if self._times_up > 1 or ((self._young or self._awaited) and self._layout_noted is None):
+        if self._times_up > 1 or self.greeting.returned:
             self.due.quiet()  # it was away, or both of us were
         self.joined()
 
@@ -685,7 +628,7 @@ class Core:
         """One beat of an instance (beat.lua): [b'ok' or b'doomed', instances to reap…]."""
         keys = [b"restmq:{inst}:alive", b"restmq:{inst}:doomed", b"restmq:{inst}:last"]
         asked = self.time.now()
-        words = (instance, b"1" if newborn else b"0", b"%d" % lasts_ms, self.run)
+        words = (instance, b"1" if newborn else b"0", b"%d" % lasts_ms, self.greeting.run)
         reply: list[Any] = await self.turn.whole("beat", keys, *words)
         self.time.told(reply[0], asked)
         return reply[1:]
