@@ -22,7 +22,8 @@ from websockets.uri import parse_uri
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, TextMessage
 
-from restmq.delivery.consumers import Batch, Consumers
+from restmq.delivery.batch import Batch
+from restmq.delivery.consumers import Consumers
 from restmq.http.headers import NOTHING
 from restmq.model.element import Element
 from restmq.runtime.room import Room

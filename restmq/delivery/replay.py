@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from restmq.delivery.consumers import Batch, Consumer
+from restmq.delivery.batch import Batch, Consumer
 from restmq.delivery.pace import Pace
 from restmq.delivery.service import Delivery, Joined
 from restmq.model.element import Element, parse_key, told

@@ -18,8 +18,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from restmq.delivery.batch import Batch, Consumer
 from restmq.delivery.channels import Inbox
-from restmq.delivery.consumers import Batch, Consumer, Consumers
+from restmq.delivery.consumers import Consumers
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
 from restmq.delivery.taps import Taps

@@ -6,8 +6,8 @@ an element. A tap counts as no consumer. Read delivery/service.py next.
 
 from __future__ import annotations
 
+from restmq.delivery.batch import Batch, Consumer, offer
 from restmq.delivery.channels import Inbox
-from restmq.delivery.consumers import Batch, Consumer, offer
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
 from restmq.model.errors import Error, Unavailable

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 from twisted.logger import Logger, LogLevel
 
 from restmq.delivery import replay as resume
-from restmq.delivery.consumers import Batch
+from restmq.delivery.batch import Batch
 from restmq.delivery.pace import Pace
 from restmq.http.accesslog import NO_ADDRESS
 from restmq.http.handler import Handler, name

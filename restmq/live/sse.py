@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from restmq.delivery.consumers import Batch
+from restmq.delivery.batch import Batch
 from restmq.http.handler import Answer, Handler
 from restmq.http.stream import Stream
 from restmq.live.consumer import CACHE, HEADERS, Live, documents, queue_names, wish

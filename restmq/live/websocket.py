@@ -16,25 +16,23 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from twisted.logger import Logger
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 
 from restmq.api import commands
+from restmq.delivery.batch import Batch
+from restmq.delivery.waiting import Wait
 from restmq.http.handler import Handler
 from restmq.http.negotiation import listed
 from restmq.http.request import LITTLE
+from restmq.http.stream import Stream
 from restmq.live.consumer import Live, Wish, queue_names, wish
 from restmq.model.element import Lease, parse_lease
 from restmq.model.errors import BadKey, BadRequest, Error, UpgradeRequired
 from restmq.runtime.future import drive
-
-if TYPE_CHECKING:
-    from restmq.delivery.consumers import Batch
-    from restmq.delivery.waiting import Wait
-    from restmq.http.stream import Stream
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A  # the first byte of a whole frame, section 5.2
