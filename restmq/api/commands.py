@@ -10,23 +10,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from restmq.api.ack import switch
 from restmq.api.element import lease_of, touched
 from restmq.api.element import touch as touch_lease
 from restmq.api.pull import bound
 from restmq.api.values import checked
+from restmq.delivery.waiting import Wait
+from restmq.http.handler import Handler
 from restmq.model import document, options, wide
 from restmq.model.document import Document as Command
 from restmq.model.element import PIECE, Element, Lease, parse_key, queue_name
 from restmq.model.errors import BadRequest, Conflict, Error, LeaseLost, NotFound
 from restmq.model.suggest import hint
 from restmq.store.core import Nack
-
-if TYPE_CHECKING:
-    from restmq.delivery.waiting import Wait
-    from restmq.http.handler import Handler
 
 Said = dict[str, Any]
 #: What is wrong with a command, or with what it names: no more than {"error"}.
