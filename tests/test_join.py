@@ -258,7 +258,7 @@ def comet(queue: str) -> Any:
 
 def beats_until_refused(delivery: Delivery, queue: str) -> int:
     """How many beats are asked for from a join until it is refused."""
-    beat, asked, told = delivery.core.beat, [], []
+    beat, asked, told = delivery.core.instances.beat, [], []
 
     def counted(*words: Any) -> Any:
         asked.append(words)
@@ -268,12 +268,12 @@ def beats_until_refused(delivery: Delivery, queue: str) -> int:
         joining = deferred(delivery.join(comet(queue), [queue.encode()]))
         joining.addBoth(lambda outcome: told.append((outcome, len(asked))))
 
-    delivery.core.beat = counted  # type: ignore[method-assign]
+    delivery.core.instances.beat = counted  # type: ignore[method-assign]
     try:
         reactor.call(begin)
         until(lambda: told)
     finally:
-        delivery.core.beat = beat  # type: ignore[method-assign]
+        delivery.core.instances.beat = beat  # type: ignore[method-assign]
     assert told[0][0].check(Unavailable)
     return told[0][1]
 

@@ -102,7 +102,7 @@ def test_an_expired_instance_is_doomed_and_reaped(core: Core, link: Any) -> None
     link.sadd("restmq:{inst}:q:dead", "lost")
     live = (b"11", b"dead", b"1", b"0", b"1", b"0", b"", b"0", b"0", b"{}", b"e", b"0")
     reactor.wait(core.set_policy, b"lost", "roundrobin")
-    reactor.wait(core.script, "live", b"lost", *live)
+    reactor.wait(core.turn.script, "live", b"lost", *live)
     assert reactor.wait(core.stats, b"lost")["consumers"] == 1
     One(core).beat()
     assert reactor.wait(core.stats, b"lost")["consumers"] == 0
@@ -115,11 +115,11 @@ def test_an_expired_instance_is_doomed_and_reaped(core: Core, link: Any) -> None
 def test_who_reaps_has_a_claim_on_it_that_ends(core: Core, link: Any) -> None:
     link.zadd(DOOMED, {"dead": 0})
     link.set(LAST, last(link))
-    assert reactor.wait(core.beat, b"one", True, LASTS) == [b"ok", b"dead"]
-    assert reactor.wait(core.beat, b"two", True, LASTS) == [b"ok"]
+    assert reactor.wait(core.instances.beat, b"one", True, LASTS) == (True, [b"dead"])
+    assert reactor.wait(core.instances.beat, b"two", True, LASTS) == (True, [])
     assert now(link) < link.zscore(DOOMED, "dead") <= now(link) + LASTS
     link.zadd(DOOMED, {"dead": now(link) - 1})  # as long later the first one has died, too
-    assert reactor.wait(core.beat, b"two", True, LASTS) == [b"ok", b"dead"]
+    assert reactor.wait(core.instances.beat, b"two", True, LASTS) == (True, [b"dead"])
 
 
 def test_nobody_is_suspected_when_nobody_beat_for_long_or_redis_was_started_anew(core: Core, link: Any) -> None:
@@ -128,7 +128,7 @@ def test_nobody_is_suspected_when_nobody_beat_for_long_or_redis_was_started_anew
         link.set(LAST, last(link, silent, run))
         link.zadd(ALIVE, {"other": now(link) - 100})
         before = now(link)
-        assert reactor.wait(core.beat, b"one", True, LASTS) == [b"ok", *dead]
+        assert reactor.wait(core.instances.beat, b"one", True, LASTS) == (True, dead)
         if not dead:
             assert before + LASTS <= link.zscore(ALIVE, "other") <= now(link) + LASTS
 

@@ -19,7 +19,9 @@ from restmq.delivery import replay as resume
 from restmq.delivery.service import Joined
 from restmq.live.comet import Comet
 from restmq.live.consumer import Wish
+from restmq.model.element import Element
 from restmq.runtime.future import Slot, drive
+from restmq.store.instances import History
 
 pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
@@ -676,20 +678,28 @@ def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
 
 
 
+def delivering(queues: dict[bytes, Joined], consumer: Any, clock: Clock, instances: Any) -> Any:
+    """Stands for Delivery, which has this consumer in these queues."""
+    core = SimpleNamespace(instances=instances)
+    return SimpleNamespace(
+        queues=queues, of={consumer: list(queues)}, clock=clock, core=core, renewed=lambda *words: None
+    )
+
+
 class Past:
     """Stands for Redis: one page of one element is the past, and another always follows."""
 
-    async def replay(self, name: bytes, what: str, which: int, size: int) -> list[Any]:
+    async def history(self, name: bytes, what: str, which: int, size: int) -> History:
         """A page."""
-        return [b"e", which + 9, 0, which, which + 1, b"%d" % (which + 1), b"1", b"v"]
+        return History(b"e", which + 9, 0, which, which + 1, [(which + 1, Element(name, 1, b"v", 0, 0, b"e"))])
 
 
 def test_an_id_beyond_what_was_ever_broadcast_swallows_nothing() -> None:
     class Knows:
         """Stands for Redis, which is at position 5."""
 
-        async def replay(self, name: bytes, what: str, which: int, size: int) -> list[Any]:
-            return [b"e", 5, 0, which, which]
+        async def history(self, name: bytes, what: str, which: int, size: int) -> History:
+            return History(b"e", 5, 0, which, which, [])
 
     clock, wire, queue = Clock(), Wire(), Joined(b"q")
     consumer = Comet(handler(), [b"q"], clock, Wish())
@@ -699,9 +709,7 @@ def test_an_id_beyond_what_was_ever_broadcast_swallows_nothing() -> None:
     queue.consumers.replaying(consumer)
     queue.consumers.everyone(batch("early", first=5))
     queue.position = 5
-    delivery: Any = SimpleNamespace(
-        queues={b"q": queue}, of={consumer: [b"q"]}, clock=clock, core=Knows(), renewed=lambda *words: None
-    )
+    delivery = delivering({b"q": queue}, consumer, clock, Knows())
     ended: list[object] = []
     drive(resume.replay(delivery, consumer, b"q", 99_999, b"e"), ended.append, ended.append)
     assert ended == [None]
@@ -715,10 +723,10 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
         """Stands for Redis, whose answers come when the test says so."""
 
         def __init__(self) -> None:
-            self.asked: list[tuple[int, Slot[list[Any]]]] = []
+            self.asked: list[tuple[int, Slot[History]]] = []
 
-        def replay(self, name: bytes, what: str, which: int, size: int) -> Slot[list[Any]]:
-            slot: Slot[list[Any]] = Slot()
+        def history(self, name: bytes, what: str, which: int, size: int) -> Slot[History]:
+            slot: Slot[History] = Slot()
             self.asked.append((which, slot))
             return slot
 
@@ -728,9 +736,7 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
     queue.epoch, queue.position = b"e", 1
     queue.consumers.join(consumer)
     queue.consumers.replaying(consumer)
-    delivery: Any = SimpleNamespace(
-        queues={b"q": queue}, of={consumer: [b"q"]}, clock=clock, core=late, renewed=lambda *words: None
-    )
+    delivery = delivering({b"q": queue}, consumer, clock, late)
     ended: list[object] = []
     drive(resume.replay(delivery, consumer, b"q", 0, b"e"), ended.append, ended.append)
     ((which, slot),) = late.asked
@@ -741,11 +747,11 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
     queue.position = 2
     wire.drain()
     assert not consumer.full
-    slot.resolve([b"e", 1, 0, 0, 1, b"1", b"1", b"past"])  # from before the second was broadcast
+    slot.resolve(History(b"e", 1, 0, 0, 1, [(1, Element(b"q", 1, b"past"))]))  # from before the second was broadcast
     assert not ended
     (_, (which, slot)) = late.asked
     assert which == 1
-    slot.resolve([b"e", 2, 0, 1, 2, b"2", b"2", b"live"])
+    slot.resolve(History(b"e", 2, 0, 1, 2, [(2, Element(b"q", 2, b"live"))]))
     assert ended == [None]
     assert wire.data.count(b'"past"') == wire.data.count(b'"live"') == 1
 
@@ -759,9 +765,7 @@ def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_
         queue.epoch = b"e"
         queue.consumers.join(consumer)
         queue.consumers.replaying(consumer)
-    delivery: Any = SimpleNamespace(
-        queues=queues, of={consumer: [b"a", b"b"]}, clock=clock, core=Past(), renewed=lambda *words: None
-    )
+    delivery = delivering(queues, consumer, clock, Past())
     wire.stuck = True
     ended: list[object] = []
     drive(resume.replay(delivery, consumer, b"a", 0, b"e"), ended.append, ended.append)

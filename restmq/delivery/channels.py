@@ -35,22 +35,18 @@ class Inbox:
         """Those whose channels anybody hears."""
         return list(self._owners)
 
-    def channel(self, queue: bytes, kind: bytes) -> bytes:
-        """A queue's channel: c broadcasts, t adds, i what is for this instance alone."""
-        suffix = b":" + self.presence.instance if kind == b"i" else b""
-        return b"restmq:{%b}:%b%b%b" % (queue, kind, self.core.db, suffix)
-
     async def open(self, queue: bytes, owner: object, kinds: bytes) -> None:
-        """Hear channels of these kinds; they are subscribed when this returns. Raises Unavailable.
+        """Hear channels of these kinds (Instances.channel()); they are subscribed when this returns.
 
-        Who closes meanwhile hears none of them.
+        Raises Unavailable. Who closes meanwhile hears none of them.
         """
-        channels = tuple(self.channel(queue, kinds[at : at + 1]) for at in range(len(kinds)))
+        instances, instance = self.core.instances, self.presence.instance
+        channels = tuple(instances.channel(queue, kinds[at : at + 1], instance) for at in range(len(kinds)))
         owners = self._owners.setdefault(queue, {})
         before, owners[owner] = owners.get(owner, ()), channels
         for channel in set(before).difference(channels):  # who this instance was before it was given up
             self.messages.call(b"UNSUBSCRIBE", channel).then(ignored)
-        await self.core.note(self.presence.instance, queue)
+        await self.core.instances.note(self.presence.instance, queue)
         for channel in channels:
             if owner in self._owners.get(queue, ()):
                 await self.messages.call(b"SUBSCRIBE", channel)
@@ -69,4 +65,4 @@ class Inbox:
     async def _unsubscribe(self, queue: bytes, channels: list[bytes]) -> None:
         await self.messages.call(b"UNSUBSCRIBE", *channels)
         if queue not in self._owners:
-            await self.core.unnote(self.presence.instance, queue)
+            await self.core.instances.unnote(self.presence.instance, queue)

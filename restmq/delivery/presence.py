@@ -80,14 +80,14 @@ class Presence:
 
     async def _beat(self) -> None:
         sent = self.now()
-        reply = await self.core.beat(self.instance, self.newborn, int(self.lasts * 1000))
-        if reply[0] == b"doomed":
+        lives, dead = await self.core.instances.beat(self.instance, self.newborn, int(self.lasts * 1000))
+        if not lives:
             log.warn("this instance was silent too long and was given up; it joins again, renamed")
             self.doomed()
             return
         self.newborn, self._answered = False, sent
         self.alive()
-        self._dead += [dead for dead in reply[1:] if dead not in self._dead]
+        self._dead += [one for one in dead if one not in self._dead]
         for work in (self._reap, self._sweep):  # beside the beat: however much there is to do, this instance lives
             if work not in self._keeping:
                 self._keeping.add(work)
@@ -104,7 +104,7 @@ class Presence:
             instance = self._dead.pop(0)
             log.info("instance {dead} is gone: giving back what it held", dead=instance.decode("ascii"))
             try:
-                await self.core.reap(instance)
+                await self.core.instances.reap(instance)
             except Error:
                 self._dead.append(instance)  # Redis is away
                 raise

@@ -103,8 +103,8 @@ async def begin(delivery: Delivery, queue: bytes, since: Since, joined: int) -> 
     what, which, epoch = since
     if epoch:
         return which, epoch
-    reply = await delivery.core.replay(queue, what, which, 0)
-    return min(reply[3], joined), reply[0]
+    found = await delivery.core.instances.history(queue, what, which, 0)
+    return min(found.start, joined), found.epoch
 
 
 async def replay(
@@ -163,8 +163,8 @@ class _Past:
         if self.epoch == queue.epoch and self.start <= queue.position and consumers.kept(consumer) and self._whole:
             consumers.replayed(consumer, self.start)  # all that follows is here
             return True
-        reply = await self.delivery.core.replay(queue.name, "after", self.start, size=self.size)
-        now, position, floor, _, to, *words = reply
+        found = await self.delivery.core.instances.history(queue.name, "after", self.start, size=self.size)
+        now, position, floor, _, end, elements = found
         if not self.goes_on:
             return True
         self.delivery.renewed(queue, now, position)
@@ -179,7 +179,7 @@ class _Past:
             return False
         if self.start < floor:
             consumer.missed(queue.name, self.start + 1, floor)
-        self.start = self._offer(words) or max(to, floor)
+        self.start = self._offer(elements) or max(end, floor)
         consumers.reached(consumer, self.start)
         if self.start >= position and not consumer.full and self._whole:
             consumers.replayed(consumer, position)
@@ -187,7 +187,7 @@ class _Past:
         _unkept(self.delivery, consumer)
         return False
 
-    def _offer(self, words: list[bytes]) -> int:
+    def _offer(self, page: list[tuple[int, Element]]) -> int:
         """Write a page at once, but no more of it than may wait; then answers up to which position, else 0.
 
         How long values are on the wire shows only here. The next page is asked for accordingly.
@@ -195,7 +195,7 @@ class _Past:
         elements: list[Element] = []
         frames: list[bytes] = []
         waiting = last = 0
-        for piece in _pieces(self.queue, self.epoch, words):
+        for piece in _pieces(self.queue, self.epoch, page):
             frames.append(self.consumer.frame(piece))
             elements += piece.elements
             waiting, last = waiting + len(frames[-1]), piece.last
@@ -204,7 +204,7 @@ class _Past:
         if elements:
             batch = Batch(self.queue.name, elements, 0, self.epoch)
             self.consumer.deliver(b"".join(frames), self.queue.name, batch)
-        if 3 * len(elements) < len(words):
+        if len(elements) < len(page):
             self.size = sum(len(element.value) for element in elements)
             return last
         self.size = min(PAGE_BYTES, self.consumer.most, self.size + self.size // 4 + 1)
@@ -234,19 +234,18 @@ def _unkept(delivery: Delivery, consumer: Consumer) -> None:
             delivery.queues[name].consumers.read_again(consumer)
 
 
-def _pieces(queue: Joined, epoch: bytes, words: list[bytes]) -> Iterator[Batch]:
+def _pieces(queue: Joined, epoch: bytes, page: list[tuple[int, Element]]) -> Iterator[Batch]:
     """Batches of a few elements of a page; what has ended leaves holes between them."""
     elements: list[Element] = []
     first = size = 0
-    for at in range(0, len(words), 3):
-        position, number, value = int(words[at]), int(words[at + 1]), words[at + 2]
-        full = len(elements) == PIECE_ELEMENTS or size + len(value) > PIECE
+    for position, element in page:
+        full = len(elements) == PIECE_ELEMENTS or size + len(element.value) > PIECE
         if elements and (full or position != first + len(elements)):
             yield Batch(queue.name, elements, first, epoch)
             elements = []
         if not elements:
             first, size = position, 0
-        elements.append(Element(queue.name, number, value, 0, 0, epoch))
-        size += len(value)
+        elements.append(element)
+        size += len(element.value)
     if elements:
         yield Batch(queue.name, elements, first, epoch)

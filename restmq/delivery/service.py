@@ -9,7 +9,7 @@ live/consumer.py for what a consumer is.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -28,11 +28,12 @@ from restmq.model.element import Element, Lease
 from restmq.model.errors import BadOption, Error, Unavailable
 from restmq.runtime.future import Slot, deferred, drive, fault, nothing, pause
 from restmq.store.connection import Redis
-from restmq.store.core import Core, Nack, settings_in
-from restmq.store.pipeline import word
+from restmq.store.core import Core, Nack
+from restmq.store.instances import NOBODY, Confirmed, History, Listening, Seen, Told, queue_of
 
 MERGED = 500
 PAGE = 1000  # elements of history at a time
+UNTOLD = Listening(-1, -1, -1)  # what Redis has to be told anew
 
 log = Logger()
 
@@ -59,7 +60,7 @@ class Joined:
         self.out = 0  # highest P that somebody took or need not take, though one before it may be stuck
         self.policy = b"broadcast"
         self.settings: dict[str, str] = {}
-        self.told: tuple[int, int, int] = (0, 0, 0)
+        self.told = NOBODY
         self.back = 0  # up to which P Redis is just told that nobody got it
         self.written: list[int] = []
         self.leased: list[tuple[Element, int]] = []  # with ms: written to consumers that lease
@@ -242,21 +243,20 @@ class Delivery(Service):
         ups, instance = self.inbox.ups, self.presence.instance
         await self.inbox.open(queue.name, self, b"ci")
         known = queue.epoch != b""
-        count = max(1, len(queue.consumers))
         ready, room = (queue.consumers.ready, queue.consumers.room) if queue.consumers.all else (0, 0)
+        listening = Listening(ready, room, max(1, len(queue.consumers)))
         queue.counted = True
-        epoch, position, highest, queue.policy, due, settings = await self._live(queue, ready, room, count)
+        epoch, position, highest, queue.policy, settings = await self._live(queue, listening)
         self._linked(ups, instance)
-        self.core.due.told(queue.name, due)
         self._learn(queue, settings)
         start = position
         if known and (epoch != queue.epoch or queue.fresh) and queue.consumers.all:
             # What this life has broadcast was not heard here: all that is kept of it comes first.
-            now, _, _, start, *_ = await self.core.replay(queue.name, "all", 0, 0)
+            kept = await self.core.instances.history(queue.name, "all", 0, 0)
             self._linked(ups, instance)
-            if now != epoch:
+            if kept.epoch != epoch:
                 raise Unavailable("the queue was forgotten while it was joined")
-            start = min(start, position)
+            start = min(kept.start, position)
         if known and epoch != queue.epoch:
             self._renew(queue, epoch, start)
             known = False
@@ -266,23 +266,23 @@ class Delivery(Service):
             queue.sure = start
         queue.epoch, queue.highest, queue.fresh = epoch, max(queue.highest, highest), False
         while queue.position < position:
-            now, _, floor, _, to, *history = await self.core.replay(queue.name, "after", queue.position, PAGE)
+            page = await self.core.instances.history(queue.name, "after", queue.position, PAGE)
             self._linked(ups, instance)
-            if now != epoch:
+            if page.epoch != epoch:
                 raise Unavailable("the queue was forgotten while it was joined")
-            if floor > queue.position:
-                self._gap(queue, floor)
-            self._replay(queue, history, epoch)
-            queue.position = max(queue.position, to)
+            if page.floor > queue.position:
+                self._gap(queue, page.floor)
+            self._replay(queue, page)
+            queue.position = max(queue.position, page.end)
         queue.position = max(queue.position, position)  # what is not in history was taken back, and comes again
         if known:
-            away = await self.core.away(queue.name, instance)
+            away = await self.core.instances.away(queue.name, instance)
             if away:  # some may just have been dealt: their messages are here when this is answered
                 await self.messages.call(b"PING")
             self._linked(ups, instance)
             away -= _here(queue) | _dealt(queue)
             self._return(queue.name, queue.epoch, sorted(away))  # they were on their way when the connection went
-        queue.joined, queue.joining, queue.told = True, False, (ready, room, count)
+        queue.joined, queue.joining, queue.told = True, False, listening
         waiting, queue.waiting = queue.waiting, []
         for slot in waiting:  # each stands in the list before this returns, and so hears what was held back
             slot.resolve(None)
@@ -313,15 +313,14 @@ class Delivery(Service):
         queue.consumers.skipped()
         queue.position = last
 
-    def _replay(self, queue: Joined, history: list[bytes], epoch: bytes) -> None:
+    def _replay(self, queue: Joined, page: History) -> None:
         """What was broadcast while nothing was heard here."""
-        for at in range(0, len(history), 3):
-            if int(history[at]) > queue.position:
-                element = Element(queue.name, int(history[at + 1]), history[at + 2])
-                self._broadcast(queue, Batch(queue.name, [element], int(history[at]), epoch))
+        for position, element in page.elements:
+            if position > queue.position:
+                self._broadcast(queue, Batch(queue.name, [element], position, page.epoch))
 
-    def _learn(self, queue: Joined, settings: list[bytes]) -> None:
-        queue.settings = settings_in(settings)
+    def _learn(self, queue: Joined, settings: dict[str, str]) -> None:
+        queue.settings = settings
         queue.birthword = self.core.birthword
 
     def renewed(self, queue: Joined, epoch: bytes, position: int) -> None:
@@ -345,16 +344,14 @@ class Delivery(Service):
         queue.past.add(queue.epoch)
         queue.unheard.clear()
         queue.epoch, queue.position, queue.sure, queue.highest = epoch, position, 0, 0
-        queue.out, queue.back, queue.told = 0, 0, (-1, -1, -1)
+        queue.out, queue.back, queue.told = 0, 0, UNTOLD
         self._tell(queue)
         for consumer in queue.consumers.current:
             consumer.renewed(queue.name, epoch, position)
 
-    def _live(self, queue: Joined, ready: int, room: int, count: int, deaf: int = 0) -> Slot[Any]:
-        known = (queue.epoch, b"%d" % queue.highest, b"%d" % queue.position, json.dumps(queue.settings).encode())
-        anew = b"0" if queue.birthword in (b"", self.core.birthword) else b"1"
-        words = (b"%d" % ready, b"%d" % room, b"%d" % count, b"%d" % queue.sure, *known, word(), anew, b"%d" % deaf)
-        return self.core.script("live", queue.name, self.core.db, self.presence.instance, *words)
+    def _live(self, queue: Joined, listening: Listening, deaf: int = 0) -> Coroutine[Any, Any, Told]:
+        seen = Seen(queue.epoch, queue.highest, queue.position, queue.settings, queue.birthword)
+        return self.core.instances.listen(queue.name, self.presence.instance, listening, queue.sure, seen, deaf)
 
     def _tell(self, queue: Joined) -> None:
         """Say how many listen: once a turn, in absolute numbers."""
@@ -364,23 +361,22 @@ class Delivery(Service):
 
     def _telling(self, queue: Joined) -> None:
         self._changed.discard(queue)
-        numbers = (queue.consumers.ready, queue.consumers.room, len(queue.consumers))
+        numbers = Listening(queue.consumers.ready, queue.consumers.room, len(queue.consumers))
         deaf = queue.consumers.deaf
         if not queue.joined or queue.waiting or (numbers == queue.told and deaf <= queue.back):
             return
         queue.told, queue.back = numbers, deaf
         drive(self._said(queue, numbers, deaf), nothing, partial(self._unsaid, queue))
 
-    async def _said(self, queue: Joined, numbers: tuple[int, int, int], deaf: int) -> None:
+    async def _said(self, queue: Joined, numbers: Listening, deaf: int) -> None:
         epoch = queue.epoch
-        if numbers[2] == 0 or deaf:
+        if numbers.consumers == 0 or deaf:
             await self._confirm_written(queue)
-        reply = await self._live(queue, *numbers, deaf if numbers[2] else 0)
-        self.renewed(queue, reply[0], reply[1])
-        self._policy(queue, reply[3])
-        self.core.due.told(queue.name, reply[4])
-        self._learn(queue, reply[5])
-        if numbers[2] == 0:
+        told = await self._live(queue, numbers, deaf if numbers.consumers else 0)
+        self.renewed(queue, told.epoch, told.position)
+        self._policy(queue, told.policy)
+        self._learn(queue, told.settings)
+        if numbers.consumers == 0:
             queue.unheard.clear()  # the script gave them back, or another instance has heard them
             queue.consumers.abandon(queue.position)
             if queue.consumers.all:
@@ -391,7 +387,7 @@ class Delivery(Service):
             queue.consumers.abandon(deaf)
             queue.back = 0
             self._later(queue)
-        if numbers[2] == 0 and not queue.consumers.all and not queue.waiting:
+        if numbers.consumers == 0 and not queue.consumers.all and not queue.waiting:
             await self._confirm_written(queue)
             if not queue.consumers.all and not queue.waiting and self.queues.get(queue.name) is queue:
                 queue.joined = queue.counted = False
@@ -400,7 +396,7 @@ class Delivery(Service):
 
     def _unsaid(self, queue: Joined, error: BaseException) -> None:
         fault(f"telling who hears {queue.name.decode()}", error)
-        queue.told, queue.back = (-1, -1, -1), 0
+        queue.told, queue.back = UNTOLD, 0
         self.clock.callLater(0.3, self._tell, queue)
 
     # -- the links
@@ -458,7 +454,7 @@ class Delivery(Service):
         message = Message(data)
         if message.kind in b"RWA" and not channel.endswith(b":" + self.presence.instance):
             return  # to who this instance was before it was given up: what it had is others' now
-        name = _queue(channel)
+        name = queue_of(channel)
         queue = self.queues.get(name)
         if message.kind == b"W":
             self.woken(name, message.first)
@@ -533,8 +529,7 @@ class Delivery(Service):
     def _return(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
         for at in range(0, len(numbers), MERGED):
             some = numbers[at : at + MERGED]
-            words = [b"%d" % number for number in some]
-            slot = self.core.script("back", name, self.core.db, self.presence.instance, epoch, *words)
+            slot = self.core.instances.give_back(name, self.presence.instance, epoch, some)
             slot.then(partial(self._returned, name, epoch, some))
 
     def _returned(self, name: bytes, epoch: bytes, numbers: list[int], reply: Any, error: BaseException | None) -> None:
@@ -587,15 +582,12 @@ class Delivery(Service):
             self.core.due.soon(queue.name, min(ms for _, ms in leased))
         try:
             for at in range(0, max(len(written), len(leased), 1), MERGED):
-                numbers = [b"%d" % number for number in written[at : at + MERGED]]
-                leases = [b"%d" % part for element, ms in leased[at : at + MERGED] for part in (element.number, ms)]
-                told = (queue.consumers.ready, queue.consumers.room, max(1, len(queue.consumers)))
-                if queue.told[2] > 0:  # who has left does not come back by this, nor leave: live.lua does that
+                leases = [(element.number, ms) for element, ms in leased[at : at + MERGED]]
+                told = Listening(queue.consumers.ready, queue.consumers.room, max(1, len(queue.consumers)))
+                if queue.told.consumers > 0:  # who has left does not come back by this, nor leave: live.lua does that
                     queue.told = told
-                listening = b"%d %d %d %d" % (*told, out)
-                words = (epoch, b"%d" % sure, listening, b"%d" % len(numbers), *numbers, *leases)
-                due = await self.core.script("confirm", queue.name, self.core.db, instance, *words)
-                self.core.due.told(queue.name, due)
+                done = Confirmed(sure, out, written[at : at + MERGED], leases)
+                await self.core.instances.confirm(queue.name, instance, epoch, told, done)
         except Error:
             if (epoch, instance) == (queue.epoch, self.presence.instance):
                 queue.written += written  # repeated until told: a window that stays full is a deadlock
@@ -650,15 +642,14 @@ class Delivery(Service):
         while self._former:
             formers = list(self._former)
             for former in formers:  # what it asked of Redis after it was given up may have put it back
-                await self.core.reap(former, {*self.queues, *self.inbox.queues})
+                await self.core.instances.reap(former, {*self.queues, *self.inbox.queues})
             for name in list(self.queues):
-                ranges = await self.core.redis.call(b"LRANGE", b"restmq:{%b}:void" % name, b"0", b"-1")
-                void[name] = [(int(a), int(b)) for a, b in (entry.split(b" ") for entry in ranges)]
+                void[name] = await self.core.instances.taken_back(name)
             self._former.difference_update(formers)
         fenced, self._fenced = self._fenced, []
         self._holding = False
         for channel, data in fenced:
-            queue, message = self.queues.get(_queue(channel)), Message(data)
+            queue, message = self.queues.get(queue_of(channel)), Message(data)
             if queue is None or message.kind != b"B":
                 continue
             if not any(low <= message.first <= high for low, high in void.get(queue.name, ())):
@@ -689,16 +680,11 @@ class Delivery(Service):
             for queue in list(self.queues.values()):
                 await self._confirm_written(queue)
                 if queue.joined:
-                    await self._live(queue, 0, 0, 0)
-            await self.core.depart(self.presence.instance)
+                    await self._live(queue, NOBODY)
+            await self.core.instances.depart(self.presence.instance)
         except Error as error:
             if self.queues:
                 log.warn("not everything could be given back; the others will do it: {error}", error=error)
-
-
-def _queue(channel: bytes) -> bytes:
-    """The queue that a channel speaks of: restmq:{NAME}:…"""
-    return channel[8 : channel.index(b"}:")]
 
 
 def _here(queue: Joined) -> set[int]:

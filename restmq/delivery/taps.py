@@ -35,7 +35,7 @@ class Taps:
                     self._queues.setdefault(name, []).append(consumer)
                     await self.inbox.open(name, self, b"t")
                 if consumer in self.of:
-                    await self.core.script("tap", name, self.core.db, self.presence.instance, b"1")
+                    await self.core.instances.tap(name, self.presence.instance, True)
         except Error:
             self.leave(consumer)
             raise
@@ -48,7 +48,7 @@ class Taps:
                 taps.remove(consumer)
             if not taps and self._queues.pop(name, None) is not None:
                 self.inbox.close(name, self)
-                self.core.script("tap", name, self.core.db, self.presence.instance, b"0").then(ignored)
+                self.core.instances.tap(name, self.presence.instance, False).then(ignored)
 
     def cut(self) -> None:
         """The links to Redis were away."""

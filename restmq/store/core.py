@@ -26,6 +26,7 @@ from restmq.store import replies as books
 from restmq.store import scripts
 from restmq.store.connection import Redis, Reply, info
 from restmq.store.greeting import Greeting
+from restmq.store.instances import Instances
 from restmq.store.pipeline import MERGED, REMEMBERED, Call, Turn, another, refusal, word
 from restmq.store.timers import Due
 
@@ -98,7 +99,7 @@ class Core:
         self.scripts = scripts.load(rules)
         self.turn = Turn(redis, clock, self.scripts)
         self.turn.first = self._first_use
-        self.script = self.turn.script
+        self._script = self.turn.script
         self.answers = Answers(ANSWERS)
         self.due = Due(self.turn, self.db, clock)
         self.due.forgotten = self._forgotten
@@ -108,6 +109,7 @@ class Core:
         self._times_up = 0
         self.greeting = Greeting(redis, clock, self.scripts)
         self.time = self.greeting.time
+        self.instances = Instances(self.turn, self.db, self.due, self.time, self.greeting)
         redis.up = self._up
 
     @property
@@ -147,7 +149,7 @@ class Core:
         epoch, due, *settings = reply
         self.due.told(queue, due)  # whoever made that timer may have died before it was noted
         if known is not None:
-            known.birthword, known.settings = self.birthword, settings_in(settings)
+            known.birthword, known.settings = self.birthword, books.settings_in(settings)
             if epoch != known.epoch:
                 if known.epoch and known.number:  # else nothing was in it, and its epoch went with who heard it
                     log.warn("queue {queue} has another epoch now", queue=queue.decode("utf-8"))
@@ -244,7 +246,7 @@ class Core:
             self.due.soon(queue, min(ms for ms in (ttl_ms, delay_ms, LOOK if until_ms else 0) if ms))
         self._register(queue)
         head = self._head(json.dumps(options).encode())
-        first, newborn, replayed, many, *due = await self.script("add", queue, *head, *values)
+        first, newborn, replayed, many, *due = await self._script("add", queue, *head, *values)
         if due and due[0] >= 0:
             self.due.soon(queue, due[0])
         if newborn:
@@ -303,7 +305,7 @@ class Core:
         """Ask for what may be much. Raises Crowded when clients leave too much unread, unless one is `patient`."""
         await self.answers.enter(patient)
         try:
-            return await self.script(name, queue, *words)
+            return await self._script(name, queue, *words)
         finally:
             self.answers.leave()
 
@@ -343,7 +345,7 @@ class Core:
             if mortal:  # its ttl goes on; when it ends the sweep tells
                 self.due.soon(element.queue, LOOK)
             try:
-                await self.script("untake", element.queue, self.db, *words)
+                await self._script("untake", element.queue, self.db, *words)
                 return
             except Error:
                 if self.clock.seconds() > until:
@@ -352,7 +354,7 @@ class Core:
 
     async def unwait(self, queue: bytes, instance: bytes, many: int) -> int:
         """GETs of an instance wait no more; answers how many of them had been woken already."""
-        woken: int = await self.script("unwait", queue, self.db, instance, b"%d" % many)
+        woken: int = await self._script("unwait", queue, self.db, instance, b"%d" % many)
         return woken
 
     async def get(self, queue: bytes) -> Element | bool:
@@ -370,7 +372,7 @@ class Core:
         With a lease it is acknowledged. Raises LeaseLost when that does not hold any more.
         """
         words = (b"%d" % lease.deliveries, lease.epoch) if lease else (b"", b"")
-        reply = await self.script("del", queue, self.db, b"%d" % number, *words)
+        reply = await self._script("del", queue, self.db, b"%d" % number, *words)
         if reply < 0:
             raise _lost(queue, number)
         return bool(reply)
@@ -379,7 +381,7 @@ class Core:
         """Empty the queue, or forget it; True when there was something."""
         if forget:  # before the script: whoever adds after it is told of the birth, and enters the name again
             self._forgotten(queue)
-        had = bool(await self.script("purge", queue, self.db, b"1" if forget else b"0", word()))
+        had = bool(await self._script("purge", queue, self.db, b"1" if forget else b"0", word()))
         if forget:
             self.known.pop(queue, None)
             self.turn.touched.discard(queue)
@@ -413,7 +415,7 @@ class Core:
             words = [
                 w for one in leases[at : at + MERGED] for w in (b"%d" % one.number, b"%d" % one.deliveries, one.epoch)
             ]
-            slots.append(self.script(name, queue, self.db, *head, *words))
+            slots.append(self._script(name, queue, self.db, *head, *words))
         for slot in slots:
             done += map(bool, await slot)
         return done
@@ -445,7 +447,7 @@ class Core:
     async def _nack(self, queue: bytes, words: Sequence[bytes]) -> list[int]:
         if b"1" in words[4::6] or not {b"", b"0"}.issuperset(words[3::6]):  # the answer, which tells, may be lost
             self.due.soon(queue, LOOK)
-        *replies, due = await self.script("nack", queue, self.db, *words)
+        *replies, due = await self._script("nack", queue, self.db, *words)
         if due >= 0:
             self.due.soon(queue, due)
         answers: list[int] = replies
@@ -469,7 +471,7 @@ class Core:
         """
         D, epoch = (b"%d" % lease.deliveries, lease.epoch) if lease else (b"", b"")
         self.due.soon(queue, ms)
-        reply = await self.script("touch", queue, self.db, b"%d" % number, D, epoch, b"%d" % ms)
+        reply = await self._script("touch", queue, self.db, b"%d" % number, D, epoch, b"%d" % ms)
         if reply[0] == 0:
             raise _lost(queue, number)
         return Lease(number, int(reply[1]), reply[2]) if reply[0] == 1 else None
@@ -479,20 +481,20 @@ class Core:
         if many:
             kicked: list[int] = []
             while many > 0:
-                some = await self.script("kick", queue, self.db, b"%d" % min(many, MERGED))
+                some = await self._script("kick", queue, self.db, b"%d" % min(many, MERGED))
                 kicked += map(int, some)
                 many -= MERGED
                 if len(some) < MERGED:
                     break
             return kicked
         words = [b"%d" % number for number in numbers]
-        return [int(number) for number in await self.script("kick", queue, self.db, b"0", *words)]
+        return [int(number) for number in await self._script("kick", queue, self.db, b"0", *words)]
 
     async def bury(self, queue: bytes) -> int:
         """Delete all dead elements; answers how many."""
         deleted = 0
         while True:
-            some: int = await self.script("bury", queue, self.db)
+            some: int = await self._script("bury", queue, self.db)
             deleted += some
             if some < 500:
                 return deleted
@@ -501,7 +503,7 @@ class Core:
 
     async def policy(self, queue: bytes) -> str:
         """How the queue's elements are dealt to live consumers: broadcast or roundrobin."""
-        return "roundrobin" if (await self.script("look", queue, self.db))[14] else "broadcast"
+        return "roundrobin" if (await self._script("look", queue, self.db))[14] else "broadcast"
 
     async def set_policy(self, queue: bytes, policy: str) -> None:
         """Set the policy for every element added from now on."""
@@ -513,12 +515,12 @@ class Core:
         words = [text.encode() for pair in settings.items() for text in pair]
         if settings.get("idle_ttl"):
             self.due.soon(queue, LOOK)  # as in _nack()
-        due, *told = await self.script("set", queue, self.db, word(), *words)
+        due, *told = await self._script("set", queue, self.db, word(), *words)
         if due >= 0:
             self.due.soon(queue, due)
         known = self.known.get(queue)
         if known is not None:
-            known.settings = settings_in(told)
+            known.settings = books.settings_in(told)
             if not known.epoch:  # this was its first use
                 self._first_use(queue)
 
@@ -530,7 +532,7 @@ class Core:
 
     async def status(self, queue: bytes) -> int:
         """1 while elements flow to live consumers, 0 while they are stopped."""
-        return int((await self.script("look", queue, self.db))[13])
+        return int((await self._script("look", queue, self.db))[13])
 
     async def set_status(self, queue: bytes, started: bool, scopes: Sequence[str] = ("live",), ms: int = 0) -> None:
         """Start or stop flows: live, pull, add; a stop ends by itself after `ms`, 0 for never."""
@@ -538,22 +540,22 @@ class Core:
         if ms:
             self.due.soon(queue, ms)
         words = [scope.encode() for scope in scopes]
-        await self.script("flow", queue, self.db, b"0" if started else b"1", b"%d" % ms, *words)
+        await self._script("flow", queue, self.db, b"0" if started else b"1", b"%d" % ms, *words)
 
     async def stops(self, queue: bytes) -> dict[str, float | None]:
         """Which flows are stopped, and for how many seconds more; None is until they are started."""
-        stops = await self.script("stops", queue, self.db)
+        stops = await self._script("stops", queue, self.db)
         return {scope.decode(): left / 1000 if left >= 0 else None for scope, left in zip(stops[::2], stops[1::2])}
 
     # -- looking
 
     async def ledger(self, queue: bytes) -> dict[str, int]:
         """The queue's books: `added` is the sum of all the others but `bytes`; `imbalance` is what is off."""
-        return books.ledger(await self.script("look", queue, self.db))
+        return books.ledger(await self._script("look", queue, self.db))
 
     async def stats(self, queue: bytes) -> dict[str, object]:
         """What /stats shows of one queue."""
-        return books.stats(queue, await self.script("look", queue, self.db))
+        return books.stats(queue, await self._script("look", queue, self.db))
 
     async def newest(self, queue: bytes, most: int = 10) -> list[Element]:
         """The newest waiting elements, newest first, untouched."""
@@ -569,7 +571,7 @@ class Core:
         words = [state.encode(), b"%d" % after, b"%d" % most]
         reply = await self._bring(False, "peek", queue, self.db, *words)
         while len(reply) == 2:  # not found yet: it is searched for a thousand a call
-            reply = await self.script("peek", queue, self.db, *words, reply[1])
+            reply = await self._script("peek", queue, self.db, *words, reply[1])
         if state == "leased" and len(reply) < 8 * most:
             way = sorted({int(word) for word in (await self._scan(b"HSCAN", b"restmq:{%b}:y" % queue))[::2]})
             if reply == [b"?"] and after in way:
@@ -577,7 +579,7 @@ class Core:
             while reply != [b"?"] and way and len(reply) < 8 * most:
                 some, way = way[:most], way[most:]
                 words = [b"way", b"0", b"%d" % most, *(b"%d" % number for number in some)]
-                reply = (reply + await self.script("peek", queue, self.db, *words))[: 8 * most]
+                reply = (reply + await self._script("peek", queue, self.db, *words))[: 8 * most]
         return None if reply == [b"?"] else books.peeked(queue, reply)
 
     async def _scan(self, command: bytes, key: bytes) -> list[bytes]:
@@ -593,14 +595,6 @@ class Core:
         """Look at one element; None when it is gone."""
         found = await self.peek(queue, "one", number, 1)
         return found[0] if found else None
-
-    async def replay(self, queue: bytes, what: str, which: int = 0, most: int = 500, size: int = 1 << 20) -> Reply:
-        """History, as replay.lua answers it: `most` elements, or as many as have `size` bytes of values.
-
-        [epoch, P now, P before the first kept, P it starts after, P it went to, then P, N, value…]
-        """
-        words = (what.encode(), b"%d" % which, b"%d" % most, word(), b"%d" % size)
-        return await self.script("replay", queue, self.db, *words)
 
     async def queues(self, after: bytes = b"", match: bytes = b"", max: int = 1000) -> list[bytes]:
         """Names in order of bytes, beyond `after`, that contain `match`, `max` at the most."""
@@ -618,42 +612,7 @@ class Core:
         """What keeps Redis from serving well, in sentences; raises Unavailable when it does not answer."""
         return books.health(info(await self.redis.call(b"INFO"))) + self.time.steps()
 
-    # -- instances
-
-    async def away(self, queue: bytes, instance: bytes) -> frozenset[int]:
-        """Numbers of the round-robin elements on their way to an instance."""
-        return frozenset(map(int, await self._scan(b"SSCAN", b"restmq:{%b}:way:%b" % (queue, instance))))
-
-    async def beat(self, instance: bytes, newborn: bool, lasts_ms: int) -> list[bytes]:
-        """One beat of an instance (beat.lua): [b'ok' or b'doomed', instances to reap…]."""
-        keys = [b"restmq:{inst}:alive", b"restmq:{inst}:doomed", b"restmq:{inst}:last"]
-        asked = self.time.now()
-        words = (instance, b"1" if newborn else b"0", b"%d" % lasts_ms, self.greeting.run)
-        reply: list[Any] = await self.turn.whole("beat", keys, *words)
-        self.time.told(reply[0], asked)
-        return reply[1:]
-
-    def note(self, instance: bytes, queue: bytes) -> Slot[Reply]:
-        """Enter a queue in the set of those an instance listens to, so that it can be reaped."""
-        return self.turn.whole("note", [b"restmq:{inst}:q:" + instance], queue)
-
-    async def unnote(self, instance: bytes, queue: bytes) -> None:
-        """Take it out of that set."""
-        await self.redis.call(b"SREM", b"restmq:{inst}:q:" + instance, queue)
-
-    async def depart(self, instance: bytes) -> None:
-        """This instance goes, and has nothing left: nobody needs to reap it."""
-        await self.reap(instance)
-        await self.redis.call(b"ZREM", b"restmq:{inst}:alive", instance)
-
-    async def reap(self, dead: bytes, queues: Iterable[bytes] = ()) -> None:
-        """Take a dead instance out of all its queues, those named too; what it held goes to others."""
-        key = b"restmq:{inst}:q:" + dead
-        for queue in {*await self.redis.call(b"SMEMBERS", key), *queues}:
-            while await self.script("reap", queue, self.db, dead, b"1"):
-                pass
-        await self.redis.call(b"DEL", key)
-        await self.redis.call(b"ZREM", b"restmq:{inst}:doomed", dead)
+    # -- the end of what is due, and of us
 
     async def sweep(self) -> int:
         """End what is due; answers in how many queues."""
@@ -664,12 +623,6 @@ class Core:
         self.due.stop()
         answer: Deferred[Any] = self.redis.disconnect()
         return answer
-
-
-def settings_in(words: Sequence[bytes]) -> dict[str, str]:
-    """Settings as the scripts tell them: name, text…"""
-    texts = [word.decode() for word in words]
-    return dict(zip(texts[::2], texts[1::2]))
 
 
 def _lost(queue: bytes, number: int) -> LeaseLost:

@@ -104,3 +104,9 @@ def health(said: Mapping[str, str]) -> list[str]:
     if said.get("loading") == "1":
         raise Unavailable("Redis is loading its data")
     return reasons
+
+
+def settings_in(words: Sequence[bytes]) -> dict[str, str]:
+    """Settings as the scripts tell them: name, text…"""
+    texts = [word.decode() for word in words]
+    return dict(zip(texts[::2], texts[1::2]))
