@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,12 @@ def test_only_the_store_knows_redis_and_only_the_wire_knows_cyclone(module: str)
     assert "txredisapi" not in roots or level(module) == 1
     assert "hiredis" not in roots or level(module) == 1
     assert "cyclone" not in roots or level(module) == 3
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_store_has_names_of_keys_and_channels_and_calls_scripts(module: str) -> None:
+    text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text("utf-8")
+    assert level(module) == 1 or not re.search(r"restmq:\w*[{:]|\.script\(|\bEVAL", text)
 
 
 def test_every_folder_has_its_layer_and_its_types_are_checked() -> None:
