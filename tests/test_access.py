@@ -23,8 +23,6 @@ from restmq.api.metrics import route_name
 from restmq.http.handler import Handler
 from restmq.web import ROUTES
 
-pytestmark = pytest.mark.wire
-
 PRODUCER, CONSUMER, ADMIN, OPEN = "rest:producer", "rest:consumer", "admin", ""
 COMET, SSE, SOCKET = "comet:consumer", "sse:consumer", "websocket:consumer"
 UPGRADE = dict(line.split(": ", 1) for line in HANDSHAKE.splitlines())

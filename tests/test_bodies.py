@@ -15,7 +15,6 @@ from test_http import CLOSED, statuses, talk
 from test_metrics import scrape
 from wire import stats
 
-pytestmark = pytest.mark.wire
 #: Every address, and the most that its bodies may have.
 MOST = [
     *(("POST", "/q/{}", kind, most) for kind, most in ((FORM, LARGEST_FORM), (PARTS, LARGEST_FORM), (TEXT, VALUE),

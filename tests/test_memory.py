@@ -10,7 +10,6 @@ import pytest
 from bodies import MIB, TEXT, head
 from wire import until
 
-pytestmark = pytest.mark.wire
 #: Bodies of which another way of reading makes ten to ninety times their size.
 NAMES = [
     ("/q/{}", "batch: LF"),
