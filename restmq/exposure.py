@@ -1,6 +1,6 @@
 """What an operator should know of who may come in: a line of the log each, at the start and when rules change.
 
-Owns these lines; decides nothing. access/acl.py has the rules, listener.py the port. Read web.py next, which
+Owns these lines; decides nothing. access/acl.py has the rules, listener.py the port. Read broker.py next, which
 connects them.
 """
 

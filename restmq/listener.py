@@ -2,7 +2,7 @@
 
 Owns the listening socket. Must not know what is spoken on it. A plain close would
 reset who is connected but not yet accepted; behind Nginx that is a POST answered
-502, at every restart. Read web.py next, which opens it last and closes it first.
+502, at every restart. Read broker.py next, which opens it last and closes it first.
 """
 
 from __future__ import annotations

@@ -295,6 +295,15 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
         self.ask(encode(parts), done)
         return slot
 
+    async def scan(self, command: bytes, key: bytes) -> list[bytes]:
+        """All of a set or hash, in steps of a few hundred (SSCAN, HSCAN)."""
+        cursor, found = b"0", []
+        while True:
+            cursor, some = await self.call(command, key, cursor, b"COUNT", b"500")
+            found += some
+            if cursor == b"0":
+                return found
+
     # -- deadlines
 
     def watch(self) -> None:

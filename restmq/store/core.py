@@ -573,7 +573,7 @@ class Core:
         while len(reply) == 2:  # not found yet: it is searched for a thousand a call
             reply = await self._script("peek", queue, self.db, *words, reply[1])
         if state == "leased" and len(reply) < 8 * most:
-            way = sorted({int(word) for word in (await self._scan(b"HSCAN", b"restmq:{%b}:y" % queue))[::2]})
+            way = sorted({int(word) for word in (await self.redis.scan(b"HSCAN", b"restmq:{%b}:y" % queue))[::2]})
             if reply == [b"?"] and after in way:
                 reply, way = [], way[way.index(after) + 1 :]
             while reply != [b"?"] and way and len(reply) < 8 * most:
@@ -581,15 +581,6 @@ class Core:
                 words = [b"way", b"0", b"%d" % most, *(b"%d" % number for number in some)]
                 reply = (reply + await self._script("peek", queue, self.db, *words))[: 8 * most]
         return None if reply == [b"?"] else books.peeked(queue, reply)
-
-    async def _scan(self, command: bytes, key: bytes) -> list[bytes]:
-        """All of a set or hash, in steps of a few hundred (SSCAN, HSCAN)."""
-        cursor, found = b"0", []
-        while True:
-            cursor, some = await self.redis.call(command, key, cursor, b"COUNT", b"500")
-            found += some
-            if cursor == b"0":
-                return found
 
     async def look(self, queue: bytes, number: int) -> books.Peeked | None:
         """Look at one element; None when it is gone."""

@@ -7,7 +7,7 @@ for producers and those who pull, is core.py. Read delivery/presence.py next.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from restmq.model.element import Element
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
     epoch: bytes
     number: int
     position: int
-    settings: Mapping[str, str]
+    settings: dict[str, str]
     birthword: bytes
 
 
@@ -144,7 +144,7 @@ class Instances:
         `confirmed` is the position up to which broadcasts are confirmed. What was broadcast up to `lost` nobody
         here will take. Raises errors.Unavailable also when the instance was given up.
         """
-        settings = json.dumps(dict(seen.settings)).encode()
+        settings = json.dumps(seen.settings).encode()
         anew = b"0" if seen.birthword in (b"", self._greeting.birthword) else b"1"
         numbers = (*listening, confirmed)
         known = (seen.epoch, b"%d" % seen.number, b"%d" % seen.position, settings)
@@ -171,12 +171,8 @@ class Instances:
 
     async def away(self, queue: bytes, instance: bytes) -> frozenset[int]:
         """Numbers of the round-robin elements on their way to it (SSCAN)."""
-        key, cursor, found = b"restmq:{%b}:way:%b" % (queue, instance), b"0", []
-        while True:
-            cursor, some = await self._redis.call(b"SSCAN", key, cursor, b"COUNT", b"500")
-            found += some
-            if cursor == b"0":
-                return frozenset(map(int, found))
+        key = b"restmq:{%b}:way:%b" % (queue, instance)
+        return frozenset(map(int, await self._redis.scan(b"SSCAN", key)))
 
     def tap(self, queue: bytes, instance: bytes, on: bool) -> Slot[object]:
         """Tell it of each element that is added, or no more (tap.lua)."""
