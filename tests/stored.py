@@ -1,6 +1,6 @@
-"""One queue as it lies in Redis: its scripts with a clock that the test sets, its channels, and its keys read back.
+"""One queue as it lies in Redis: its functions with a clock that the test sets, its channels, and its keys read back.
 
-Owns the scripts' words and the keys' formats (lua/lib/keys.lua); judges nothing.
+Owns the functions' words and the keys' formats (lua/lib/keys.lua); judges nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from wire import PATIENCE
 
-from restmq.store import scripts
+from restmq.store.library import Library, context
 
 DB = 15
 KEY = "restmq:{q}:"
@@ -26,25 +26,30 @@ FLAGS = "born slow waits live roundrobin stopped ruled".split()
 SCOPES = ("live", "pull", "add")
 
 
-class Scripts:
-    """The scripts for one queue, called as the core calls them."""
+class Verbs:
+    """The functions for one queue, called as the core calls them."""
 
     def __init__(self, link: Any, rules: Mapping[str, Any] | None = None, clock: bool = True) -> None:
         self.link = link
-        loaded = scripts.load(rules, time=CLOCK) if clock else scripts.load(rules)
-        self.sha = {name: link.script_load(script.text) for name, script in loaded.items()}
+        self.library = Library(CLOCK) if clock else Library()
+        self.context = context(DB, rules)
+        link.function_load(self.library.text, replace=True)
 
     def __call__(self, verb: str, *words: Any) -> Any:
-        return self.link.evalsha(self.sha[verb], 1, KEY + "m", *words)
+        return self.link.fcall(*self.command(verb, *words))
+
+    def command(self, verb: str, *words: Any) -> tuple[Any, ...]:
+        """What FCALL takes."""
+        return self.library.function(verb), 1, KEY + "m", self.context, *words
 
     def state(self) -> dict[str, int]:
-        """The packed state, by lua/lib/state.lua's names."""
+        """The packed state, by lua/lib/queue.lua's names."""
         packed = self.link.get(KEY + "m")
         return dict(zip(STATE, map(int, struct.unpack(">14dB", packed) if packed else [0] * 15)))
 
     def books(self) -> dict[str, int]:
         """look.lua's columns; it ends what is due."""
-        return dict(zip(LEDGER, self("look", DB)))
+        return dict(zip(LEDGER, self("look")))
 
 
 class Stored:

@@ -328,29 +328,29 @@ def test_a_redis_that_was_full_and_new_at_the_start_serves_when_there_is_room(ow
 # -- a Redis that forgets
 
 
-def test_a_redis_that_forgot_its_scripts_is_taught_them_and_nobody_notices(own: Any, start: Any) -> None:
+def test_a_redis_that_forgot_its_functions_is_taught_them_and_nobody_notices(own: Any, start: Any) -> None:
     one, other = start("", own.address), client(own)
     consumer = Consumer(one, "live")
     for turn in range(1, 4):
-        other.script_flush()
+        other.function_flush()
         assert one.form("/q/plain", f"value={turn}") == (200, b"plain:%d\r\n" % turn)
         assert one.form("/q/live", f"value={turn}")[0] == 200
-        other.script_flush()
+        other.function_flush()
         assert b'"plain:%d"' % turn in one.http("GET", "/q/plain")[2]
         until(lambda turn=turn: len(consumer.lines) == turn)
-        other.script_flush()
+        other.function_flush()
         assert b'"len": 0' in one.http("GET", "/stats/plain")[2]
         assert one.http("DELETE", "/q/plain")[0] in (200, 204, 404)
     assert other.info("stats")["total_error_replies"] >= 9
 
 
-def test_a_script_flush_between_concurrent_adds_loses_and_doubles_none(own: Any) -> None:
+def test_a_function_flush_between_concurrent_adds_loses_and_doubles_none(own: Any) -> None:
     other = client(own)
     with reactor.core(own.address) as core:
         until(lambda: core.redis.link is not None)
         slots: list[Any] = []
         for turn in range(50):
-            other.script_flush()
+            other.function_flush()
             slots += reactor.call(lambda turn=turn: [core.add(b"q", b"%d" % turn) for _ in range(20)])
         numbers = [reactor.wait(lambda slot=slot: slot) for slot in slots]
         assert sorted(numbers) == list(range(1, 1001))
@@ -549,7 +549,7 @@ def test_a_user_of_redis_who_may_touch_only_restmq_s_keys_is_enough(own: Any, tm
         until(lambda: len(consumer.lines) == 1)
         assert one.form("/q/y", "value=y&ttl=1h")[0] == 200
         assert b'"y"' in one.http("GET", "/q/y")[2]
-        other.execute_command("ACL", "SETUSER", "broker", "-evalsha", "-eval")
+        other.execute_command("ACL", "SETUSER", "broker", "-fcall")
         status, body = one.form("/q/y", "value=y")
         assert status == 503 and b"Redis refuses for now (NOPERM)" in body and b'"stored": "no"' in body
     finally:

@@ -7,7 +7,6 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from restmq.runtime.future import Slot, drive
-from restmq.store.scripts import load
 from restmq.store.timers import Due
 
 
@@ -15,7 +14,6 @@ class Index:
     """Stands for Redis: something is always due in 300 ms, and nothing now."""
 
     def __init__(self) -> None:
-        self.scripts = load()
         self.asked = 0
 
     def whole(self, name: str, keys: list[bytes], *args: bytes) -> Slot[Any]:
@@ -52,7 +50,7 @@ class Queue(Index):
         self.clock, self.left = clock, thousands
         self.swept: list[float] = []  # when, in seconds
 
-    def script(self, name: str, queue: bytes, *args: bytes) -> Slot[Any]:
+    def call(self, name: str, queue: bytes, *args: bytes) -> Slot[Any]:
         """A step of the sweep: it tells the ms until something is due next, 0 for at once, None for never."""
         assert name == "sweep"
         self.swept.append(self.clock.seconds())

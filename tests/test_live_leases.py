@@ -15,7 +15,7 @@ from between import Between
 from conftest import RedisServer
 from wire import PATIENCE, Listener, Socket, add, batch_add, stats, texts, until
 
-from restmq.store.scripts import load
+from restmq.store.library import Library
 
 TRANSPORTS = ("c", "sse", "ws")
 
@@ -207,7 +207,7 @@ def test_what_cannot_be_given_back_now_is_when_redis_takes_it(
 def test_a_confirmation_that_fails_when_its_consumer_has_left_leases_nothing(
     own: RedisServer, start: Any, listen: Any, queue: str
 ) -> None:
-    between, held, confirm = Between(own.folder, own), threading.Event(), load()["confirm"].sha
+    between, held, confirm = Between(own.folder, own), threading.Event(), Library().function("confirm")
 
     def asked(data: bytes) -> None:
         if confirm in data and not held.is_set():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wire import BATCH, FORM, PATIENCE, TEXT, Listener, batch_add, stats, texts, until
 
 from restmq.api.stats import STATES, Rates
-from restmq.store import scripts
+from restmq.store.library import Library
 
 COLUMNS = (
     "added waiting delayed leased dead taken delivered acked deleted expired purged dropped bytes imbalance"
@@ -21,14 +21,14 @@ MIB = 1 << 20
 
 
 class Store:
-    """The scripts for one queue of the shared instance, to bring elements into every state."""
+    """The functions for one queue of the shared instance, to bring elements into every state."""
 
     def __init__(self, link: Any, queue: str) -> None:
         self.link, self.key = link, f"restmq:{{{queue}}}:"
-        self.scripts = scripts.load()
+        self.library = Library()
 
     def __call__(self, verb: str, *words: Any) -> Any:
-        return self.link.eval(self.scripts[verb].text, 1, self.key + "m", 0, *words)
+        return self.link.fcall(self.library.function(verb), 1, self.key + "m", 0, *words)
 
     def add(self, *values: str, **options: int) -> int:
         """Add values; answers the first number."""

@@ -155,7 +155,7 @@ def test_a_batch_is_one_command_to_redis(instance: Any, redis_server: Any, queue
             if "the end " + queue in said["command"]:
                 break
             seen.append(said["command"])
-    asked = [one for one in seen if f"restmq:{{{queue}}}:m" in one and one.startswith("EVALSHA")]
+    asked = [one for one in seen if f"restmq:{{{queue}}}:m" in one and one.startswith("FCALL")]
     assert len(asked) == 1
 
 

@@ -130,7 +130,7 @@ def test_an_old_id_that_stood_in_line_once_more_is_taken_out_and_swallows_no_wak
         until(lambda: new in lives.store.lrange(of + "wt", 0, -1))
         until(lambda: lives.store.lrange(of + "wt", 0, -1) == [new] * many, lambda: lives.known(old, queue))
         until(lambda: lives.store.pubsub_channels(f"restmq:*:{old.decode()}") == [])
-        assert lives.place(b'"inst": "%b"' % old) >= 0, "it did not ask under its old id"
+        assert lives.place(b'"instance": "%b"' % old) >= 0, "it did not ask under its old id"
         assert lives.known(old, queue) == []
         assert stats(other, queue)["waiters"] == many
         for one in (links[1], links[0])[2 - many :]:  # who came first is served first

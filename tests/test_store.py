@@ -1,4 +1,4 @@
-"""The scripts on a real Redis against a plain model: after every step answers, messages, books and keys agree.
+"""The functions on a real Redis against a plain model: after every step answers, messages, books and keys agree.
 
 The clock is a key that the test sets: nothing sleeps. RESTMQ_EXAMPLES says how many
 sequences of 50 steps are run; a failing one is shrunk and printed as the calls to make.
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 from model import Model
 from model_live import AWAY, DEAD, DELAYED, LEASED, WAITING, by_time
-from stored import BEGAN, DB, KEY, LEDGER, Scripts, Stored, groups, triples
+from stored import BEGAN, KEY, LEDGER, Stored, Verbs, groups, triples
 from watched import NOTHING, SETTINGS, Watched
 
 from restmq.model.settings import RULES
@@ -73,7 +73,7 @@ class Queue(Watched):
         for inst in line:
             self.getting("take", inst, 1, None, True)
         if line and stopped:
-            assert self.run("flow", DB, 1, 100, "pull") == self.model.flow(True, 100, ["pull"])
+            assert self.run("flow", 1, 100, "pull") == self.model.flow(True, 100, ["pull"])
 
     # -- producing
 
@@ -111,7 +111,7 @@ class Queue(Watched):
 
     @rule(most=st.sampled_from([1, 2, 10, 400]))
     def take(self, most: int) -> None:
-        reply, told = self.both("take", [DB, most, ""], lambda: self.model.take(most))
+        reply, told = self.both("take", [most, ""], lambda: self.model.take(most))
         if reply is not None:
             assert triples(reply) == [(e.number, e.shown, e.value) for e in told]
 
@@ -138,7 +138,7 @@ class Queue(Watched):
         if self.taken:
             element, epoch, value, how = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
             word = next(self.epochs)
-            replies = [self.run("untake", DB, epoch, element.number, value, how, word) for _ in range(asked)]
+            replies = [self.run("untake", epoch, element.number, value, how, word) for _ in range(asked)]
             assert replies[0] == self.model.untake(element, epoch)
 
     @precondition(lambda self: self.model.line or any(self.model.woken.values()))
@@ -148,13 +148,13 @@ class Queue(Watched):
         model = self.model
         many = data.draw(st.integers(0, model.line.count(inst) + model.woken.get(inst, 0)))
         if many:
-            reply, told = self.run("unwait", DB, inst, many), model.unwait(inst, many)
+            reply, told = self.run("unwait", inst, many), model.unwait(inst, many)
             assert reply == told
             model.woken[inst] = model.woken.get(inst, 0) - told
 
     @rule()
     def get(self) -> None:
-        reply, told = self.both("get", [DB], self.model.get)
+        reply, told = self.both("get", [], self.model.get)
         if reply is not None:
             assert [int(reply[0]), *reply[1:]] == told
 
@@ -162,7 +162,7 @@ class Queue(Watched):
     def newest(self, most: int) -> None:
         there = self.model.waiting[::-1]
         alive = [(e.number, e.shown, e.value) for e in there if not self.model.over(e)]
-        reply = triples(self.run("newest", DB, most))
+        reply = triples(self.run("newest", most))
         assert reply == alive[:most] if len(alive) == len(there) else set(reply) <= set(alive)
 
     @rule(back=st.integers(0, 12), data=st.data(), leased=st.booleans())
@@ -170,10 +170,10 @@ class Queue(Watched):
         """With a lease and without, whatever state it is in."""
         if leased and (self.leases or self.model.those(LEASED) or self.model.those(AWAY)):
             lease = self.some_lease(data)
-            assert self.run("del", DB, *lease) == self.model.delete(lease[0], lease)
+            assert self.run("del", *lease) == self.model.delete(lease[0], lease)
         else:
             number = max(1, self.model.added - back)
-            assert self.run("del", DB, number, "", "") == self.model.delete(number)
+            assert self.run("del", number, "", "") == self.model.delete(number)
 
     # -- leases
 
@@ -183,7 +183,7 @@ class Queue(Watched):
         leases = [self.some_lease(data) for _ in range(many)]
         leases += leases[: int(twice)]
         told = self.model.ack(leases)
-        assert self.run("ack", DB, *(word for lease in leases for word in lease)) == told
+        assert self.run("ack", *(word for lease in leases for word in lease)) == told
         assert not twice or not told[-1], "what is acknowledged is gone"
 
     @precondition(lambda self: self.leases or self.model.those(AWAY))
@@ -203,7 +203,7 @@ class Queue(Watched):
             meant, delay = max(0, int(delay[1:])), f"@{self.model.now + int(delay[1:])}"
         words = [word for lease in leases for word in (*lease, delay, int(failed), reason)]
         told = self.model.nack([(lease, meant, failed, reason) for lease in leases])
-        assert self.run("nack", DB, *words) == told
+        assert self.run("nack", *words) == told
 
     @rule(inst=INSTANCES, values=VALUES, most=st.sampled_from([1, 3]), kicked=st.booleans())
     def add_and_work_in_vain(self, inst: str, values: list[bytes], most: int, kicked: bool) -> None:
@@ -213,16 +213,16 @@ class Queue(Watched):
         self.getting("lease", inst, most, None, False)
         for lease in self.leases[before:]:
             told = self.model.nack([(lease, None, True, "it fails")])
-            assert self.run("nack", DB, *lease, "", 1, "it fails") == told
+            assert self.run("nack", *lease, "", 1, "it fails") == told
         if kicked and self.model.those(DEAD):
-            assert list(map(int, self.run("kick", DB, 1))) == self.model.kick(1, [])
+            assert list(map(int, self.run("kick", 1))) == self.model.kick(1, [])
 
     @precondition(lambda self: self.leases or self.model.those(AWAY))
     @rule(data=st.data(), ms=st.sampled_from([30, 100, 2000]), whichever=RARELY)
     def touch(self, data: Any, ms: int, whichever: bool) -> None:
         lease = self.some_lease(data)
         lease = (lease[0], "", "") if whichever else lease
-        *told, epoch = [*self.run("touch", DB, *lease, ms), b""][:3]
+        *told, epoch = [*self.run("touch", *lease, ms), b""][:3]
         assert [*told, epoch.decode()] [: len(told) + bool(epoch)] == self.model.touch(lease, ms)
 
     @precondition(lambda self: self.model.those(DEAD))
@@ -230,27 +230,27 @@ class Queue(Watched):
     def kick(self, many: int, data: Any) -> None:
         some = st.sampled_from([*(e.number for e in self.model.those(DEAD)), 1, self.model.added + 1])
         numbers = [] if many else data.draw(st.lists(some, min_size=1, max_size=3))
-        reply = self.run("kick", DB, many, *numbers)
+        reply = self.run("kick", many, *numbers)
         assert list(map(int, reply)) == self.model.kick(many, numbers)
 
     @precondition(lambda self: self.model.those(DEAD))
     @rule(really=RARELY)
     def bury(self, really: bool) -> None:
         if really:
-            assert self.run("bury", DB) == self.model.bury()
+            assert self.run("bury") == self.model.bury()
 
     # -- the whole queue
 
     @rule(really=RARELY)
     def purge(self, really: bool) -> None:
         if really:
-            assert self.run("purge", DB, 0, next(self.epochs)) == self.model.purge()
+            assert self.run("purge", 0, next(self.epochs)) == self.model.purge()
 
     @rule(really=RARELY)
     def forget(self, really: bool) -> None:
         if really:
             epoch = next(self.epochs)
-            assert self.run("purge", DB, 1, epoch) == self.model.forget(epoch)
+            assert self.run("purge", 1, epoch) == self.model.forget(epoch)
             self.least = (0, 0)
 
     @rule(name=st.sampled_from(sorted(SETTINGS)), data=st.data())
@@ -263,7 +263,7 @@ class Queue(Watched):
         scopes=st.lists(st.sampled_from(["live", "pull", "add"]), min_size=1, max_size=3, unique=True),
     )
     def flow(self, stop: bool, ms: int, scopes: list[str]) -> None:
-        assert self.run("flow", DB, int(stop), ms, *scopes) == self.model.flow(stop, ms, scopes)
+        assert self.run("flow", int(stop), ms, *scopes) == self.model.flow(stop, ms, scopes)
 
     @rule(ms=WAITS, swept=st.booleans())
     def tick(self, ms: int, swept: bool) -> None:
@@ -275,7 +275,7 @@ class Queue(Watched):
     @rule(quiet=RARELY)
     def sweep(self, quiet: bool) -> None:
         epoch, held = next(self.epochs), 5000 if quiet else 0
-        due, forgotten = self.run("sweep", DB, held, epoch)
+        due, forgotten = self.run("sweep", held, epoch)
         assert [due if due != b"" else "", forgotten] == self.model.sweep(held, epoch)
         if forgotten:
             self.least = (0, 0)
@@ -284,7 +284,7 @@ class Queue(Watched):
 
     @rule()
     def look(self) -> None:
-        reply, model = self.run("look", DB), self.model
+        reply, model = self.run("look"), self.model
         books = dict(zip(LEDGER, reply))
         assert books == model.look()
         assert 2 * books["added"] == sum(books[name] for name in LEDGER[:-1])
@@ -315,7 +315,7 @@ class Queue(Watched):
             found = found[numbers.index(after) + 1 if after and not unknown else 0 :][:most]
         there = [e for e in found if not model.over(e)]
         asked = [*(e.number for e in found), model.added + 1] if state == "way" else []
-        reply = self.run("peek", DB, state, after, most, *asked)
+        reply = self.run("peek", state, after, most, *asked)
         if unknown:
             assert reply == ([b"?"] if self.link.exists(KEY + "m") else [])
             return
@@ -347,7 +347,7 @@ class Queue(Watched):
         floor = stored.state["floor"]
         kept = {at: entry for at, entry in sorted(stored.history.items()) if at > floor}
         epoch = next(self.epochs)
-        came, now, gap, start, to, *told = self.run("replay", DB, what, which, most, epoch)
+        came, now, gap, start, to, *told = self.run("replay", what, which, most, epoch)
         model.epoch = model.epoch or epoch
         assert (came.decode(), now, gap) == (model.epoch, model.position, floor)
         model.end()
@@ -418,10 +418,10 @@ class Queue(Watched):
         told = "%d %d %d" % listening + f" {out}" * (out > 0)
         words = [position, told, len(numbers), *numbers, *(word for pair in leased for word in pair)]
         if stale:
-            assert self.run("confirm", DB, inst, "another epoch", *words) == -1
-            assert self.run("back", DB, inst, "another epoch", *numbers) == 0
+            assert self.run("confirm", inst, "another epoch", *words) == -1
+            assert self.run("back", inst, "another epoch", *numbers) == 0
             return
-        reply = self.run("confirm", DB, inst, model.epoch, *words)
+        reply = self.run("confirm", inst, model.epoch, *words)
         assert reply == model.confirm(inst, position, listening, numbers, leased, out)
         given = [N for N, _ in leased[:3] if N in held and N in model.elements]  # those of the other are not
         self.leases += [(N, model.elements[N].handed, model.epoch) for N in given]
@@ -434,13 +434,13 @@ class Queue(Watched):
         numbers = [element.number for element in model.those(AWAY, other)]
         numbers = numbers[: 2 if few else None]
         if numbers:
-            assert self.run("back", DB, inst, model.epoch, *numbers) == model.back(inst, numbers)
+            assert self.run("back", inst, model.epoch, *numbers) == model.back(inst, numbers)
 
     @rule(inst=INSTANCES, on=st.booleans())
     def tap(self, inst: str, on: bool) -> None:
         """It sees what is added, and takes nothing."""
         ear, model = self.ears[inst], self.model
-        assert self.run("tap", DB, inst, int(on)) == 1
+        assert self.run("tap", inst, int(on)) == 1
         model.tap(inst, on)
         if on != (inst in model.tapping):
             (ear.messages.subscribe if on else ear.messages.unsubscribe)(ear.taps)
@@ -461,7 +461,7 @@ class Queue(Watched):
     @rule(inst=INSTANCES, really=AT_TIMES)
     def reap(self, inst: str, really: bool) -> None:
         if really:
-            assert self.run("reap", DB, inst) == 0
+            assert self.run("reap", inst) == 0
             self.model.reap(inst)
 
     # -- Redis loses data
@@ -578,7 +578,7 @@ def on_its_way(link: Any) -> Queue:
 def test_what_is_touched_on_its_way_comes_back_when_that_lease_ends(link: Any) -> None:
     queue = on_its_way(link)
     epoch = queue.model.epoch
-    assert queue.run("touch", DB, 1, 1, epoch, 100) == [1, 1, epoch.encode()]
+    assert queue.run("touch", 1, 1, epoch, 100) == [1, 1, epoch.encode()]
     assert queue.model.touch((1, 1, epoch), 100) == [1, 1, epoch]
     queue.all_is_well()
     assert queue.run.state()["due"] == BEGAN + 100
@@ -594,20 +594,20 @@ def test_what_leaves_on_its_way_is_told_to_the_instance_that_it_was_going_to(lin
     lease = (1, 1, queue.model.epoch)
     if how == "leased":
         words = ["A", queue.model.epoch, 0, "1 64 1", 0, 1, 100]
-        assert queue.run("confirm", DB, *words) == queue.model.confirm("A", 0, (1, 64, 1), [], [(1, 100)]) == 100
+        assert queue.run("confirm", *words) == queue.model.confirm("A", 0, (1, 64, 1), [], [(1, 100)]) == 100
         assert queue.model.elements[1].state == LEASED
     if how == "ack":
-        assert queue.run("ack", DB, *lease) == queue.model.ack([lease]) == [1]
+        assert queue.run("ack", *lease) == queue.model.ack([lease]) == [1]
     elif how == "del":
-        assert queue.run("del", DB, *lease) == queue.model.delete(1, lease) == 1
+        assert queue.run("del", *lease) == queue.model.delete(1, lease) == 1
     elif how == "nack":
         told = queue.model.nack([(lease, 5000, True, "it broke")])
-        assert queue.run("nack", DB, *lease, 5000, 1, "it broke") == told == [1, 5000]
+        assert queue.run("nack", *lease, 5000, 1, "it broke") == told == [1, 5000]
     else:
-        assert queue.run("del", DB, 1, "", "") == queue.model.delete(1) == 1
+        assert queue.run("del", 1, "", "") == queue.model.delete(1) == 1
     assert queue.model.sent["A"][-1] == ("A", queue.model.epoch, [1])
     queue.all_is_well()
-    assert queue.run("back", DB, "A", queue.model.epoch, 1) == queue.model.back("A", [1]) == 0
+    assert queue.run("back", "A", queue.model.epoch, 1) == queue.model.back("A", [1]) == 0
     queue.all_is_well()
     queue.teardown()
 
@@ -622,20 +622,20 @@ def test_what_was_on_its_way_in_a_life_that_redis_lost_is_there_once(link: Any, 
     assert (epoch != known[0], queue.model.lost) == (True, [f"lost:{epoch}:A"])
     lease = (1, 1, epoch)
     if how == "acked":  # nobody has that lease, but a consumer of A whose instance told too late might
-        assert queue.run("ack", DB, *lease) == queue.model.ack([lease]) == [1]
+        assert queue.run("ack", *lease) == queue.model.ack([lease]) == [1]
     elif how == "nacked":
-        assert queue.run("nack", DB, *lease, "", 0, "")[:1] == queue.model.nack([(lease, None, False, "")])[:1] == [1]
+        assert queue.run("nack", *lease, "", 0, "")[:1] == queue.model.nack([(lease, None, False, "")])[:1] == [1]
         assert queue.model.elements[1].handed == 2, "it was dealt anew"
     elif how == "deleted":
-        assert queue.run("del", DB, 1, "", "") == queue.model.delete(1) == 1
+        assert queue.run("del", 1, "", "") == queue.model.delete(1) == 1
     elif how == "leased":
         words = ["A", epoch, 0, "1 64 1", 0, 1, 100]
-        assert queue.run("confirm", DB, *words) == queue.model.confirm("A", 0, (1, 64, 1), [], [(1, 100)])
+        assert queue.run("confirm", *words) == queue.model.confirm("A", 0, (1, 64, 1), [], [(1, 100)])
     elif how == "reaped":
         queue.reap(inst="A", really=True)
     elif how != "swept":
         forget = int(how == "forgotten")
-        assert queue.run("purge", DB, forget, "third") == (
+        assert queue.run("purge", forget, "third") == (
             queue.model.forget("third") if forget else queue.model.purge()
         )
     queue.all_is_well()
@@ -662,7 +662,7 @@ def test_nothing_is_left_of_a_forgotten_queue_when_who_waited_has_gone(link: Any
     queue.all_is_well()
     for inst in "AB":
         assert link.exists(KEY + "a")
-        assert queue.run("unwait", DB, inst, 1) == queue.model.unwait(inst, 1) == 0
+        assert queue.run("unwait", inst, 1) == queue.model.unwait(inst, 1) == 0
         queue.all_is_well()
     assert not link.keys(KEY + "*")
     queue.teardown()
@@ -676,7 +676,7 @@ def test_what_was_delayed_does_not_overtake_an_older_one(link: Any) -> None:
     queue.adding([b"young"], None, None, {})
     queue.tick(30, True)
     for value in (b"old", b"delayed", b"young"):
-        assert queue.run("take", DB, 1, "")[2] == value == queue.model.take(1)[0].value
+        assert queue.run("take", 1, "")[2] == value == queue.model.take(1)[0].value
         queue.all_is_well()
     queue.teardown()
 
@@ -696,12 +696,12 @@ def test_nothing_overtakes_because_what_was_before_it_has_ended(link: Any, how: 
     queue.all_is_well()
     for number, value in (2, b"old"), (3, b"young"):
         if how == "take":
-            assert queue.run("take", DB, 1, "")[2] == value == queue.model.take(1)[0].value
+            assert queue.run("take", 1, "")[2] == value == queue.model.take(1)[0].value
         elif how == "lease":
-            assert queue.run("lease", DB, 1, 1000, "")[3] == value == queue.model.lease(1, 1000)[0].value
+            assert queue.run("lease", 1, 1000, "")[3] == value == queue.model.lease(1, 1000)[0].value
         elif how == "get":
-            assert queue.run("get", DB)[2] == value == queue.model.get()[2]
-            assert queue.run("take", DB, 1, "")[2] == value == queue.model.take(1)[0].value
+            assert queue.run("get")[2] == value == queue.model.get()[2]
+            assert queue.run("take", 1, "")[2] == value == queue.model.take(1)[0].value
         else:
             queue.subscribe("A")
             queue.join_as("A", (1, number - 1, 1), 0, NOTHING)
@@ -712,12 +712,12 @@ def test_nothing_overtakes_because_what_was_before_it_has_ended(link: Any, how: 
 
 
 def test_idempotency_keys_are_kept_for_their_window_and_not_much_longer(link: Any) -> None:
-    run, now = Scripts(link), BEGAN
+    run, now = Verbs(link), BEGAN
 
     def add(key: str, ms: int, digest: str = "same") -> list[Any]:
         link.set("clock", now + ms)
         words = json.dumps({"all": 1, "key": key, "digest": digest, "window": 1000})
-        reply: list[Any] = run("add", DB, now + ms, words, "epoch", b"v")
+        reply: list[Any] = run("add", now + ms, words, "epoch", b"v")
         return reply
 
     def kept() -> tuple[set[bytes], set[bytes]]:
@@ -742,16 +742,16 @@ def test_what_is_brought_back_after_a_purge_stays_away(link: Any) -> None:
     queue = fresh(link)
     queue.adding([b"a", b"b"], None, None, {})
     queue.getting("take", "A", 1, None, False)
-    assert queue.run("purge", DB, 0, "never") == queue.model.purge() == 1
+    assert queue.run("purge", 0, "never") == queue.model.purge() == 1
     queue.adding([b"c"], None, None, {})
     queue.getting("take", "A", 1, None, False)
     for element, epoch, value, how in queue.taken:
-        reply = queue.run("untake", DB, epoch, element.number, value, how, element.number)
+        reply = queue.run("untake", epoch, element.number, value, how, element.number)
         assert reply == queue.model.untake(element, epoch) == 1
         queue.all_is_well()
     books = queue.run.books()
     assert (books["waiting"], books["purged"], books["taken"]) == (1, 2, 0)
-    assert queue.run("take", DB, 1, "")[2] == b"c"
+    assert queue.run("take", 1, "")[2] == b"c"
     queue.teardown()
 
 
@@ -759,7 +759,7 @@ def test_a_tap_keeps_an_idle_queue(link: Any) -> None:
     queue = fresh(link)
     queue.setting("idle_ttl", "1000")
     queue.adding([b"a"], None, None, {})
-    assert len(queue.run("take", DB, 1, "")) == 3
+    assert len(queue.run("take", 1, "")) == 3
     queue.model.take(1)
     queue.tap("A", True)
     for _ in range(3):
@@ -777,7 +777,7 @@ def test_a_tap_keeps_an_idle_queue(link: Any) -> None:
 def test_a_start_of_what_was_not_stopped_leaves_the_short_way_open(link: Any, scope: str) -> None:
     queue = fresh(link)
     queue.adding([b"a"], None, None, {})
-    assert queue.run("flow", DB, 0, 0, scope) == queue.model.flow(False, 0, [scope])
+    assert queue.run("flow", 0, 0, scope) == queue.model.flow(False, 0, [scope])
     queue.all_is_well()
     assert not Stored(link).flags["ruled"]
     queue.teardown()
@@ -798,7 +798,7 @@ def test_what_ruled_a_queue_and_is_gone_leaves_the_short_way_open(link: Any, rul
     if ruling == "tap":
         queue.tap("A", False)
     elif ruling == "dead tap":
-        assert queue.run("reap", DB, "A", "1") == 0
+        assert queue.run("reap", "A", "1") == 0
         queue.model.reap("A")
     elif ruling == "setting":
         queue.setting("history", "")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import RedisServer, emptied
-from stored import BEGAN, DB, KEY, Ear, Scripts
+from stored import BEGAN, KEY, Ear, Verbs
 
 pytestmark = pytest.mark.store
 MANY = 100_000
@@ -49,7 +49,7 @@ class Measured:
     """A queue whose calls are counted."""
 
     def __init__(self, link: Any, rules: dict[str, Any] | None = None) -> None:
-        self.link, self.run = link, Scripts(link, rules)
+        self.link, self.run = link, Verbs(link, rules)
         self.most = 0
         self.time(0)
 
@@ -62,9 +62,7 @@ class Measured:
         """Elements of one byte."""
         pipe = self.link.pipeline(transaction=False)
         for at in range(0, many, 500):
-            pipe.evalsha(
-                self.run.sha["add"], 1, KEY + "m", DB, self.now, options, "epoch", *[b"v"] * min(500, many - at)
-            )
+            pipe.fcall(*self.run.command("add", self.now, options, "epoch", *[b"v"] * min(500, many - at)))
         assert sum(reply[1] for reply in pipe.execute()) == (1 if many else 0) - (self.run.state()["n"] > many)
 
     def commands(self) -> int:
@@ -73,7 +71,7 @@ class Measured:
 
     def __call__(self, verb: str, *words: Any) -> Any:
         self.link.config_resetstat()
-        reply = self.run(verb, DB, *words)
+        reply = self.run(verb, *words)
         self.most = max(self.most, self.commands())
         return reply
 
@@ -325,7 +323,7 @@ def test_a_start_wakes_the_gets_that_wait_in_small_steps(link: Any, ear: Ear) ->
     queue = Measured(link)
     queue("flow", 1, 0, "pull")
     for _ in range(3500):
-        queue("take", 1, '{"inst": "A"}')
+        queue("take", 1, '{"instance": "A"}')
     queue.fill(3400)
 
     def woken() -> list[int]:
@@ -334,11 +332,11 @@ def test_a_start_wakes_the_gets_that_wait_in_small_steps(link: Any, ear: Ear) ->
     assert woken() == []
     assert queue("flow", 0, 0, "pull") == 0, "the rest is due at once"
     assert woken() == [1000]
-    assert len(queue("take", 1, '{"inst": "A", "first": 1}')) == 3
+    assert len(queue("take", 1, '{"instance": "A", "first": 1}')) == 3
     assert woken() == [1000], "those who come wake the next"
     assert queue("sweep", 0, "epoch") == [0, 0]
     assert woken() == [1000], "and so does a sweep"
-    assert len(queue("lease", 1, 1000, '{"inst": "A", "first": 1}')) == 5
+    assert len(queue("lease", 1, 1000, '{"instance": "A", "first": 1}')) == 5
     assert woken() == [400], "as many as there were elements"
     assert queue("sweep", 0, "epoch")[1] == 0
     assert woken() == []
@@ -350,7 +348,7 @@ def test_nobody_is_woken_for_what_is_gone(link: Any, ear: Ear, how: str) -> None
     queue = Measured(link)
     queue("flow", 1, 0, "pull")
     for _ in range(1200):
-        queue("take", 1, '{"inst": "A"}')
+        queue("take", 1, '{"instance": "A"}')
     queue.fill(1200)
     queue("flow", 0, 0, "pull")
     if how == "purge":
@@ -360,7 +358,7 @@ def test_nobody_is_woken_for_what_is_gone(link: Any, ear: Ear, how: str) -> None
         queue("take", 1000, "")
         queue("take", 1000, "")
         for _ in range(100):
-            queue("take", 1, '{"inst": "A"}')
+            queue("take", 1, '{"instance": "A"}')
     ear.heard()
     queue.fill(5)
     assert [message[::2] for message in ear.heard()] == [("W", 5)]

@@ -216,12 +216,12 @@ def test_redis_comes_back_and_who_waited_waits_on(own: RedisServer, start: Any) 
 
 
 def sweeps(server: RedisServer, queue: str, timers: str) -> int:
-    """How many scripts run from the last of a queue's timers until it has none."""
+    """How many functions run from the last of a queue's timers until it has none."""
     key = f"restmq:{{{queue}}}:{timers}"
     with server.client() as client:
 
-        def scripts() -> int:
-            return int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
+        def calls() -> int:
+            return int(client.info("commandstats")["cmdstat_fcall"]["calls"])
 
         def since() -> float:  # a look at the queue would end what is due
             seconds, micros = client.time()
@@ -229,10 +229,10 @@ def sweeps(server: RedisServer, queue: str, timers: str) -> int:
 
         end = client.zrange(key, -1, -1, withscores=True)[0][1]
         until(lambda: since() >= 0, step=0.002)
-        before, at = scripts(), time.monotonic()
+        before, at = calls(), time.monotonic()
         until(lambda: client.zcard(key) == 0, step=0.002)
-        beats = 4 * int(time.monotonic() - at + 1)  # of every instance there is, scripts for what is due too
-        return scripts() - before - beats * len(client.zrange("restmq:{inst}:alive", 0, -1))
+        beats = 4 * int(time.monotonic() - at + 1)  # of every instance there is, functions for what is due too
+        return calls() - before - beats * len(client.zrange("restmq:{inst}:alive", 0, -1))
 
 
 #: Each ends some hundreds.
@@ -282,7 +282,7 @@ def test_a_claim_of_an_instance_that_died_before_it_swept_ends(
     assert one.form(f"/q/{queue}?delay=2s", "value=later")[0] == 200
     one.process.kill()
     one.process.wait()
-    with redis_server.client() as client:  # as due.lua claims it
+    with redis_server.client() as client:  # as the function due claims it
         due = client.zscore("restmq:{due}:at", queue)
         assert client.zrem("restmq:{due}:at", queue) == 1
         client.zadd("restmq:{due}:claimed", {queue: due + 2000})

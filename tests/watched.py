@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 from model import Model, Stopped
 from model_live import AWAY, BROADCAST, CHUNK, DEAD, DELAYED, LEASED, WAITING, WINDOW
-from stored import BEGAN, DB, LEDGER, Ear, Scripts, Stored, groups
+from stored import BEGAN, LEDGER, Ear, Stored, Verbs, groups
 
 from restmq.model.settings import RULES
 
@@ -38,7 +38,7 @@ class Watched(RuleBasedStateMachine):
     """One queue, two instances that may listen to it, and the model of it: all that holds after every step."""
 
     link: Any
-    all_loaded: ClassVar[dict[str, Scripts]] = {}
+    all_loaded: ClassVar[dict[str, Verbs]] = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,9 +60,9 @@ class Watched(RuleBasedStateMachine):
         for ear in self.ears.values():
             ear.messages.close()
 
-    def loaded(self, conf: dict[str, Any]) -> Scripts:
+    def loaded(self, conf: dict[str, Any]) -> Verbs:
         if str(conf) not in self.all_loaded:
-            self.all_loaded[str(conf)] = Scripts(self.link, conf)
+            self.all_loaded[str(conf)] = Verbs(self.link, conf)
         return self.all_loaded[str(conf)]
 
     def time(self, now: int) -> None:
@@ -70,7 +70,7 @@ class Watched(RuleBasedStateMachine):
         self.link.set("clock", now)
 
     def both(self, verb: str, words: list[Any], call: Any) -> Any:
-        """A script and what the model answers: a refusal must be the same, else the caller compares."""
+        """A function and what the model answers: a refusal must be the same, else the caller compares."""
         try:
             told, refusal = call(), ""
         except Stopped as stopped:
@@ -205,7 +205,7 @@ class Watched(RuleBasedStateMachine):
             values = values[:5]
         told = {**options, **({"ttl": ttl} if ttl else {}), **({"delay": delay} if delay else {})}
         epoch = next(self.epochs)
-        words = [DB, self.model.now, json.dumps(told) if told else "", epoch, *values]
+        words = [self.model.now, json.dumps(told) if told else "", epoch, *values]
         reply, expected = self.both("add", words, lambda: self.model.add(values, told, epoch))
         if reply is not None:
             reply = [word.decode() if isinstance(word, bytes) else word for word in reply]
@@ -217,14 +217,14 @@ class Watched(RuleBasedStateMachine):
         options: dict[str, Any] = {"limit": limit} if limit is not None else {}
         if waits:
             self.subscribe(inst)
-            options.update({"inst": inst, **({"first": 1} if first else {})})
+            options.update({"instance": inst, **({"first": 1} if first else {})})
         epoch = self.model.epoch
         who = inst if waits else ""
         if verb == "take":
-            words = [DB, most, json.dumps({"full": 1, **options})]
+            words = [most, json.dumps({"full": 1, **options})]
             reply, told = self.both(verb, words, lambda: self.model.take(most, limit, who, first))
         else:
-            words = [DB, most, 100, json.dumps(options) if options else ""]
+            words = [most, 100, json.dumps(options) if options else ""]
             reply, told = self.both(verb, words, lambda: self.model.lease(most, 100, limit, who, first))
         if reply is None:
             return
@@ -255,7 +255,7 @@ class Watched(RuleBasedStateMachine):
 
     def setting(self, name: str, text: str) -> None:
         epoch = next(self.epochs)
-        due, *own = self.run("set", DB, epoch, name, text)
+        due, *own = self.run("set", epoch, name, text)
         assert due == self.model.set({name: text}, epoch)
         self.are_its_settings(own)
         told = (self.model.rule("history"), self.model.rule("history_bytes"))
@@ -277,7 +277,7 @@ class Watched(RuleBasedStateMachine):
         model = self.model
         epoch = next(self.epochs)
         words = [*known[:3], json.dumps(known[3]), epoch, int(known[4])]
-        *reply, due, own = self.run("live", DB, inst, *numbers, confirmed, *words, deaf)
+        *reply, due, own = self.run("live", inst, *numbers, confirmed, *words, deaf)
         told = model.join(inst, numbers, confirmed, known, epoch, deaf)
         assert [reply[0].decode(), reply[1], reply[2], reply[3].decode()] == told
         self.are_its_settings(own)
@@ -285,7 +285,7 @@ class Watched(RuleBasedStateMachine):
 
     def seen(self, known: Any) -> None:
         epoch = next(self.epochs)
-        told, left, *own = self.run("seen", DB, known[0], known[1], json.dumps(known[3]), epoch, int(known[4]))
+        told, left, *own = self.run("seen", known[0], known[1], json.dumps(known[3]), epoch, int(known[4]))
         assert (told.decode() or None) == self.model.seen(known, epoch)
         assert left == self.model.soon()
         self.are_its_settings(own)

@@ -18,15 +18,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.model.element import Element, Lease
-from restmq.model.errors import Error, LeaseLost
+from restmq.model.errors import Error, Full, LeaseLost
 from restmq.model.settings import RULES
 from restmq.runtime.answers import Answers
 from restmq.runtime.future import Slot, begun, pause
 from restmq.store import replies as books
-from restmq.store import scripts
 from restmq.store.connection import Redis, Reply, info
 from restmq.store.greeting import Greeting
 from restmq.store.instances import Instances
+from restmq.store.library import context
 from restmq.store.pipeline import MERGED, REMEMBERED, Call, Turn, another, refusal, word
 from restmq.store.timers import Due
 
@@ -95,21 +95,20 @@ class Core:
     def __init__(self, redis: Redis, clock: IReactorTime, rules: Mapping[str, object] | None = None) -> None:
         self.redis, self.clock = redis, clock
         self.redis_name = redis.name
-        self.db = b"%d" % (redis.dbid or 0)
-        self.scripts = scripts.load(rules)
-        self.turn = Turn(redis, clock, self.scripts)
+        self.context = context(redis.dbid or 0, rules)
+        self.turn = Turn(redis, clock)
         self.turn.first = self._first_use
-        self._script = self.turn.script
+        self._call = self.turn.call
         self.answers = Answers(ANSWERS)
-        self.due = Due(self.turn, self.db, clock)
+        self.due = Due(self.turn, self.context, clock)
         self.due.forgotten = self._forgotten
         self.joined: Callable[[], None] = lambda: None
         self._idle = int(str((rules or {}).get("idle_ttl", 0)))  # ms
         self.known: dict[bytes, _Known] = {}
         self._times_up = 0
-        self.greeting = Greeting(redis, clock, self.scripts)
+        self.greeting = Greeting(redis, clock, self.turn.loaded)
         self.time = self.greeting.time
-        self.instances = Instances(self.turn, self.db, self.due, self.time, self.greeting)
+        self.instances = Instances(self.turn, self.context, self.due, self.time, self.greeting)
         redis.up = self._up
 
     @property
@@ -137,7 +136,7 @@ class Core:
             known = self.known[queue] = _Known(self.birthword)
         reborn = b"1" if known.birthword != self.birthword else b"0"
         settings = json.dumps(known.settings).encode()
-        self.turn.script("seen", queue, self.db, known.epoch, b"%d" % known.number, settings, word(), reborn).then(
+        self.turn.call("seen", queue, self.context, known.epoch, b"%d" % known.number, settings, word(), reborn).then(
             lambda reply, error: self._seen(queue, reply, error)
         )
 
@@ -197,7 +196,7 @@ class Core:
         return slot
 
     def _head(self, options: bytes) -> tuple[bytes, ...]:
-        return (self.db, b"%d" % self.time.ms(), options, word())
+        return (self.context, b"%d" % self.time.ms(), options, word())
 
     def _added(self, queue: bytes, call: Call, reply: Reply) -> None:
         number, newborn = reply[:2]
@@ -246,7 +245,13 @@ class Core:
             self.due.soon(queue, min(ms for ms in (ttl_ms, delay_ms, LOOK if until_ms else 0) if ms))
         self._register(queue)
         head = self._head(json.dumps(options).encode())
-        first, newborn, replayed, many, *due = await self._script("add", queue, *head, *values)
+        try:
+            reply = await self._call("add", queue, *head, *values)
+        except Full:  # Redis refused it unread: the same key still answers the same
+            reply = await self._call("answered", queue, self.context, head[2]) if key else []
+            if not reply:
+                raise
+        first, newborn, replayed, many, *due = reply
         if due and due[0] >= 0:
             self.due.soon(queue, due[0])
         if newborn:
@@ -262,7 +267,7 @@ class Core:
         call = self.turn.last(queue, "take")
         if call is not None and len(call.waiters) < MERGED:
             call.waiters.append(slot)
-            call.head = (self.db, b"%d" % len(call.waiters), b"")
+            call.head = (self.context, b"%d" % len(call.waiters), b"")
             return slot
         if self.answers.at_once():
             self._ask_take(queue, slot, None, None)
@@ -274,7 +279,7 @@ class Core:
         if error is not None:
             slot.fail(error)
             return
-        call = self.turn.open("take", queue, (self.db, b"1", b""), merging=True)
+        call = self.turn.open("take", queue, (self.context, b"1", b""), merging=True)
         call.waiters.append(slot)
         call.done, call.ended = partial(self._taken, queue), self.answers.leave
 
@@ -288,7 +293,7 @@ class Core:
             self._saw(queue, int(reply[3 * given - 3]))
         rest = waiters[given:]
         if rest and more:  # it met a thousand that had ended, or brought a MiB: the rest ask again
-            call.waiters, call.head = rest, (self.db, b"%d" % len(rest), b"")
+            call.waiters, call.head = rest, (self.context, b"%d" % len(rest), b"")
             self.answers.enter().then(partial(self._ask_again, call))
             return
         for waiter in rest:
@@ -305,7 +310,7 @@ class Core:
         """Ask for what may be much. Raises Crowded when clients leave too much unread, unless one is `patient`."""
         await self.answers.enter(patient)
         try:
-            return await self._script(name, queue, *words)
+            return await self._call(name, queue, *words)
         finally:
             self.answers.leave()
 
@@ -316,7 +321,7 @@ class Core:
         """
         options = {"full": 1, "limit": LIMIT, **_waiting(waiter)}
         while True:
-            words = self.db, b"%d" % most, json.dumps(options).encode()
+            words = self.context, b"%d" % most, json.dumps(options).encode()
             reply = await self._bring(waiter is not None, "take", queue, *words)
             if not reply:
                 return []
@@ -345,7 +350,7 @@ class Core:
             if mortal:  # its ttl goes on; when it ends the sweep tells
                 self.due.soon(element.queue, LOOK)
             try:
-                await self._script("untake", element.queue, self.db, *words)
+                await self._call("untake", element.queue, self.context, *words)
                 return
             except Error:
                 if self.clock.seconds() > until:
@@ -354,13 +359,13 @@ class Core:
 
     async def unwait(self, queue: bytes, instance: bytes, many: int) -> int:
         """GETs of an instance wait no more; answers how many of them had been woken already."""
-        woken: int = await self._script("unwait", queue, self.db, instance, b"%d" % many)
+        woken: int = await self._call("unwait", queue, self.context, instance, b"%d" % many)
         return woken
 
     async def get(self, queue: bytes) -> Element | bool:
         """Show the next element and count it; True when nothing waits, False when never added to."""
         while True:
-            reply = await self._bring(False, "get", queue, self.db)
+            reply = await self._bring(False, "get", queue, self.context)
             if len(reply) == 3:
                 return Element(queue, int(reply[0]), reply[2], reply[1])
             if reply[0] != 2:
@@ -372,7 +377,7 @@ class Core:
         With a lease it is acknowledged. Raises LeaseLost when that does not hold any more.
         """
         words = (b"%d" % lease.deliveries, lease.epoch) if lease else (b"", b"")
-        reply = await self._script("del", queue, self.db, b"%d" % number, *words)
+        reply = await self._call("del", queue, self.context, b"%d" % number, *words)
         if reply < 0:
             raise _lost(queue, number)
         return bool(reply)
@@ -381,7 +386,7 @@ class Core:
         """Empty the queue, or forget it; True when there was something."""
         if forget:  # before the script: whoever adds after it is told of the birth, and enters the name again
             self._forgotten(queue)
-        had = bool(await self._script("purge", queue, self.db, b"1" if forget else b"0", word()))
+        had = bool(await self._call("purge", queue, self.context, b"1" if forget else b"0", word()))
         if forget:
             self.known.pop(queue, None)
             self.turn.touched.discard(queue)
@@ -394,7 +399,7 @@ class Core:
         options = json.dumps({"limit": LIMIT, **_waiting(waiter)}).encode()
         while True:
             self.due.soon(queue, ms)  # before the script: its answer may be lost
-            asked = self.db, b"%d" % most, b"%d" % ms, options
+            asked = self.context, b"%d" % most, b"%d" % ms, options
             epoch, *words = await self._bring(waiter is not None, "lease", queue, *asked)
             leased = [
                 Element(queue, int(words[at]), words[at + 2], int(words[at + 1]), int(words[at + 3]), epoch)
@@ -415,7 +420,7 @@ class Core:
             words = [
                 w for one in leases[at : at + MERGED] for w in (b"%d" % one.number, b"%d" % one.deliveries, one.epoch)
             ]
-            slots.append(self._script(name, queue, self.db, *head, *words))
+            slots.append(self._call(name, queue, self.context, *head, *words))
         for slot in slots:
             done += map(bool, await slot)
         return done
@@ -447,7 +452,7 @@ class Core:
     async def _nack(self, queue: bytes, words: Sequence[bytes]) -> list[int]:
         if b"1" in words[4::6] or not {b"", b"0"}.issuperset(words[3::6]):  # the answer, which tells, may be lost
             self.due.soon(queue, LOOK)
-        *replies, due = await self._script("nack", queue, self.db, *words)
+        *replies, due = await self._call("nack", queue, self.context, *words)
         if due >= 0:
             self.due.soon(queue, due)
         answers: list[int] = replies
@@ -471,7 +476,7 @@ class Core:
         """
         D, epoch = (b"%d" % lease.deliveries, lease.epoch) if lease else (b"", b"")
         self.due.soon(queue, ms)
-        reply = await self._script("touch", queue, self.db, b"%d" % number, D, epoch, b"%d" % ms)
+        reply = await self._call("touch", queue, self.context, b"%d" % number, D, epoch, b"%d" % ms)
         if reply[0] == 0:
             raise _lost(queue, number)
         return Lease(number, int(reply[1]), reply[2]) if reply[0] == 1 else None
@@ -481,20 +486,20 @@ class Core:
         if many:
             kicked: list[int] = []
             while many > 0:
-                some = await self._script("kick", queue, self.db, b"%d" % min(many, MERGED))
+                some = await self._call("kick", queue, self.context, b"%d" % min(many, MERGED))
                 kicked += map(int, some)
                 many -= MERGED
                 if len(some) < MERGED:
                     break
             return kicked
         words = [b"%d" % number for number in numbers]
-        return [int(number) for number in await self._script("kick", queue, self.db, b"0", *words)]
+        return [int(number) for number in await self._call("kick", queue, self.context, b"0", *words)]
 
     async def bury(self, queue: bytes) -> int:
         """Delete all dead elements; answers how many."""
         deleted = 0
         while True:
-            some: int = await self._script("bury", queue, self.db)
+            some: int = await self._call("bury", queue, self.context)
             deleted += some
             if some < 500:
                 return deleted
@@ -503,7 +508,7 @@ class Core:
 
     async def policy(self, queue: bytes) -> str:
         """How the queue's elements are dealt to live consumers: broadcast or roundrobin."""
-        return "roundrobin" if (await self._script("look", queue, self.db))[14] else "broadcast"
+        return "roundrobin" if (await self._call("look", queue, self.context))[14] else "broadcast"
 
     async def set_policy(self, queue: bytes, policy: str) -> None:
         """Set the policy for every element added from now on."""
@@ -515,7 +520,7 @@ class Core:
         words = [text.encode() for pair in settings.items() for text in pair]
         if settings.get("idle_ttl"):
             self.due.soon(queue, LOOK)  # as in _nack()
-        due, *told = await self._script("set", queue, self.db, word(), *words)
+        due, *told = await self._call("set", queue, self.context, word(), *words)
         if due >= 0:
             self.due.soon(queue, due)
         known = self.known.get(queue)
@@ -532,7 +537,7 @@ class Core:
 
     async def status(self, queue: bytes) -> int:
         """1 while elements flow to live consumers, 0 while they are stopped."""
-        return int((await self._script("look", queue, self.db))[13])
+        return int((await self._call("look", queue, self.context))[13])
 
     async def set_status(self, queue: bytes, started: bool, scopes: Sequence[str] = ("live",), ms: int = 0) -> None:
         """Start or stop flows: live, pull, add; a stop ends by itself after `ms`, 0 for never."""
@@ -540,26 +545,26 @@ class Core:
         if ms:
             self.due.soon(queue, ms)
         words = [scope.encode() for scope in scopes]
-        await self._script("flow", queue, self.db, b"0" if started else b"1", b"%d" % ms, *words)
+        await self._call("flow", queue, self.context, b"0" if started else b"1", b"%d" % ms, *words)
 
     async def stops(self, queue: bytes) -> dict[str, float | None]:
         """Which flows are stopped, and for how many seconds more; None is until they are started."""
-        stops = await self._script("stops", queue, self.db)
+        stops = await self._call("stops", queue, self.context)
         return {scope.decode(): left / 1000 if left >= 0 else None for scope, left in zip(stops[::2], stops[1::2])}
 
     # -- looking
 
     async def ledger(self, queue: bytes) -> dict[str, int]:
         """The queue's books: `added` is the sum of all the others but `bytes`; `imbalance` is what is off."""
-        return books.ledger(await self._script("look", queue, self.db))
+        return books.ledger(await self._call("look", queue, self.context))
 
     async def stats(self, queue: bytes) -> dict[str, object]:
         """What /stats shows of one queue."""
-        return books.stats(queue, await self._script("look", queue, self.db))
+        return books.stats(queue, await self._call("look", queue, self.context))
 
     async def newest(self, queue: bytes, most: int = 10) -> list[Element]:
         """The newest waiting elements, newest first, untouched."""
-        reply = await self._bring(False, "newest", queue, self.db, b"%d" % most)
+        reply = await self._bring(False, "newest", queue, self.context, b"%d" % most)
         return [Element(queue, int(reply[at]), reply[at + 2], int(reply[at + 1])) for at in range(0, len(reply), 3)]
 
     async def peek(self, queue: bytes, state: str, after: int, most: int) -> list[books.Peeked] | None:
@@ -569,9 +574,9 @@ class Core:
         by keys, what is on its way), history in that of delivery.
         """
         words = [state.encode(), b"%d" % after, b"%d" % most]
-        reply = await self._bring(False, "peek", queue, self.db, *words)
+        reply = await self._bring(False, "peek", queue, self.context, *words)
         while len(reply) == 2:  # not found yet: it is searched for a thousand a call
-            reply = await self._script("peek", queue, self.db, *words, reply[1])
+            reply = await self._call("peek", queue, self.context, *words, reply[1])
         if state == "leased" and len(reply) < 8 * most:
             way = sorted({int(word) for word in (await self.redis.scan(b"HSCAN", b"restmq:{%b}:y" % queue))[::2]})
             if reply == [b"?"] and after in way:
@@ -579,7 +584,7 @@ class Core:
             while reply != [b"?"] and way and len(reply) < 8 * most:
                 some, way = way[:most], way[most:]
                 words = [b"way", b"0", b"%d" % most, *(b"%d" % number for number in some)]
-                reply = (reply + await self._script("peek", queue, self.db, *words))[: 8 * most]
+                reply = (reply + await self._call("peek", queue, self.context, *words))[: 8 * most]
         return None if reply == [b"?"] else books.peeked(queue, reply)
 
     async def look(self, queue: bytes, number: int) -> books.Peeked | None:
@@ -626,5 +631,5 @@ def _lost(queue: bytes, number: int) -> LeaseLost:
 def _waiting(waiter: Waiter | None) -> dict[str, object]:
     if waiter is None:
         return {}
-    named: dict[str, object] = {"inst": waiter.instance.decode()}
+    named: dict[str, object] = {"instance": waiter.instance.decode()}
     return {**named, "first": 1} if waiter.first else named

@@ -1,19 +1,18 @@
 """What a new connection is asked before it is used: is this a Redis for us?
 
-Owns the check of its version, of the layout of our keys, and that it takes writes; loads the scripts.
+Owns the check of its version, of the layout of our keys, and that it takes writes; has the library loaded.
 Knows no queue. Read store/core.py next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
 from restmq.store.connection import Link, Redis, Reply, encode, info, too_old
-from restmq.store.pipeline import word
+from restmq.store.pipeline import Loaded, word
 from restmq.store.redistime import RedisTime
-from restmq.store.scripts import Script
 from restmq.store.timers import QUIET
 
 LAYOUT = b"1"
@@ -22,8 +21,8 @@ LAYOUT = b"1"
 class Greeting:
     """Greets each new connection. `birthword` is that of the data in Redis, `run` its process, `time` its clock."""
 
-    def __init__(self, redis: Redis, clock: IReactorTime, scripts: Mapping[str, Script]) -> None:
-        self.redis, self.clock, self.scripts = redis, clock, scripts
+    def __init__(self, redis: Redis, clock: IReactorTime, loaded: Loaded) -> None:
+        self.redis, self.clock, self.loaded = redis, clock, loaded
         self.refused: Callable[[str], None] = lambda why: None  # this Redis will never do
         self.time = RedisTime()
         self.birthword = self.run = b""
@@ -57,8 +56,7 @@ class Greeting:
         if why:
             self.refused(f"Redis at {self.redis.name}: {why}")
             return
-        for script in self.scripts.values():
-            self._first(link, [b"SCRIPT", b"LOAD", script.text])
+        self.loaded.load(link)
         self._young = int(server.get("uptime_in_seconds", QUIET)) < QUIET
         self.run = server.get("run_id", "").encode()
         self._layout_noted = None

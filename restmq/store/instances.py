@@ -92,20 +92,23 @@ class Instances:
     All of them raise errors.Unavailable while Redis is away or slower than the deadline.
     """
 
-    def __init__(self, turn: Turn, db: bytes, due: Due, time: RedisTime, greeting: Greeting) -> None:
-        self._turn, self._redis, self._db, self._due = turn, turn.redis, db, due
+    def __init__(self, turn: Turn, context: bytes, due: Due, time: RedisTime, greeting: Greeting) -> None:
+        self._turn, self._redis, self._context, self._due = turn, turn.redis, context, due
         self._time, self._greeting = time, greeting
 
     # -- itself
 
     async def beat(self, instance: bytes, newborn: bool, lasts_ms: int) -> tuple[bool, list[bytes]]:
         """Say that it lives, for so long: whether it may go on, and the instances that it should reap (beat.lua)."""
-        keys = [b"restmq:{inst}:alive", b"restmq:{inst}:doomed", b"restmq:{inst}:last"]
+        keys = [b"restmq:{inst}:" + name for name in (b"alive", b"doomed", b"last", b"libraries")]
+        loaded = self._turn.loaded
+        there = await loaded.there() if newborn else []
         asked = self._time.now()
-        words = (instance, b"1" if newborn else b"0", b"%d" % lasts_ms, self._greeting.run)
-        now, verdict, *dead = await self._turn.whole("beat", keys, *words)
+        words = (instance, b"1" if newborn else b"0", b"%d" % lasts_ms, self._greeting.run, loaded.name, *there)
+        now, verdict, many, *names = await self._turn.whole("beat", keys, *words)
         self._time.told(now, asked)
-        return verdict != b"doomed", dead
+        loaded.delete(names[many:])
+        return verdict != b"doomed", names[:many]
 
     def note(self, instance: bytes, queue: bytes) -> Slot[object]:
         """Enter a queue in the set of those it listens to, so that it can be reaped (note.lua)."""
@@ -124,7 +127,7 @@ class Instances:
         """Take a dead instance out of all its queues, those named too; what it held goes to others (reap.lua)."""
         key = b"restmq:{inst}:q:" + dead
         for queue in {*await self._redis.call(b"SMEMBERS", key), *queues}:
-            while await self._turn.script("reap", queue, self._db, dead, b"1"):
+            while await self._turn.call("reap", queue, self._context, dead, b"1"):
                 pass
         await self._redis.call(b"DEL", key)
         await self._redis.call(b"ZREM", b"restmq:{inst}:doomed", dead)
@@ -134,7 +137,7 @@ class Instances:
     def channel(self, queue: bytes, kind: bytes, instance: bytes) -> bytes:
         """A queue's channel: c broadcasts, t adds, i what is for this instance alone."""
         suffix = b":" + instance if kind == b"i" else b""
-        return b"restmq:{%b}:%b%b%b" % (queue, kind, self._db, suffix)
+        return b"restmq:{%b}:%b%d%b" % (queue, kind, self._redis.dbid or 0, suffix)
 
     async def listen(
         self, queue: bytes, instance: bytes, listening: Listening, confirmed: int, seen: Seen, lost: int = 0
@@ -149,7 +152,7 @@ class Instances:
         numbers = (*listening, confirmed)
         known = (seen.epoch, b"%d" % seen.number, b"%d" % seen.position, settings)
         words = (*(b"%d" % one for one in numbers), *known, word(), anew, b"%d" % lost)
-        reply = await self._turn.script("live", queue, self._db, instance, *words)
+        reply = await self._turn.call("live", queue, self._context, instance, *words)
         epoch, position, number, policy, due, own = reply
         self._due.told(queue, due)
         return Told(epoch, position, number, policy, settings_in(own))
@@ -162,12 +165,12 @@ class Instances:
         numbers = [b"%d" % number for number in done.written]
         state = b"%d %d %d %d" % (*listening, done.out)
         words = (epoch, b"%d" % done.position, state, b"%d" % len(numbers), *numbers, *leases)
-        self._due.told(queue, await self._turn.script("confirm", queue, self._db, instance, *words))
+        self._due.told(queue, await self._turn.call("confirm", queue, self._context, instance, *words))
 
     def give_back(self, queue: bytes, instance: bytes, epoch: bytes, numbers: Sequence[int]) -> Slot[object]:
         """Round-robin elements that no consumer here could take go to others (back.lua)."""
         words = [b"%d" % number for number in numbers]
-        return self._turn.script("back", queue, self._db, instance, epoch, *words)
+        return self._turn.call("back", queue, self._context, instance, epoch, *words)
 
     async def away(self, queue: bytes, instance: bytes) -> frozenset[int]:
         """Numbers of the round-robin elements on their way to it (SSCAN)."""
@@ -176,7 +179,7 @@ class Instances:
 
     def tap(self, queue: bytes, instance: bytes, on: bool) -> Slot[object]:
         """Tell it of each element that is added, or no more (tap.lua)."""
-        return self._turn.script("tap", queue, self._db, instance, b"1" if on else b"0")
+        return self._turn.call("tap", queue, self._context, instance, b"1" if on else b"0")
 
     async def history(self, queue: bytes, what: str, which: int = 0, most: int = 500, size: int = 1 << 20) -> History:
         """A page of history: `most` elements, or as many as have `size` bytes of values (replay.lua).
@@ -185,7 +188,7 @@ class Instances:
         all or now.
         """
         words = (what.encode(), b"%d" % which, b"%d" % most, word(), b"%d" % size)
-        epoch, position, floor, start, end, *rest = await self._turn.script("replay", queue, self._db, *words)
+        epoch, position, floor, start, end, *rest = await self._turn.call("replay", queue, self._context, *words)
         elements = [
             (int(place), Element(queue, int(number), value, 0, 0, epoch))
             for place, number, value in zip(rest[::3], rest[1::3], rest[2::3])

@@ -1,8 +1,8 @@
-"""The turn: what one turn of the reactor asks of the scripts goes to Redis in one write.
+"""The turn: what one turn of the reactor asks of Redis' functions goes to it in one write.
 
-Owns the order of script calls, the merging of neighbouring ones, and what an
-error reply means; knows no verb. A call is one script, one queue, and whoever
-waits for its answer. Read store/core.py next.
+Owns the order of calls, the merging of neighbouring ones, how a function is called and loaded when it is missing, and
+what an error reply means; knows no verb. A call is one verb, one queue, and whoever waits for its answer.
+Read store/core.py next.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from typing import Any
 
 import hiredis
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from restmq.model.errors import BadOption, Conflict, Crowded, Error, Full, QueueFull, Stopped, TooLarge, Unavailable
 from restmq.runtime.future import Slot, ignored
-from restmq.store.connection import Redis, Reply, encode, named
-from restmq.store.scripts import Script
+from restmq.store.connection import Link, Redis, Reply, encode, named
+from restmq.store.library import PREFIX, Library
 
 MERGED = 500  # values in one script call; Lua's unpack ends at 8,000
 REMEMBERED = 10_000
+RELOAD = 10.0  # seconds until a Redis that would not load the library is asked again
 
+log = Logger()
 _random = random.SystemRandom().getrandbits(64)
 _words = itertools.count(1)
 
@@ -33,7 +36,7 @@ def word() -> bytes:
 
 
 def refusal(text: str) -> BaseException:
-    """A script's own error reply, or Redis', as one of ours."""
+    """A function's own error reply, or Redis', as one of ours."""
     kind, _, rest = text.removeprefix("ERR ").partition(" ")  # Redis puts ERR before a reply of one word
     if kind == "STOPPED":
         return Stopped(int(rest) / 1000)
@@ -66,29 +69,111 @@ def _single(call: Call, reply: Reply) -> None:
     call.waiters[0].resolve(reply)
 
 
+class Loaded:
+    """Whether Redis has the library, and how its functions are called.
+
+    Redis keeps functions with its data, so they are there after a failover and a restart. Who finds them missing loads
+    them. A Redis that has none and loads none (it is full, or its ACL says no) is sent the same text as a script.
+    """
+
+    def __init__(self, redis: Redis, clock: IReactorTime) -> None:
+        self.redis, self.clock, self.library = redis, clock, Library()
+        self.as_script = False
+        self._loading = False
+        self._refused: Reply = None  # why it was not loaded
+        self._again = 0.0  # when a Redis that is sent the script is asked once more
+
+    def load(self, link: Link | None = None) -> None:
+        """Ask Redis to load it, over a link that is not in use yet, or over ours (FUNCTION LOAD)."""
+        self._loading, self._again = True, self.clock.seconds() + RELOAD
+        command = encode([b"FUNCTION", b"LOAD", self.library.text])
+        if link is None:
+            self.redis.ask(command, self._answered)
+        else:
+            link.ask(command, self._answered, self.redis.until())
+
+    def _answered(self, reply: Reply, error: BaseException | None) -> None:
+        self._loading, self._refused = False, None
+        if isinstance(reply, hiredis.ReplyError) and "already exists" not in str(reply):
+            self._refused = reply
+        elif error is None:
+            self.as_script = False
+
+    def missing(self) -> None:
+        """A call was told that Redis does not have the function."""
+        if self._loading or self.as_script:
+            return
+        if self._refused is None:
+            self.load()
+            return
+        why = self._refused
+        log.warn("Redis will not load RestMQ's functions: {why}; they are run as a script, at more CPU", why=why)
+        self.as_script = True
+
+    @property
+    def name(self) -> bytes:
+        """The name of the library that is used."""
+        return self.library.name.encode()
+
+    async def there(self) -> list[bytes]:
+        """The names of the libraries of RestMQ, of this and other versions, that Redis has (FUNCTION LIST)."""
+        try:
+            found = await self.redis.call(b"FUNCTION", b"LIST", b"LIBRARYNAME", PREFIX.encode() + b"*")
+        except (Unavailable, RuntimeError):  # its ACL may not let us; then they stay
+            return []
+        return [one[1] for one in found]
+
+    def delete(self, unused: list[bytes]) -> None:
+        """Versions that no instance has used for long go; one that does after all loads it again (FUNCTION DELETE)."""
+        for name in unused:
+            self.redis.ask(encode([b"FUNCTION", b"DELETE", name]), ignored)
+
+    def head(self, verb: str, keys: list[bytes]) -> list[bytes]:
+        """How a call of a verb begins; its arguments follow."""
+        if not self.as_script:
+            return [b"FCALL", self.library.function(verb), b"%d" % len(keys), *keys]
+        if self.clock.seconds() > self._again and not self._loading:
+            self.load()
+        return [b"EVALSHA", self.library.script(verb).sha, b"%d" % len(keys), *keys, verb.encode()]
+
+
 class Call:
-    """One script call on its way, or one verb's merged requests waiting for the turn to end."""
+    """A verb's call on its way, or several requests of one verb that are merged and wait for the turn to end."""
 
-    __slots__ = ("args", "done", "ended", "head", "key", "redis", "script", "waiters")
+    __slots__ = ("args", "done", "ended", "head", "keys", "loaded", "tries", "verb", "waiters")
 
-    def __init__(self, redis: Redis, script: Script, key: bytes, head: tuple[bytes, ...], args: list[bytes]) -> None:
-        self.redis, self.script, self.key, self.head, self.args = redis, script, key, head, args
+    def __init__(
+        self, loaded: Loaded, verb: str, keys: list[bytes], head: tuple[bytes, ...], args: list[bytes] | None = None
+    ) -> None:
+        self.loaded, self.verb, self.keys, self.head = loaded, verb, keys, head
+        self.args: list[bytes] = args or []
+        self.tries = 3
         self.waiters: list[Slot[Any]] = []
         self.ended: Callable[[], None] | None = None  # is called once there is a reply, or an error
         self.done: Callable[[Call, Reply], None] = _single  # is given the call, for a call that held itself would stay
 
     def ask(self) -> None:
         """Send it."""
-        self.redis.ask(self._encoded(b"EVALSHA", self.script.sha), self._replied)
+        self.loaded.redis.ask(encode([*self.loaded.head(self.verb, self.keys), *self.head, *self.args]), self._replied)
 
-    def _encoded(self, by: bytes, script: bytes) -> bytes:
-        return encode([by, script, b"1", self.key, *self.head, *self.args])
+    def _ask_again(self, text: str) -> bool:
+        """Whether Redis did not know what was called, and it was sent once more."""
+        self.tries -= 1
+        if text.startswith("NOSCRIPT"):  # EVAL teaches this one
+            script = self.loaded.library.script(self.verb)
+            command = [b"EVAL", script.text, b"%d" % len(self.keys), *self.keys, self.verb.encode()]
+            self.loaded.redis.ask(encode([*command, *self.head, *self.args]), self._replied)
+            return True
+        if text != "ERR Function not found" or not self.tries:
+            return False
+        self.loaded.missing()
+        self.ask()
+        return True
 
     def _replied(self, reply: Reply, error: BaseException | None) -> None:
         if isinstance(reply, hiredis.ReplyError):
             text = str(reply)
-            if text.startswith("NOSCRIPT"):  # Redis forgot its scripts: EVAL teaches this one again
-                self.redis.ask(self._encoded(b"EVAL", self.script.text), self._replied)
+            if self._ask_again(text):
                 return
             error = refusal(text)
         if error is not None:
@@ -103,8 +188,9 @@ class Call:
 class Turn:
     """The calls of this turn, in order. `first` is asked, once a queue and connection, what must go before."""
 
-    def __init__(self, redis: Redis, clock: IReactorTime, scripts: dict[str, Script]) -> None:
-        self.redis, self.clock, self.scripts = redis, clock, scripts
+    def __init__(self, redis: Redis, clock: IReactorTime) -> None:
+        self.redis, self.clock = redis, clock
+        self.loaded = Loaded(redis, clock)
         self.first: Callable[[bytes], None] = lambda queue: None
         self._calls: list[Call] = []
         self._last: dict[bytes, Call] = {}
@@ -112,7 +198,7 @@ class Turn:
         self.touched: set[bytes] = set()  # queues that `first` was asked about
 
     def key(self, queue: bytes) -> bytes:
-        """The key that a script gets."""
+        """The key that a function gets."""
         key = self._keys.get(queue)
         if key is None:
             if len(self._keys) >= REMEMBERED:
@@ -121,9 +207,9 @@ class Turn:
         return key
 
     def last(self, queue: bytes, name: str) -> Call | None:
-        """This turn's newest call for a queue, if more may be merged with it and it is that script's."""
+        """This turn's newest call for a queue, if more may be merged with it and it is of that verb."""
         call = self._last.get(queue)
-        return call if call is not None and call.script.name == name else None
+        return call if call is not None and call.verb == name else None
 
     def open(self, name: str, queue: bytes, head: tuple[bytes, ...], merging: bool = False) -> Call:
         """A new call, sent when the turn ends; with `merging`, others may join it until then."""
@@ -132,7 +218,7 @@ class Turn:
                 self.touched.clear()
             self.touched.add(queue)
             self.first(queue)
-        call = Call(self.redis, self.scripts[name], self.key(queue), head, [])
+        call = Call(self.loaded, name, [self.key(queue)], head)
         if merging:
             self._last[queue] = call
         else:
@@ -146,18 +232,22 @@ class Turn:
             self.clock.callLater(0, self._flush)
         self._calls.append(call)
 
-    def script(self, name: str, queue: bytes, *args: bytes) -> Slot[Reply]:
-        """Call a script for a queue, with this turn's others, in order."""
+    def call(self, name: str, queue: bytes, *args: bytes) -> Slot[Reply]:
+        """Call a verb for a queue, with this turn's others, in order."""
         slot: Slot[Reply] = Slot()
         self.open(name, queue, args).waiters.append(slot)
         return slot
 
     def whole(self, name: str, keys: list[bytes], *args: bytes) -> Slot[Reply]:
-        """A script outside the queues, at once."""
-        return self.redis.call(b"EVAL", self.scripts[name].text, b"%d" % len(keys), *keys, *args)
+        """Call a verb outside the queues, at once: before the calls of this turn."""
+        slot: Slot[Reply] = Slot()
+        call = Call(self.loaded, name, keys, args)
+        call.waiters.append(slot)
+        call.ask()
+        return slot
 
     def hint(self, *parts: bytes) -> None:
-        """A hint goes out before the scripts of this turn, in the same write; its reply tells nothing."""
+        """A hint goes out before the calls of this turn, in the same write; its reply tells nothing."""
         self.redis.ask(encode(parts), ignored)
 
     def _flush(self) -> None:

@@ -30,8 +30,8 @@ _failed = partial(fault, "ending what is due")  # the claim ends by itself, and 
 class Due:
     """Sweeps queues when something in them is due."""
 
-    def __init__(self, turn: Turn, db: bytes, clock: IReactorTime) -> None:
-        self.turn, self.db, self.clock = turn, db, clock
+    def __init__(self, turn: Turn, context: bytes, clock: IReactorTime) -> None:
+        self.turn, self.context, self.clock = turn, context, clock
         self.forgotten: Any = lambda queue: None
         self._at: list[tuple[float, bytes]] = []
         self._next: dict[bytes, float] = {}  # of each queue, the earliest in the heap
@@ -43,8 +43,7 @@ class Due:
 
     def soon(self, queue: bytes, ms: int) -> None:
         """Something of a queue will be due in so many ms: noted in the index first, then here."""
-        script = self.turn.scripts["later"]
-        self.turn.hint(b"EVAL", script.text, b"1", KEYS[0], queue, b"%d" % ms)
+        self.turn.whole("later", KEYS[:1], queue, b"%d" % ms).then(ignored)
         self.here(queue, ms)
 
     def here(self, queue: bytes, ms: float) -> None:
@@ -119,7 +118,7 @@ class Due:
         try:
             while True:
                 held = max(0, round((self._quiet_until - self.clock.seconds()) * 1000))
-                left, idle = await self.turn.script("sweep", queue, self.db, b"%d" % held, word())
+                left, idle = await self.turn.call("sweep", queue, self.context, b"%d" % held, word())
                 if left != 0:
                     break
         finally:

@@ -1,82 +1,91 @@
 -- Adds values in order; offers them to whoever listens or waits.
--- KEYS m · ARGV db, ms of adding, options as JSON or '', an epoch for a newborn queue, values…
---   options: ttl, delay: ms; at: a Unix time in ms, in place of delay; key, digest, window: the same key answers the same; all: all values or none
--- Returns {first number, 1 when the queue was born by this, 1 when an earlier add is answered again, how
--- many were added, then for each value that was not: its place from 1, and the word why}; numbers follow
--- without a gap. With `at` the ms until the queue is due come last. Or an error reply: STOPPED ms, CONFLICT,
--- OVERFULL, OVERSIZE, FAR.
---@include keys
---@include state
-local adding = #ARGV - 4
-if (flags == 1 or flags == 17) and ARGV[3] == '' then   -- nobody listens, nothing special: this is the hot path
-  local T = '-'..ARGV[2]
-  for i = 5, #ARGV do
-    n, bytes = n + 1, bytes + #ARGV[i]
-    call('XADD', P..'q', string.format('%.0f', n)..T, 'v', ARGV[i])
+-- added_at: ms; options: JSON or ''; epoch: for a queue that begins with this; then the values
+--   options: ttl, delay: ms; at: a Unix time in ms, in place of delay; key, digest, window: the same key answers the
+--   same (answers.lua); all: all values or none
+-- Returns {first number, 1 when the queue began with this, 1 when an earlier add is answered again, how many were
+-- added, then for each value that was not: its place from 1, and the word why}; numbers follow without a gap. With
+-- `at` the ms until the queue is due come last. Or an error reply: STOPPED ms, CONFLICT, OVERFULL, OVERSIZE, FAR.
+local FIRST = 5   -- of the values, in args
+local function add_plain(args)   -- nobody listens and nothing is special: this is the hot path
+  local added_at = '-'..args[2]
+  for at = FIRST, #args do
+    Q.last, Q.bytes = Q.last + 1, Q.bytes + #args[at]
+    call('XADD', K.stream, digits(Q.last)..added_at, 'v', args[at])
   end
-  call('SET', M, struct.pack(FORM, n, bytes, c, due, taken, acked, delivered, pos, sure, best, sum, cut,
-    floor, left, flags))
-  return {n - adding + 1, 0}
+  Queue.store()
+  return {Q.last - (#args - FIRST), 0}
 end
---@include save
---@include rules
---@include element
---@include wait
---@include hand
---@include bound
---@include remember
-local o = ARGV[3] ~= '' and cjson.decode(ARGV[3]) or {}
-if o.at then
-  o.delay = until_(o.at)
-  if o.delay > MOST then return redis.error_reply('FAR') end
-  if o.delay == 0 then o.delay = nil end
+local function read_add(options)   -- also an error reply when `at` is too far
+  local o = options ~= '' and cjson.decode(options) or {}
+  if o.at then
+    o.delay = ms_until(o.at)
+    if o.delay > MOST_AHEAD then return o, redis.error_reply('FAR') end
+    if o.delay == 0 then o.delay = nil end
+  end
+  return o
 end
-local before = o.key and remembered(o) or refuse('add')
-if before then return before end
-local newborn, first, list = born and 0 or 1, n + 1, {}
-local answer = {first, newborn, 0, 0}
-if o.all then
-  local size = 0
-  for i = 5, #ARGV do size = size + #ARGV[i] end
-  local why = overfull(adding, size)
-  if why then save() return redis.error_reply(why) end
-end
-for i = 5, #ARGV do
-  local value = ARGV[i]
-  local why = not o.all and overfull(1, #value)
-  if why then
-    answer[#answer + 1], answer[#answer + 2] = i - 4, why
+local function store(value, added_at, o)   -- answers its number
+  Q.last, Q.bytes = Q.last + 1, Q.bytes + #value
+  local number = digits(Q.last)
+  if o.delay then
+    call('HSET', K.apart, number, added_at..' '..value)
+    call('ZADD', K.delayed, digits(now() + o.delay), number)
+    Queue.due_at(now() + o.delay)
   else
-    if not born then
-      call('HSETNX', P..'a', 'ep', ARGV[4])
-      birth()
-    end
-    n, bytes = n + 1, bytes + #value
-    local N = digits(n)
-    if o.delay then
-      call('HSET', P..'e', N, ARGV[2]..' '..value)
-      call('ZADD', P..'d', digits(time() + o.delay), N)
-      late(time() + o.delay)
+    call('XADD', K.stream, number..'-'..added_at, 'v', value)
+    Queue.offer(1)
+  end
+  if o.ttl then
+    call('ZADD', K.expiring, digits(now() + o.ttl), number)
+    Queue.due_at(now() + o.ttl)
+  end
+  return number
+end
+local function tell_taps(elements)
+  if Q.governed and call('EXISTS', K.taps) == 1 and publish(Keys.adds(), Delivery.message('T', 0, elements)) == 0 then
+    call('DEL', K.taps)
+    Settings.govern_no_more()
+  end
+end
+local function refusal_of_all(o, args)   -- the word why there is no room for all
+  local size = 0
+  for at = FIRST, #args do size = size + #args[at] end
+  return o.all and Bounds.make_room(#args - FIRST + 1, size) or nil
+end
+verb('add', GROWS, function(args)
+  local added_at, options, epoch = args[2], args[3], args[4]
+  if (Q.flags == 1 or Q.flags == 17) and options == '' then return add_plain(args) end
+  Queue.begin()
+  Bounds.begin()
+  local o, refusal = read_add(options)
+  refusal = refusal or o.key and Answers.earlier(o) or Stops.refusal('add')
+  if refusal then return refusal end
+  local elements, answer = {}, {Q.last + 1, Q.created and 0 or 1, 0, 0}
+  local why = refusal_of_all(o, args)
+  if why then
+    Queue.save()
+    return redis.error_reply(why)
+  end
+  for at = FIRST, #args do
+    local value = args[at]
+    why = not o.all and Bounds.make_room(1, #value)
+    if why then
+      answer[#answer + 1], answer[#answer + 2] = at - FIRST + 1, why
     else
-      call('XADD', P..'q', N..'-'..ARGV[2], 'v', value)
-      offered = offered + 1
+      if not Q.created then
+        Queue.begin_epoch(epoch)
+        Queue.create()
+      end
+      elements[#elements + 1] = {number = store(value, added_at, o), value = value, length = #value, handed = 0}
     end
-    if o.ttl then
-      call('ZADD', P..'t', digits(time() + o.ttl), N)
-      late(time() + o.ttl)
-    end
-    list[#list + 1] = {N, ARGV[2], value, false, 0}
   end
-end
-answer[4] = #list
-if #list > 0 then
-  if o.key then remember(o, first, #list) end
-  if ruled and call('EXISTS', P..'taps') == 1 and publish('t'..db, message('T', 0, list)) == 0 then
-    call('DEL', P..'taps')
-    unrule()
+  answer[4] = #elements
+  if #elements > 0 then
+    if o.key then Answers.keep(o, answer[1], #elements) end
+    tell_taps(elements)
   end
-end
-pump()
-save()
-if o.at then answer[#answer + 1] = soon() end
-return answer
+  Delivery.go_on()
+  Queue.save()
+  if o.at then answer[#answer + 1] = Queue.due_in() end
+  return answer
+end)

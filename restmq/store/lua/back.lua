@@ -1,21 +1,17 @@
 -- Round-robin elements that an instance holds and cannot hand over go back.
--- KEYS m · ARGV db, INST, epoch, N's…
+-- instance, epoch, then numbers
 -- Returns how many went back.
---@include keys
---@include state
-if not packed then return 0 end
---@include save
---@include rules
---@include element
---@include wait
---@include hand
---@include giveback
-if call('HGET', P..'a', 'ep') ~= ARGV[3] then return 0 end
-local mine = {}
-for i = 4, #ARGV do
-  if call('SISMEMBER', P..'way:'..ARGV[2], ARGV[i]) == 1 then mine[#mine + 1] = ARGV[i] end
-end
-local back = giveback(mine)
-pump()
-save()
-return back
+verb('back', FREES, function(args)
+  local instance, epoch = args[2], args[3]
+  if not Q.packed then return 0 end
+  Queue.begin()
+  if Queue.epoch() ~= epoch then return 0 end
+  local held = {}
+  for at = 4, #args do
+    if call('SISMEMBER', Keys.held(instance), args[at]) == 1 then held[#held + 1] = args[at] end
+  end
+  local back = Sent.give_back(held)
+  Delivery.go_on()
+  Queue.save()
+  return back
+end)

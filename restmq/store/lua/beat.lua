@@ -1,22 +1,38 @@
 -- One beat of an instance: it lives for so many ms more as a beat lasts, and learns whom it must reap.
--- KEYS alive zset, doomed zset, last string: ms and run id · ARGV INST, 1 when it is new, ms a beat lasts, run id
--- Returns {now in ms, 'ok' or 'doomed', dead instances to reap…}; each is handed out under a claim that ends.
-local call, inst, lasts = redis.call, ARGV[1], tonumber(ARGV[3])
-local t = call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-if ARGV[2] == '0' and not call('ZSCORE', KEYS[1], inst) then return {now, 'doomed'} end
-local last, run = string.match(call('GET', KEYS[3]) or '0', '^(%d+) ?(.*)$')
-local back = tonumber(last) > now + 1000   -- its clock was set back: what was noted by it would hold for too long
-if back or run ~= ARGV[4] or now - tonumber(last) > lasts * 2 / 3 then   -- Redis was away: suspect no one yet
-  for _, other in ipairs(call('ZRANGE', KEYS[1], 0, -1)) do call('ZADD', KEYS[1], now + lasts, other) end
+-- keys: alive zset, doomed zset, last string: ms and run id, libraries zset
+-- instance, 1 when it is new, ms a beat lasts, run id, the instance's library, libraries that are there
+-- Returns {now in ms, 'ok' or 'doomed', how many instances follow, dead instances to reap…, libraries that nobody has
+-- used for ten minutes…}; each instance is handed out under a claim that ends.
+local UNUSED = 600000   -- ms until a library is unused
+local function suspect_no_one(keys, last_beat, lasts)   -- Redis was away: all of them live for a beat more
+  for _, instance in ipairs(call('ZRANGE', keys[1], 0, -1)) do call('ZADD', keys[1], now() + lasts, instance) end
+  if not last_beat then return end   -- its clock was set back: what was noted by it would hold for too long
+  for _, instance in ipairs(call('ZRANGE', keys[2], 0, -1)) do call('ZADD', keys[2], 0, instance) end
 end
-for _, dead in ipairs(back and call('ZRANGE', KEYS[2], 0, -1) or {}) do call('ZADD', KEYS[2], 0, dead) end
-call('SET', KEYS[3], now..' '..ARGV[4])
-call('ZADD', KEYS[1], now + lasts, inst)
-for _, dead in ipairs(call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
-  call('ZREM', KEYS[1], dead)
-  call('ZADD', KEYS[2], 0, dead)
+local function unused_libraries(key, args)
+  for at = 6, #args do call('ZADD', key, 'NX', now() + UNUSED, args[at]) end
+  call('ZADD', key, now() + UNUSED, args[5])
+  local unused = call('ZRANGEBYSCORE', key, '-inf', now(), 'LIMIT', 0, 10)
+  if #unused > 0 then call('ZREM', key, unpack(unused)) end
+  return unused
 end
-local reap = call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 10)
-for _, dead in ipairs(reap) do call('ZADD', KEYS[2], now + lasts, dead) end
-return {now, 'ok', unpack(reap)}
+index_verb('beat', function(keys, args)
+  local instance, lasts, run = args[1], tonumber(args[3]), args[4]
+  if args[2] == '0' and not call('ZSCORE', keys[1], instance) then return {now(), 'doomed', 0} end
+  local last, last_run = string.match(call('GET', keys[3]) or '0', '^(%d+) ?(.*)$')
+  local set_back = tonumber(last) > now() + 1000
+  if set_back or last_run ~= run or now() - tonumber(last) > lasts * 2 / 3 then suspect_no_one(keys, set_back, lasts) end
+  call('SET', keys[3], now()..' '..run)
+  call('ZADD', keys[1], now() + lasts, instance)
+  for _, dead in ipairs(call('ZRANGEBYSCORE', keys[1], '-inf', now())) do
+    call('ZREM', keys[1], dead)
+    call('ZADD', keys[2], 0, dead)
+  end
+  local answer = {now(), 'ok', 0}
+  for _, dead in ipairs(call('ZRANGEBYSCORE', keys[2], '-inf', now(), 'LIMIT', 0, 10)) do
+    call('ZADD', keys[2], now() + lasts, dead)
+    answer[#answer + 1], answer[3] = dead, answer[3] + 1
+  end
+  for _, library in ipairs(unused_libraries(keys[4], args)) do answer[#answer + 1] = library end
+  return answer
+end)

@@ -1,14 +1,11 @@
 -- Deletes dead elements: at most 500 a call.
--- KEYS m · ARGV db
 -- Returns how many.
---@include keys
---@include state
-if not packed then return 0 end
---@include save
---@include rules
---@include element
-local list = call('ZRANGE', P..'g', 0, 499)
-for _, N in ipairs(list) do wipe(N) end
-count('deleted', #list)
-save()
-return #list
+verb('bury', FREES, function()
+  if not Q.packed then return 0 end
+  Queue.begin()
+  local numbers = call('ZRANGE', K.dead, 0, 499)
+  for _, number in ipairs(numbers) do Element.delete(number) end
+  Queue.count('deleted', #numbers)
+  Queue.save()
+  return #numbers
+end)

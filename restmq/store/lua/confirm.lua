@@ -1,37 +1,37 @@
 -- An instance tells what its sockets have taken; that opens the window for the next chunk.
--- KEYS m · ARGV db, INST, epoch, P up to which broadcasts are out or 0, 'READY ROOM COUNT' as live.lua has them and
--- the highest P that is out, though one before it may be stuck, how many N's follow, N's of round-robin elements, then N and ms of those that its consumers lease
+-- instance, epoch, position up to which broadcasts are out or 0, "READY ROOM COUNT" as live has them and the highest
+-- position that is out though one before it may be stuck, how many numbers follow, numbers of round-robin elements,
+-- then number and ms of those that its consumers lease
 -- Returns ms until something is due, -1 when nothing is.
---@include keys
---@include state
-if not packed then return -1 end
---@include save
---@include rules
---@include element
---@include lease
---@include wait
---@include hand
---@include giveback
---@include settle
-if call('HGET', P..'a', 'ep') ~= ARGV[3] then return -1 end   -- of another life of the queue
-local listening, out = string.match(ARGV[5], '^(%d+ %d+ %d+) ?(%d*)$')
-if call('HEXISTS', P..'live', ARGV[2]) == 1 then call('HSET', P..'live', ARGV[2], listening) end
-local list, last = {}, 6 + tonumber(ARGV[6])
-for i = 7, last do list[#list + 1] = ARGV[i] end
-arrived(list)
-for i = last + 1, #ARGV, 2 do
-  local N = ARGV[i]
-  local owner, D = string.match(call('HGET', P..'y', N) or '', '^(%S+) (%d+)')
-  if owner == ARGV[2] then
-    call('HDEL', P..'y', N)
-    unway(owner, N)
-    lease(N, tonumber(D), tonumber(ARGV[i + 1]), owner)
+local function grant_to_consumers(args, first, instance)   -- what was on its way to them is leased now
+  for at = first, #args, 2 do
+    local number, ms = args[at], tonumber(args[at + 1])
+    local owner, handed = string.match(call('HGET', K.sent, number) or '', '^(%S+) (%d+)')
+    if owner == instance then
+      call('HDEL', K.sent, number)
+      Element.forget_sent(number, owner)
+      local tries = Element.tries(number)
+      tries.handed, tries.owner = tonumber(handed), owner
+      Leases.grant({{number = number}}, {[number] = tries}, ms)
+    end
   end
 end
-confirm(ARGV[2], tonumber(ARGV[4]), 0)
-best = math.max(best, math.min(pos, tonumber(out) or 0))   -- one that is stuck stops nobody
-settle()
-trim()   -- what was unsure could not be cut
-pump()
-save()
-return soon()
+verb('confirm', FREES, function(args)
+  local instance, epoch, position, state, many = unpack(args, 2, 6)
+  if not Q.packed then return -1 end
+  Queue.begin()
+  if Queue.epoch() ~= epoch then return -1 end   -- of another life of the queue
+  local listening, out = string.match(state, '^(%d+ %d+ %d+) ?(%d*)$')
+  if call('HEXISTS', K.listeners, instance) == 1 then call('HSET', K.listeners, instance, listening) end
+  local numbers, last = {}, 6 + tonumber(many)
+  for at = 7, last do numbers[#numbers + 1] = args[at] end
+  Sent.arrived(numbers)
+  grant_to_consumers(args, last + 1, instance)
+  Broadcasts.confirm(instance, tonumber(position), 0)
+  Q.reached = math.max(Q.reached, math.min(Q.position, tonumber(out) or 0))   -- one that is stuck stops nobody
+  Broadcasts.settle()
+  History.trim()   -- what was not settled could not be cut
+  Delivery.go_on()
+  Queue.save()
+  return Queue.due_in()
+end)

@@ -1,22 +1,20 @@
 -- Deletes one element wherever it is; with a lease, only if that still holds, and then it is acknowledged.
--- KEYS m · ARGV db, N, D or '', epoch
+-- number, handed or '', epoch
 -- Returns 1, 0 when it is gone, -1 when the lease is lost.
---@include keys
---@include state
-if not packed then return 0 end
---@include save
---@include rules
---@include element
---@include lease
---@include wait
---@include hand
-local N, D, answer = ARGV[2], ARGV[3], 1
-if ended(N) or not find(N) then answer = 0
-elseif D ~= '' and not holds(N, D, ARGV[4]) then answer = -1
-else
-  wipe(N)
-  if D == '' then count('deleted', 1) else acked = acked + 1 end
-  pump()
-end
-save()
-return answer
+verb('del', FREES, function(args)
+  local number, handed, epoch = unpack(args, 2, 4)
+  if not Q.packed then return 0 end
+  Queue.begin()
+  local answer = 1
+  if Element.has_expired(number) or not Element.find(number) then
+    answer = 0
+  elseif handed ~= '' and not Leases.holds(number, handed, epoch) then
+    answer = -1
+  else
+    Element.delete(number)
+    if handed == '' then Queue.count('deleted', 1) else Q.acked = Q.acked + 1 end
+    Delivery.go_on()
+  end
+  Queue.save()
+  return answer
+end)

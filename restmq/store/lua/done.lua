@@ -1,13 +1,13 @@
 -- Ends claims, and notes when each queue is due next.
--- KEYS at zset, claimed zset · ARGV name, ms from now or '', name, ms…
-local call = redis.call
-local t = call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-for i = 1, #ARGV, 2 do
-  local name, left = ARGV[i], ARGV[i + 1]
-  local at = call('ZSCORE', KEYS[1], name)
-  if at and tonumber(at) <= now then call('ZREM', KEYS[1], name) end
-  if left ~= '' then call('ZADD', KEYS[1], 'LT', now + tonumber(left), name) end
-  call('ZREM', KEYS[2], name)
-end
-return 1
+-- keys: at zset, claimed zset
+-- name, ms from now or '', name, ms…
+index_verb('done', function(keys, args)
+  for at = 1, #args, 2 do
+    local name, left = args[at], args[at + 1]
+    local due = call('ZSCORE', keys[1], name)
+    if due and tonumber(due) <= now() then call('ZREM', keys[1], name) end
+    if left ~= '' then call('ZADD', keys[1], 'LT', now() + tonumber(left), name) end
+    call('ZREM', keys[2], name)
+  end
+  return 1
+end)

@@ -1,31 +1,30 @@
--- Dead elements get another chance: their tries start anew, D goes on.
--- KEYS m · ARGV db, how many of the oldest, or 0 and N's
--- Returns the N's that wait again.
---@include keys
---@include state
-if not packed then return {} end
---@include save
---@include rules
---@include element
---@include wait
---@include hand
-local list = {unpack(ARGV, 3)}
-if ARGV[2] ~= '0' then list = call('ZRANGE', P..'g', 0, tonumber(ARGV[2]) - 1) end
-local out = {}
-for _, N in ipairs(list) do
-  if not ended(N) and call('ZREM', P..'g', N) == 1 then
-    local D, C, _, _, errors = tries(N)
-    count('gb', -#find(N))
-    local own = call('HGET', P..'u', N)   -- what dead_ttl put in its place is over
-    if own then
-      call('HDEL', P..'u', N)
-      if own == '0' then call('ZREM', P..'t', N) else call('ZADD', P..'t', own, N) end
-    end
-    settries(N, D, C, 0, '-', errors)
-    again(N)
-    out[#out + 1] = N
-  end
+-- Dead elements get another chance: their tries begin anew, but for how often they were handed out.
+-- how many of the oldest, or 0 and numbers
+-- Returns the numbers of those that wait again.
+local function restore_ttl(number)   -- what dead_ttl put in the place of its own is over
+  local own = call('HGET', K.own_ttl, number)
+  if not own then return end
+  call('HDEL', K.own_ttl, number)
+  if own == '0' then call('ZREM', K.expiring, number) else call('ZADD', K.expiring, own, number) end
 end
-pump()
-save()
-return out
+verb('kick', FREES, function(args)
+  local many = tonumber(args[2])
+  if not Q.packed then return {} end
+  Queue.begin()
+  local numbers = many > 0 and call('ZRANGE', K.dead, 0, many - 1) or {unpack(args, 3)}
+  local kicked = {}
+  for _, number in ipairs(numbers) do
+    if not Element.has_expired(number) and call('ZREM', K.dead, number) == 1 then
+      Queue.count('gb', -#Element.find(number))
+      restore_ttl(number)
+      local tries = Element.tries(number)
+      tries.failed, tries.owner = 0, '-'
+      Element.set_tries(number, tries)
+      Waiting.add_again(number)
+      kicked[#kicked + 1] = number
+    end
+  end
+  Delivery.go_on()
+  Queue.save()
+  return kicked
+end)

@@ -1,4 +1,6 @@
 -- Notes that something in a queue will be due.
--- KEYS at zset · ARGV name, ms from now
-local t = redis.call('TIME')
-return redis.call('ZADD', KEYS[1], 'LT', t[1] * 1000 + math.floor(t[2] / 1000) + tonumber(ARGV[2]), ARGV[1])
+-- keys: at zset
+-- name, ms from now
+index_verb('later', function(keys, args)
+  return call('ZADD', keys[1], 'LT', now() + tonumber(args[2]), args[1])
+end)

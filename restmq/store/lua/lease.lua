@@ -1,34 +1,28 @@
 -- Leases the oldest waiting elements: hidden until acknowledged, given back, or the lease ends.
--- KEYS m · ARGV db, how many, ms, options as JSON or '' (limit, inst, first: as take.lua)
--- Returns {epoch, N, count, value, D, … and, last and alone, 1: as take.lua}.
---@include keys
---@include state
-if not packed and ARGV[4] == '' then return {''} end
---@include save
---@include rules
---@include element
---@include lease
---@include wait
-local most, ms = tonumber(ARGV[2]), tonumber(ARGV[3])
-local o = ARGV[4] ~= '' and cjson.decode(ARGV[4]) or {}
-local stop = refuse('pull')
-if stop and not o.inst then return stop end
-local out, looked, got, size, full = {call('HGET', P..'a', 'ep') or ''}, 0, 0, 0, stop
-while got < most and not full do
-  local list, seen = heads(most - got, o.limit and o.limit - size)
-  looked = looked + seen
-  for _, e in ipairs(list) do
-    if o.limit and size + #e[3] > o.limit and got > 0 then full = true break end
-    local D, C = tries(e[1])
-    if e[4] then call('ZREM', P..'r', e[1]) else c = math.max(c, tonumber(e[1])) end
-    lease(e[1], D + 1, ms, '-')
-    out[#out + 1], out[#out + 2], out[#out + 3], out[#out + 4] = e[1], tostring(C), e[3], D + 1
-    got, size = got + 1, size + #e[3]
+-- most: how many; ms: how long; options: JSON or '' (limit, instance, first: as taking.lua has them)
+-- Returns {epoch, number, count, value, how often it was handed out, number… and, last and alone, 1: as take}.
+verb('lease', FREES, function(args)
+  local most, ms, options = tonumber(args[2]), tonumber(args[3]), args[4]
+  if not Q.packed and options == '' then return {''} end
+  Queue.begin()
+  local o = options ~= '' and cjson.decode(options) or {}
+  local stop = Stops.refusal('pull')
+  if stop and not o.instance then return stop end
+  local answer, got, more, _ = {Queue.epoch() or ''}, 0, false
+  if not stop then
+    got, _, more = Taking.each_page(most, o.limit, function(elements, all_tries)
+      Waiting.remove(elements)
+      for _, one in ipairs(elements) do
+        local tries, at = all_tries[one.number], #answer
+        tries.handed, tries.owner = tries.handed + 1, '-'
+        answer[at + 1], answer[at + 2], answer[at + 3] = one.number, tostring(tries.shown), one.value
+        answer[at + 4] = tries.handed
+      end
+      Leases.grant(elements, all_tries, ms)
+    end)
   end
-  if seen == 0 or looked >= 1000 or (o.limit and size >= o.limit) then break end
-end
-if not full and got < most and looked >= 1000 then out[#out + 1] = 1
-elseif o.inst and got == 0 then enlist(o.inst, o.first) end
-if o.inst then wake(0) end
-save()
-return out
+  if more then answer[#answer + 1] = 1 end
+  if not more then Taking.finish(o, got) elseif o.instance then Waiters.wake(0) end
+  Queue.save()
+  return answer
+end)

@@ -1,48 +1,48 @@
 -- An instance says how many of its consumers take elements of this queue; the numbers are absolute,
 -- so that it may say it twice. It joins with the first, and leaves with count 0.
--- KEYS m · ARGV db, INST, ready, room, count, P confirmed, and what it knew: epoch or '', highest N,
--- highest P, settings as JSON, a new epoch, 1 when Redis' birth word is another than when it knew this, P up to
--- which nobody here will take what was broadcast, or 0: it counts as one that joins there
--- Returns the error GIVENUP when it was reaped, or {epoch, P, N, policy, ms until something is due or -1, the
--- queue's settings: name, value…}; what it missed up to P it reads with replay.lua, what is on its way to it
--- with SSCAN from way:INST
---@include keys
---@include state
---@include save
---@include rules
---@include element
---@include wait
---@include hand
---@include giveback
---@include settle
---@include renew
-local inst, listening = ARGV[2], tonumber(ARGV[5])
-if call('SISMEMBER', P..'gone', inst) == 1 then return redis.error_reply('GIVENUP') end
-renew(ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12] == '1')
-call('HSETNX', P..'a', 'ep', ARGV[11])
-if listening > 0 then
-  if call('HEXISTS', P..'live', inst) == 0 or call('HEXISTS', P..'from', inst) == 0 then
-    call('LREM', P..'ring', 0, inst)
-    call('RPUSH', P..'ring', inst)
-    call('HSETNX', P..'from', inst, digits(pos)..' '..digits(pos))
+-- instance, ready, room, count, position confirmed, and what it has seen: epoch or '', highest number, highest position,
+-- settings as JSON, a new epoch, 1 when Redis holds other data than then, position up to which nobody here will take
+-- what was broadcast, or 0: it counts as one that joins there
+-- Returns the error GIVENUP when it was reaped, or {epoch, position, number, policy, ms until something is due or -1,
+-- the queue's settings: name, value…}; what it missed up to that position it reads with replay, what is on its way to
+-- it with SSCAN from way:INSTANCE.
+local function join(instance, ready, room, count)
+  if call('HEXISTS', K.listeners, instance) == 0 or call('HEXISTS', K.joined, instance) == 0 then
+    call('LREM', K.ring, 0, instance)
+    call('RPUSH', K.ring, instance)
+    call('HSETNX', K.joined, instance, digits(Q.position)..' '..digits(Q.position))
   end
-  call('HSET', P..'live', inst, ARGV[3]..' '..ARGV[4]..' '..ARGV[5])
-  if ARGV[3] ~= '0' then   -- who came last is ready for what follows, however far the others are
-    best = math.max(best, tonumber(string.match(call('HGET', P..'from', inst) or '', '%d+$')) or 0)
+  call('HSET', K.listeners, instance, ready..' '..room..' '..count)
+  if ready ~= '0' then   -- who came last is ready for what follows, however far the others are
+    local confirmed = tonumber(string.match(call('HGET', K.joined, instance) or '', '%d+$')) or 0
+    Q.reached = math.max(Q.reached, confirmed)
   end
-  live = true
+  Q.listened = true
 end
-if ARGV[7] == call('HGET', P..'a', 'ep') then confirm(inst, tonumber(ARGV[6]), tonumber(ARGV[13] or 0)) end
-if listening == 0 then
-  settle()   -- while it still counts
-  call('LREM', P..'ring', 0, inst)
-  call('HDEL', P..'live', inst)
-  call('HDEL', P..'from', inst)
-  if call('EXISTS', P..'way:'..inst) == 0 then call('SREM', P..'ways', inst) end
-  if call('EXISTS', P..'ring') == 0 then live, offered = false, waiting() end
+local function leave(instance)
+  Broadcasts.settle()   -- while it still counts
+  call('LREM', K.ring, 0, instance)
+  call('HDEL', K.listeners, instance)
+  call('HDEL', K.joined, instance)
+  if call('EXISTS', Keys.held(instance)) == 0 then call('SREM', K.holders, instance) end
+  if call('EXISTS', K.ring) == 0 then
+    Q.listened = false
+    Waiting.offer_all()
+  end
 end
-local at, epoch = pos, call('HGET', P..'a', 'ep')
-settle()
-pump()
-save()
-return {epoch, at, n, roundrobin and 'roundrobin' or 'broadcast', soon(), own()}
+verb('live', FREES, function(args)
+  local instance, ready, room, count, confirmed, seen_epoch, number, position, seen, epoch, other_data, unheard =
+    unpack(args, 2, 13)
+  Queue.begin()
+  if call('SISMEMBER', K.reaped, instance) == 1 then return redis.error_reply('GIVENUP') end
+  Rebirth.notice(seen_epoch, tonumber(number), tonumber(position), seen, epoch, other_data == '1')
+  Queue.begin_epoch(epoch)
+  if count ~= '0' then join(instance, ready, room, count) end
+  if seen_epoch == Queue.epoch() then Broadcasts.confirm(instance, tonumber(confirmed), tonumber(unheard or 0)) end
+  if count == '0' then leave(instance) end
+  local at, now_epoch = Q.position, Queue.epoch()   -- an epoch may be gone when nothing is left but it
+  Broadcasts.settle()
+  Delivery.go_on()
+  Queue.save()
+  return {now_epoch, at, Q.last, Settings.policy(), Queue.due_in(), Settings.own()}
+end)

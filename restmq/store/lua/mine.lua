@@ -1,21 +1,24 @@
--- An instance that joined again, perhaps under a new id, tells what its consumers lease: what holds is its own
+-- An instance that joined again, perhaps under a new name, tells what its consumers lease: what holds is its own
 -- from now on, and it hears when that ends.
--- KEYS m · ARGV db, INST, then N, D, epoch of each lease
+-- instance, then number, handed, epoch of each lease
 -- Returns 1 for each, or 0 when it is over: its end was told while nobody heard.
---@include keys
---@include state
---@include save
---@include rules
---@include element
---@include lease
-local out = {}
-for i = 3, #ARGV, 3 do
-  local N, held = ARGV[i], packed and holds(ARGV[i], ARGV[i + 1], ARGV[i + 2])
-  local D, C, F, owner, errors = tries(N)
-  local _, way = grip(N)
-  if held and way then held = way == ARGV[2]
-  elseif held and owner ~= ARGV[2] then settries(N, D, C, F, ARGV[2], errors) end
-  out[#out + 1] = held and 1 or 0
+local function claim(instance, number, handed, epoch)   -- whether it is the instance's now
+  if not Q.packed or not Leases.holds(number, handed, epoch) then return false end
+  local _, sent_to = Leases.holder(number)
+  if sent_to then return sent_to == instance end
+  local tries = Element.tries(number)
+  if tries.owner ~= instance then
+    tries.owner = instance
+    Element.set_tries(number, tries)
+  end
+  return true
 end
-if packed then save() end
-return out
+verb('mine', FREES, function(args)
+  local instance, answers = args[2], {}
+  Queue.begin()
+  for at = 3, #args, 3 do
+    answers[#answers + 1] = claim(instance, args[at], args[at + 1], args[at + 2]) and 1 or 0
+  end
+  if Q.packed then Queue.save() end
+  return answers
+end)

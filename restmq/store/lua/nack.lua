@@ -1,31 +1,33 @@
 -- Gives leases back: the elements wait again, or later, or are dead: after too many failed tries, or at once.
--- KEYS m · ARGV db, then of each lease N, D or '' for whichever holds, epoch, when, 1 when the try failed, the
--- reason or ''. `when` is ms of delay, @ and a Unix time in ms, dead, or '' for what the rules say
+-- of each lease: number, handed or '' for whichever holds, epoch, when, 1 when the try failed, the reason or ''
+--   when: ms of delay, @ and a Unix time in ms, dead, or '' for what the settings say
 -- Returns 1 for each, 0 when the lease is lost, -1 when there is no such element; last the ms
 -- until the queue is due, -1 for never. Or an error reply, with nothing done: FAR.
---@include keys
---@include state
---@include save
---@include rules
---@include element
---@include lease
---@include wait
---@include hand
-local out = {}
-for i = 5, #ARGV, 6 do
-  local at = string.match(ARGV[i], '^@(%d+)$')
-  if at then ARGV[i] = digits(until_(at)) end
-  if at and tonumber(ARGV[i]) > MOST then return redis.error_reply('FAR') end
+local WORDS = 6   -- of each lease
+local function delay_of(when)   -- ms, and whether that is too far; nil for what the settings say
+  local at = string.match(when, '^@(%d+)$')
+  if not at then return tonumber(when), false end
+  local delay = ms_until(at)
+  return delay, delay > MOST_AHEAD
 end
-for i = 2, #ARGV, 6 do
-  local N, D, epoch, when, failed, reason = unpack(ARGV, i, i + 5)
-  local held = holds(N, D, epoch)
-  if held then release(N, failed == '1', tonumber(when), reason, when == 'dead') end
-  out[#out + 1] = held and 1 or (packed and find(N) and 0 or -1)
-end
-if packed then
-  pump()
-  save()
-end
-out[#out + 1] = soon()
-return out
+verb('nack', FREES, function(args)
+  Queue.begin()
+  local answers, delays = {}, {}
+  for at = 2, #args, WORDS do
+    local delay, too_far = delay_of(args[at + 3])
+    if too_far then return redis.error_reply('FAR') end
+    delays[at] = delay
+  end
+  for at = 2, #args, WORDS do
+    local number, handed, epoch, when, failed, reason = unpack(args, at, at + WORDS - 1)
+    local held = Leases.holds(number, handed, epoch)
+    if held then Leases.release(number, failed == '1', delays[at], reason, when == 'dead') end
+    answers[#answers + 1] = held and 1 or (Q.packed and Element.find(number) and 0 or -1)
+  end
+  if Q.packed then
+    Delivery.go_on()
+    Queue.save()
+  end
+  answers[#answers + 1] = Queue.due_in()
+  return answers
+end)

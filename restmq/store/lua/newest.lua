@@ -1,34 +1,33 @@
 -- The newest waiting elements, untouched.
--- KEYS m · ARGV db, how many
--- Returns N, count, value…, newest first.
---@include keys
---@include state
-if not packed then return {} end
---@include save
---@include element
-local most, out, before = tonumber(ARGV[2]), {}, '+'
-local function show(N, value)
-  local at = slow and call('ZSCORE', P..'t', N)
-  if at and tonumber(at) <= time() then return end
-  if slow and (call('HEXISTS', P..'y', N) == 1 or call('ZSCORE', P..'l', N)) then return end
-  local _, shown = tries(N)
-  out[#out + 1] = {tonumber(N), N, tostring(shown), value}
+-- how many
+-- Returns number, count, value…, newest first.
+local function show(found, number, value)   -- unless it is over, on its way or leased
+  local ends = Q.special and call('ZSCORE', K.expiring, number)
+  if ends and tonumber(ends) <= now() then return end
+  if Q.special and (call('HEXISTS', K.sent, number) == 1 or call('ZSCORE', K.leased, number)) then return end
+  found[#found + 1] = {number = number, shown = Element.tries(number).shown, value = value}
 end
-for _ = 1, 100 do   -- pages: the newest may be on their way, leased, or over
-  local page = call('XREVRANGE', P..'q', before, '-', 'COUNT', most)
-  for _, e in ipairs(page) do
-    if #out < most then show(string.match(e[1], '^%d+'), e[2][2]) end
-    before = '('..e[1]
+verb('newest', LOOKS, function(args)
+  local most, found, before = tonumber(args[2]), {}, '+'
+  if not Q.packed then return {} end
+  Queue.look()
+  for _ = 1, 100 do   -- pages: the newest may be on their way, leased, or over
+    local page = call('XREVRANGE', K.stream, before, '-', 'COUNT', most)
+    for _, entry in ipairs(page) do
+      if #found < most then show(found, string.match(entry[1], '^%d+'), entry[2][2]) end
+      before = '('..entry[1]
+    end
+    if #page < most or #found >= most then break end
   end
-  if #page < most or #out >= most then break end
-end
-for _, N in ipairs(slow and call('ZREVRANGE', P..'r', 0, most - 1) or {}) do   -- those that lie in e
-  local value, _, kept = find(N)
-  if kept then show(N, value) end
-end
-table.sort(out, function(a, b) return a[1] > b[1] end)
-local flat = {}
-for i = 1, math.min(most, #out) do
-  for k = 2, 4 do flat[#flat + 1] = out[i][k] end
-end
-return flat
+  for _, number in ipairs(Q.special and call('ZREVRANGE', K.again, 0, most - 1) or {}) do   -- those that lie apart
+    local value, _, apart = Element.find(number)
+    if apart then show(found, number, value) end
+  end
+  table.sort(found, function(one, other) return tonumber(one.number) > tonumber(other.number) end)
+  local answer = {}
+  for at = 1, math.min(most, #found) do
+    answer[3 * at - 2], answer[3 * at - 1] = found[at].number, tostring(found[at].shown)
+    answer[3 * at] = found[at].value
+  end
+  return answer
+end)

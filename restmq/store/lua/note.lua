@@ -1,4 +1,5 @@
 -- Enters a queue in the set of those that an instance listens to.
--- KEYS q:INST set · ARGV queue
--- Returns 1 when it is new there. A script only because a bare SADD is refused when Redis is full.
-return redis.call('SADD', KEYS[1], ARGV[1])
+-- keys: q:INSTANCE set
+-- the queue
+-- Returns 1 when it is new there. A function only because a bare SADD is refused when Redis is full.
+index_verb('note', function(keys, args) return call('SADD', keys[1], args[1]) end)

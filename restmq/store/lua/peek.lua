@@ -1,74 +1,98 @@
 -- Looks at elements without touching them.
--- KEYS m · ARGV db, state (waiting, leased, delayed, dead, history), 'one' or 'way', N after which (0: from the
--- first) or the one, how many, P to search the history from, or N's that may be on their way
--- Returns of each: N, state, value, D, count, ms since it was added, ms until it is due or its lease or ttl
--- ends ('': never), its errors, a line each. Leased and delayed come in the order of their time, history in
--- the order of delivery. {'?'} when the N after which is not in that state any more; {'+', P} when it is not
--- among the 1,000 of the history that this call looked at: call again with that P.
---@include keys
---@include state
-if not packed then return {} end
---@include save
---@include element
-local state, after, most, out = ARGV[2], ARGV[3], tonumber(ARGV[4]), {}
-local function show(N, state, value, T, at)
-  local D, C, _, _, errors = tries(N)
-  local way = string.match(slow and call('HGET', P..'y', N) or '', '^%S+ (%d+)')
-  local left = at and tonumber(at) > 0 and digits(math.max(0, at - time())) or ''
-  for _, word in ipairs({N, state, value, way or D, C, digits(math.max(0, time() - T)), left, errors}) do
-    out[#out + 1] = tostring(word)
+-- state (waiting, leased, delayed, dead, history), 'one' or 'way', number after which (0: from the first) or of the one,
+-- how many, position to search the history from, or numbers that may be on their way
+-- Returns of each: number, state, value, how often it was handed out and shown, ms since it was added, ms until it is
+-- due or its lease or ttl ends ('': never), its errors, a line each. Leased and delayed come in the order of their time,
+-- history in the order of delivery. {'?'} when the number after which is not in that state any more; {'+', position}
+-- when it is not among the 1,000 of the history that this call looked at: call again with that position.
+local function show(answer, number, state, value, added_at, ends)
+  local tries = Element.tries(number)
+  local sent = string.match(Q.special and call('HGET', K.sent, number) or '', '^%S+ (%d+)')
+  local left = ends and tonumber(ends) > 0 and digits(math.max(0, ends - now())) or ''
+  local age = digits(math.max(0, now() - added_at))
+  for _, word in ipairs({number, state, value, sent or tries.handed, tries.shown, age, left, tries.errors}) do
+    answer[#answer + 1] = tostring(word)
   end
 end
-local function told(N, state, at)
-  local value, T = find(N)
-  local ends = slow and call('ZSCORE', P..'t', N)
-  if value and not (ends and tonumber(ends) <= time()) then show(N, state, value, T, at or ends) end
+local function show_stored(answer, number, state, at)   -- at: when its lease ends or it is due
+  local value, added_at = Element.find(number)
+  local ends = Q.special and call('ZSCORE', K.expiring, number)
+  if not value or (ends and tonumber(ends) <= now()) then return end
+  show(answer, number, state, value, added_at, at or ends)
 end
-local function inorder(zset, state)   -- by time, from behind `after`; false when that is not in it
-  local from = after == '0' and 0 or call('ZRANK', P..zset, after)
-  if not from then return false end
-  if after ~= '0' then from = from + 1 end
-  local page = call('ZRANGE', P..zset, from, from + most - 1, 'WITHSCORES')
-  for i = 1, #page, 2 do told(page[i], state, page[i + 1]) end
-  return true
-end
-if state == 'leased' then return inorder('l', state) and out or {'?'}
-elseif state == 'way' then
-  for i = 5, #ARGV do
-    if call('HEXISTS', P..'y', ARGV[i]) == 1 then told(ARGV[i], 'leased') end
-  end
-elseif state == 'delayed' then return inorder('d', state) and out or {'?'}
-elseif state == 'dead' then
-  for _, N in ipairs(call('ZRANGEBYSCORE', P..'g', '('..after, '+inf', 'LIMIT', 0, most)) do told(N, state) end
-elseif state == 'history' then
-  local from = '-'
+local function by_time(key, state) return function(answer, after, most)
+  local from = 0
   if after ~= '0' then
-    local page = call('XRANGE', P..'h', ARGV[5] or '-', '+', 'COUNT', 1000)
-    for _, e in ipairs(page) do
-      if string.match(e[1], '%-(%d+)$') == after then from = '('..e[1] break end
-    end
-    if from == '-' and #page < 1000 then return {'?'} end
-    if from == '-' then return {'+', digits(tonumber(string.match(page[1000][1], '^%d+')) + 1)} end
+    from = call('ZRANK', key(), after)
+    if not from then return {'?'} end
+    from = from + 1
   end
-  for _, e in ipairs(call('XRANGE', P..'h', from, '+', 'COUNT', most)) do
-    local f = e[2]
-    if not f[8] or tonumber(f[8]) > time() then show(string.match(e[1], '%-(%d+)$'), state, f[2], f[4], f[8]) end
+  local page = call('ZRANGE', key(), from, from + most - 1, 'WITHSCORES')
+  for at = 1, #page, 2 do show_stored(answer, page[at], state, page[at + 1]) end
+end end
+local peeks = {}   -- each appends to the answer, or gives another
+peeks.leased = by_time(function() return K.leased end, 'leased')
+peeks.delayed = by_time(function() return K.delayed end, 'delayed')
+function peeks.way(answer, _, _, args)
+  for at = 5, #args do
+    if call('HEXISTS', K.sent, args[at]) == 1 then show_stored(answer, args[at], 'leased') end
   end
-elseif state == 'one' then
-  local N = after
-  if slow and (call('ZSCORE', P..'l', N) or call('HEXISTS', P..'y', N) == 1) then told(N, 'leased', call('ZSCORE', P..'l', N))
-  elseif slow and call('ZSCORE', P..'d', N) then told(N, 'delayed', call('ZSCORE', P..'d', N))
-  elseif slow and call('ZSCORE', P..'g', N) then told(N, 'dead')
-  else told(N, 'waiting') end
-else
-  local list, from = {}, math.max(tonumber(after), c)
-  for _, N in ipairs(slow and call('ZRANGEBYSCORE', P..'r', '('..after, '+inf', 'LIMIT', 0, most) or {}) do
-    list[#list + 1] = tonumber(N)
-  end
-  for _, e in ipairs(call('XRANGE', P..'q', digits(from + 1), '+', 'COUNT', most)) do
-    list[#list + 1] = tonumber(string.match(e[1], '^%d+'))
-  end
-  table.sort(list)
-  for i = 1, math.min(most, #list) do told(digits(list[i]), 'waiting') end
 end
-return out
+function peeks.dead(answer, after, most)
+  for _, number in ipairs(call('ZRANGEBYSCORE', K.dead, '('..after, '+inf', 'LIMIT', 0, most)) do
+    show_stored(answer, number, 'dead')
+  end
+end
+local function history_after(number, from)   -- from where it goes on behind that number; or the answer that says why not
+  local page = call('XRANGE', K.history, from, '+', 'COUNT', 1000)
+  for _, entry in ipairs(page) do
+    if string.match(entry[1], '%-(%d+)$') == number then return '('..entry[1] end
+  end
+  if #page < 1000 then return nil, {'?'} end
+  return nil, {'+', digits(History.entry(page[1000]).position + 1)}
+end
+function peeks.history(answer, after, most, args)
+  local from, other = '-'
+  if after ~= '0' then
+    from, other = history_after(after, args[5] or '-')
+    if other then return other end
+  end
+  for _, raw in ipairs(call('XRANGE', K.history, from, '+', 'COUNT', most)) do
+    local entry = History.entry(raw)
+    if not entry.ends or tonumber(entry.ends) > now() then
+      show(answer, entry.number, 'history', entry.value, entry.at, entry.ends)
+    end
+  end
+end
+function peeks.one(answer, number)
+  local state, at = 'waiting'
+  if Q.special then
+    local leased, delayed = call('ZSCORE', K.leased, number), call('ZSCORE', K.delayed, number)
+    if leased or call('HEXISTS', K.sent, number) == 1 then
+      state, at = 'leased', leased
+    elseif delayed then
+      state, at = 'delayed', delayed
+    elseif call('ZSCORE', K.dead, number) then
+      state = 'dead'
+    end
+  end
+  show_stored(answer, number, state, at)
+end
+function peeks.waiting(answer, after, most)
+  local numbers, from = {}, math.max(tonumber(after), Q.cursor)
+  for _, number in ipairs(Q.special and call('ZRANGEBYSCORE', K.again, '('..after, '+inf', 'LIMIT', 0, most) or {}) do
+    numbers[#numbers + 1] = tonumber(number)
+  end
+  for _, entry in ipairs(call('XRANGE', K.stream, digits(from + 1), '+', 'COUNT', most)) do
+    numbers[#numbers + 1] = tonumber(string.match(entry[1], '^%d+'))
+  end
+  table.sort(numbers)
+  for at = 1, math.min(most, #numbers) do show_stored(answer, digits(numbers[at]), 'waiting') end
+end
+verb('peek', LOOKS, function(args)
+  local state, after, most = args[2], args[3], tonumber(args[4])
+  if not Q.packed then return {} end
+  Queue.look()
+  local answer = {}
+  return peeks[state](answer, after, most, args) or answer
+end)

@@ -1,15 +1,14 @@
--- Empties the queue; with `forget` its counter, settings and name go too.
--- KEYS m · ARGV db, forget (1 or 0), a new epoch
+-- Empties the queue, or forgets it: its counter, settings and name go too.
+-- 1 to forget it or 0, a new epoch
 -- Returns 1 when there was something. Whoever is connected stays connected.
---@include keys
---@include state
-if not packed then return 0 end
---@include save
---@include rules
---@include forget
-if ARGV[2] == '1' then return forget(ARGV[3]) and 1 or 0 end
-local held = empty()
-count('purged', held)
-if n > 0 then call('HSET', P..'a', 'emptied', digits(n)) end   -- what is brought back from before: see untake.lua
-save()
-return held > 0 and 1 or 0
+verb('purge', FREES, function(args)
+  local forget, epoch = args[2] == '1', args[3]
+  if not Q.packed then return 0 end
+  Queue.begin()
+  if forget then return Emptying.forget(epoch) and 1 or 0 end
+  local held = Emptying.empty()
+  Queue.count('purged', held)
+  if Q.last > 0 then call('HSET', K.about, 'emptied', digits(Q.last)) end   -- see untake
+  Queue.save()
+  return held > 0 and 1 or 0
+end)

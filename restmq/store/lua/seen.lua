@@ -1,19 +1,13 @@
--- An instance that comes back to a queue after Redis was away tells what it knew of it.
--- KEYS m · ARGV db, epoch, highest N, settings as JSON, a new epoch, 1 when Redis' birth word is another
+-- An instance that comes back to a queue after Redis was away tells what it has seen of it.
+-- epoch, highest number, settings as JSON, a new epoch, 1 when Redis holds other data than then
 -- Returns {the epoch, '' when there is none, ms until something is due, -1 when nothing is, its settings: name, value…}.
---@include keys
---@include state
---@include save
---@include rules
---@include element
---@include wait
---@include hand
---@include giveback
---@include settle
---@include renew
-if renew(ARGV[2], tonumber(ARGV[3]), 0, ARGV[4], ARGV[5], ARGV[6] == '1') then
-  settle()
-  pump()
-end
-save()
-return {call('HGET', P..'a', 'ep') or '', soon(), unpack(own())}
+verb('seen', FREES, function(args)
+  local seen_epoch, number, seen, epoch, other_data = unpack(args, 2, 6)
+  Queue.begin()
+  if Rebirth.notice(seen_epoch, tonumber(number), 0, seen, epoch, other_data == '1') then
+    Broadcasts.settle()
+    Delivery.go_on()
+  end
+  Queue.save()
+  return {Queue.epoch() or '', Queue.due_in(), unpack(Settings.own())}
+end)

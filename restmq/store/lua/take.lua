@@ -1,63 +1,57 @@
 -- Takes the oldest waiting elements out of the queue.
--- KEYS m · ARGV db, how many, options as JSON or ''
---   options: limit: bytes of values; inst: a GET of that instance waits if there is nothing; first: it
---   was woken in vain and keeps its place; full: with what untake.lua needs
--- Returns N, count, value, N, count, value… and, last and alone, 1 when it looked at 1,000, or without
--- options came to a MiB, and there may be more: call again. With `full` the epoch comes first and a fourth word with each element.
---@include keys
---@include state
+-- most: how many; options: JSON or ''
+--   options: limit, instance, first: as taking.lua has them; full: with what untake needs
+-- Returns number, count, value, number, count, value… and, last and alone, 1 when a thousand were looked at, or without
+-- options a MiB was reached, and there may be more: call again. With `full` the epoch comes first, and a fourth word
+-- with each element.
 local LIMIT = 1048576   -- bytes of values in one answer; the last may pass it
-local most = tonumber(ARGV[2])
-if not packed and ARGV[3] == '' then return {} end
-if flags % 4 < 2 and flags < 64 and ARGV[3] == '' then
-  local ids, out, from, size, some = {}, {}, string.format('%.0f', c + 1), 0
+local function take_plain(most)   -- nothing is special: this is the hot path
+  local ids, answer, from, size, page = {}, {}, digits(Q.cursor + 1), 0
   repeat   -- a few at a time: values may be large
-    some = call('XRANGE', P..'q', from, '+', 'COUNT', math.min(16, most - #ids))
-    for _, e in ipairs(some) do
-      local i, value = #ids + 1, e[2][2]
-      ids[i] = e[1]
-      out[3 * i - 2], out[3 * i - 1], out[3 * i] = string.match(e[1], '^%d+'), '0', value
+    page = call('XRANGE', K.stream, from, '+', 'COUNT', math.min(16, most - #ids))
+    for _, entry in ipairs(page) do
+      local at, value = #ids + 1, entry[2][2]
+      ids[at] = entry[1]
+      answer[3 * at - 2], answer[3 * at - 1], answer[3 * at] = string.match(entry[1], '^%d+'), '0', value
       size = size + #value
       if size >= LIMIT then break end
     end
     from = '('..(ids[#ids] or '')
-  until #some < 16 or #ids >= most or size >= LIMIT
-  if #ids == 0 then return {} end
-  if size >= LIMIT and #ids < most then out[#out + 1] = 1 end
-  bytes = bytes - size
-  call('XDEL', P..'q', unpack(ids))
-  taken = taken + #ids
-  call('SET', M, struct.pack(FORM, n, bytes, c, due, taken, acked, delivered, pos, sure, best, sum, cut,
-    floor, left, flags))
-  return out
+  until #page < 16 or #ids >= most or size >= LIMIT
+  if #ids == 0 then return answer end
+  if size >= LIMIT and #ids < most then answer[#answer + 1] = 1 end
+  Q.bytes, Q.taken = Q.bytes - size, Q.taken + #ids
+  call('XDEL', K.stream, unpack(ids))
+  Queue.store()
+  return answer
 end
---@include save
---@include rules
---@include element
---@include wait
-local o = ARGV[3] ~= '' and cjson.decode(ARGV[3]) or {}
-local stop = refuse('pull')
-if stop and not o.inst then return stop end
-local out, looked, got, size = o.full and {call('HGET', P..'a', 'ep') or ''} or {}, 0, 0, 0
-local seen, full, limit = 0, stop, o.limit or LIMIT
-while got < most and not full do   -- a run of elements whose ttl is over must not read as "nothing waits"
-  local list
-  list, seen = heads(most - got, limit - size)
-  looked = looked + seen
-  for _, e in ipairs(list) do
-    local D, C, F, _, errors = tries(e[1])
-    if size + #e[3] > limit and got > 0 then full = true break end
-    local ends = o.full and slow and call('ZSCORE', P..'t', e[1]) or '0'
-    drop(e[1], e[2], #e[3])
-    out[#out + 1], out[#out + 2], out[#out + 3] = e[1], tostring(C), e[3]
-    if o.full then out[#out + 1] = e[2]..' '..ends..' '..D..' '..C..' '..F..errors end
-    got, size, taken = got + 1, size + #e[3], taken + 1
+local function for_untake(one, tries)   -- what brings it back as it was
+  return one.added_at..' '..(one.ends or '0')..' '..tries.handed..' '..tries.shown..' '..tries.failed..tries.errors
+end
+verb('take', FREES, function(args)
+  local most, options = tonumber(args[2]), args[3]
+  if options == '' then
+    if not Q.packed then return {} end
+    if Q.flags % 4 < 2 and Q.flags < 64 then return take_plain(most) end
   end
-  if seen == 0 or looked >= 1000 or size >= limit then break end
-end
-local cut = ARGV[3] == '' and (full or size >= limit)   -- by bytes, which one with options expects
-if got < most and (cut or not full and looked >= 1000) then out[#out + 1] = 1
-elseif o.inst and got == 0 then enlist(o.inst, o.first) end
-if o.inst then wake(0) end
-save()
-return out
+  Queue.begin()
+  local o = options ~= '' and cjson.decode(options) or {}
+  local stop = Stops.refusal('pull')
+  if stop and not o.instance then return stop end
+  local answer, got, full, more = o.full and {Queue.epoch() or ''} or {}, 0, false, false
+  if not stop then
+    got, full, more = Taking.each_page(most, o.limit or LIMIT, function(elements, all_tries)
+      for _, one in ipairs(elements) do
+        local tries, at = all_tries[one.number], #answer
+        answer[at + 1], answer[at + 2], answer[at + 3] = one.number, tostring(tries.shown), one.value
+        if o.full then answer[at + 4] = for_untake(one, tries) end
+        Element.drop_waiting(one, tries)
+        Q.taken = Q.taken + 1
+      end
+    end)
+  end
+  if more or (full and options == '' and got < most) then answer[#answer + 1] = 1 end
+  if not more then Taking.finish(o, got) elseif o.instance then Waiters.wake(0) end
+  Queue.save()
+  return answer
+end)

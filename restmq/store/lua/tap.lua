@@ -1,13 +1,15 @@
 -- An instance wants to see every add of this queue, or no more.
--- KEYS m · ARGV db, INST, 1 or 0
+-- instance, 1 or 0
 -- Returns 1.
---@include keys
---@include state
---@include save
---@include rules
-if ARGV[3] == '1' then
-  call('HSET', P..'taps', ARGV[2], 1)
-  ruled = true
-elseif call('HDEL', P..'taps', ARGV[2]) == 1 then unrule() end
-save()
-return 1
+verb('tap', FREES, function(args)
+  local instance, on = args[2], args[3] == '1'
+  Queue.begin()
+  if on then
+    call('HSET', K.taps, instance, 1)
+    Q.governed = true
+  elseif call('HDEL', K.taps, instance) == 1 then
+    Settings.govern_no_more()
+  end
+  Queue.save()
+  return 1
+end)

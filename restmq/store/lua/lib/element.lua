@@ -1,119 +1,123 @@
--- Finding, counting and forgetting one element. N travels as a string of digits.
-local function find(N)   -- value, T, whether it lies in e; nil when it is not there
-  local kept = slow and call('HGET', P..'e', N)
-  if kept then
-    local gap = string.find(kept, ' ', 1, true)
-    return string.sub(kept, gap + 1), string.sub(kept, 1, gap - 1), true
-  end
-  local got = call('XRANGE', P..'q', N, N, 'COUNT', 1)[1]
-  if got then return got[2][2], string.match(got[1], '%-(%d+)$'), false end
-end
-local function tries(N)   -- D, C, F, owner, its errors
-  local x = slow and call('HGET', P..'x', N)
-  if not x then return 0, 0, 0, '-', '' end
-  local D, C, F, owner, errors = string.match(x, '^(%d+) (%d+) (%d+) (%S+)(.*)$')
-  return tonumber(D), tonumber(C), tonumber(F), owner, errors
-end
-local function settries(N, D, C, F, owner, errors)
-  slow = true
-  if owner == '-' and errors == '' and D + C + F == 0 then call('HDEL', P..'x', N) return end
-  call('HSET', P..'x', N, D..' '..C..' '..F..' '..owner..errors)
-end
-local function keep(N)   -- its value moves out of the stream
-  local value, T, kept = find(N)
-  if kept then return end
-  call('XDEL', P..'q', N..'-'..T)
-  call('HSET', P..'e', N, T..' '..value)
-  slow = true
-end
-local function free(owner, N)
-  if owner == '-' then return end
-  freed[owner] = freed[owner] or {}
-  table.insert(freed[owner], N)
-end
-local function unway(inst, N)   -- it is not on its way to that instance any more
-  if call('SREM', P..'way:'..inst, N) == 1 then return end
-  for _, set in ipairs(call('LRANGE', P..'lost', 0, -1)) do call('SREM', P..set, N) end
-end
-local function drop(N, T, length)   -- its stored bytes and all that is noted of it
-  call('XDEL', P..'q', N..'-'..T)
-  bytes = bytes - length
-  if not slow then return end
-  local _, _, _, owner = tries(N)
-  free(owner, N)
-  for _, hash in ipairs({'e', 'x', 'u'}) do call('HDEL', P..hash, N) end
-  for _, zset in ipairs({'r', 't', 'l', 'd'}) do call('ZREM', P..zset, N) end
-  if call('ZREM', P..'g', N) == 1 then count('gb', -length) end
-  local way = call('HGET', P..'y', N)
-  if way then
-    call('HDEL', P..'y', N)
-    local holder = string.match(way, '^%S+')
-    if holder == '*' then call('ZREM', P..'b', N)
-    else
-      unway(holder, N)
-      free(holder, N)
+-- One element: finding, counting and forgetting it. Its number travels as a string of digits.
+local Element = {}
+local function look_up(command, key, numbers)   -- what a hash (HMGET) or zset (ZMSCORE) has of each: number -> text
+  local found = {}
+  in_thousands(numbers, function(from, to)
+    for at, text in ipairs(call(command, key, unpack(numbers, from, to))) do
+      if text then found[numbers[from + at - 1]] = text end
     end
+  end)
+  return found
+end
+function Element.find(number)   -- value, ms of adding, whether it lies apart; nil when it is not there
+  local entry = call('XRANGE', K.stream, number, number, 'COUNT', 1)[1]
+  if entry then return entry[2][2], string.match(entry[1], '%-(%d+)$'), false end
+  local kept = Q.special and call('HGET', K.apart, number)
+  if not kept then return end
+  local gap = string.find(kept, ' ', 1, true)
+  return string.sub(kept, gap + 1), string.sub(kept, 1, gap - 1), true
+end
+
+-- How often it was handed out, shown by get, and failed; whose live consumer leases it; a line for each error.
+local function read_tries(text)
+  if not text then return {handed = 0, shown = 0, failed = 0, owner = '-', errors = ''} end
+  local handed, shown, failed, owner, errors = string.match(text, '^(%d+) (%d+) (%d+) (%S+)(.*)$')
+  return {handed = tonumber(handed), shown = tonumber(shown), failed = tonumber(failed), owner = owner, errors = errors}
+end
+local function tries_text(tries)   -- nil when there is nothing to tell
+  if tries.owner == '-' and tries.errors == '' and tries.handed + tries.shown + tries.failed == 0 then return end
+  return tries.handed..' '..tries.shown..' '..tries.failed..' '..tries.owner..tries.errors
+end
+function Element.tries(number) return read_tries(Q.special and call('HGET', K.tries, number)) end
+function Element.set_tries(number, tries)
+  Q.special = true
+  local text = tries_text(tries)
+  if text then call('HSET', K.tries, number, text) else call('HDEL', K.tries, number) end
+end
+function Element.tries_of(numbers)   -- number -> its tries
+  local tries, texts = {}, Q.special and look_up('HMGET', K.tries, numbers) or {}
+  for _, number in ipairs(numbers) do tries[number] = read_tries(texts[number]) end
+  return tries
+end
+
+function Element.set_apart(number)   -- its value moves out of the stream
+  local value, added_at, apart = Element.find(number)
+  if apart then return end
+  call('XDEL', K.stream, number..'-'..added_at)
+  call('HSET', K.apart, number, added_at..' '..value)
+  Q.special = true
+end
+function Element.forget_sent(number, instance)   -- it is not on its way to that instance any more
+  if call('SREM', Keys.held(instance), number) == 1 then return end
+  for _, name in ipairs(call('LRANGE', K.lost, 0, -1)) do call('SREM', K.prefix..name, number) end
+end
+
+-- The value goes. `one`: number, added_at, length, and apart or not.
+local function drop_value(one)
+  if one.apart then call('HDEL', K.apart, one.number) else call('XDEL', K.stream, one.number..'-'..one.added_at) end
+  Q.bytes = Q.bytes - one.length
+end
+function Element.drop_waiting(one, tries)   -- the value of one that waits, and all that is noted of it
+  drop_value(one)
+  if tries_text(tries) then call('HDEL', K.tries, one.number) end
+  if one.again then call('ZREM', K.again, one.number) end
+  if one.ends then call('ZREM', K.expiring, one.number) end
+end
+-- The values of many leased elements, which are done with, and all that is noted of them: each as for drop_value().
+function Element.drop_leased(elements, all_tries, ends)
+  local numbers, expiring = {}, {}
+  for at, one in ipairs(elements) do
+    drop_value(one)
+    Queue.free(all_tries[one.number].owner, one.number)
+    numbers[at] = one.number
+    if ends[one.number] then expiring[#expiring + 1] = one.number end
+  end
+  in_thousands(numbers, function(from, to)
+    call('ZREM', K.leased, unpack(numbers, from, to))
+    call('HDEL', K.tries, unpack(numbers, from, to))
+  end)
+  in_thousands(expiring, function(from, to) call('ZREM', K.expiring, unpack(expiring, from, to)) end)
+end
+local function drop_notes(number, length)   -- all that is noted of one, in whatever state it is
+  Queue.free(Element.tries(number).owner, number)
+  call('HDEL', K.tries, number)
+  call('HDEL', K.own_ttl, number)
+  for _, key in ipairs({K.again, K.expiring, K.leased, K.delayed}) do call('ZREM', key, number) end
+  if call('ZREM', K.dead, number) == 1 then Queue.count('gb', -length) end
+  local sent = call('HGET', K.sent, number)
+  if not sent then return end
+  call('HDEL', K.sent, number)
+  local holder = string.match(sent, '^%S+')
+  if holder == '*' then
+    call('ZREM', K.unconfirmed, number)
+  else
+    Element.forget_sent(number, holder)
+    Queue.free(holder, number)
   end
 end
-local function wipe(N)   -- true when it was there
-  local value, T = find(N)
+function Element.delete(number)   -- whether it was there
+  local value, added_at, apart = Element.find(number)
   if not value then return false end
-  drop(N, T, #value)
+  drop_value({number = number, added_at = added_at, length = #value, apart = apart})
+  if Q.special then drop_notes(number, #value) end
   return true
 end
-local function ended(N)   -- its ttl is over, though nobody swept yet; then it is gone now
-  local at = slow and due > 0 and call('ZSCORE', P..'t', N)
-  if not at or tonumber(at) > time() then return false end
-  if wipe(N) then count('expired', 1) end
+
+-- What has ended is not there, though nobody swept yet.
+local function ends_of(numbers)   -- number -> ms at which its ttl ends
+  return Q.special and Q.due > 0 and look_up('ZMSCORE', K.expiring, numbers) or {}
+end
+function Element.expire(number, ends)   -- whether its ttl is over; then it is gone now. `ends`: as ends_of has it
+  if not ends or tonumber(ends) > now() then return false end
+  if Element.delete(number) then Queue.count('expired', 1) end
   return true
 end
-local function expire()   -- what has ended is not there, though nobody swept; answers how many went, at most 250
+function Element.has_expired(number) return Element.expire(number, ends_of({number})[number]) end
+function Element.expire_some()   -- at most 250; answers how many went
   local gone = 0
-  if slow and due > 0 and due <= time() then
-    for _, N in ipairs(call('ZRANGEBYSCORE', P..'t', '-inf', digits(time()), 'LIMIT', 0, 250)) do
-      if ended(N) then gone = gone + 1 end
-    end
+  if not (Q.special and Q.due > 0 and Q.due <= now()) then return gone end
+  for _, number in ipairs(call('ZRANGEBYSCORE', K.expiring, '-inf', digits(now()), 'LIMIT', 0, 250)) do
+    if Element.has_expired(number) then gone = gone + 1 end
   end
   return gone
-end
-local function heads(most, limit)   -- up to `most` waiting elements, oldest first: {N, T, value, was in r}
-  local back = slow and call('ZRANGE', P..'r', 0, most - 1) or {}   -- beyond c only what was delayed
-  local fresh, size, from, step, unread = {}, 0, digits(c + 1), limit and 4 or most, 0
-  if #back < most or tonumber(back[most]) > c then unread = most end
-  local out, i, j, backcut = {}, 1, 1, #back == most
-  while #out < most do
-    if not fresh[i] and unread > 0 then   -- with a limit a few at a time: values may be large, and COUNT reads them all
-      local asked = math.min(step, unread)
-      local some = call('XRANGE', P..'q', from, '+', 'COUNT', asked)
-      for _, e in ipairs(some) do fresh[#fresh + 1] = e end
-      unread, step = #some == asked and unread - asked or 0, 4 * step
-      from = '('..(some[1] and some[#some][1] or '')
-    end
-    -- Some of these had ended, so a list that was cut is over: more of it may be older than the other's rest.
-    if not (fresh[i] or back[j]) or (#fresh == most and not fresh[i]) or (backcut and not back[j]) then break end
-    local N, T, value, again
-    if fresh[i] then N, T = string.match(fresh[i][1], '^(%d+)%-(%d+)$') end
-    if N and (not back[j] or tonumber(N) < tonumber(back[j])) then
-      value, again, i = fresh[i][2][2], false, i + 1
-    else
-      N, again, j = back[j], true, j + 1
-    end
-    if not ended(N) then
-      if again then value, T = find(N) end
-      size = size + #value
-      if limit and size > limit and #out > 0 then break end
-      out[#out + 1] = {N, T, value, again}
-    end
-  end
-  return out, i + j - 2   -- the second: how many it looked at; as many as `most` means there may be more
-end
-local function waiting()   -- how many wait: counted from what is stored, so that a wrong counter shows
-  local there = call('XLEN', P..'q')
-  if not slow then return there, 0, 0, 0 end
-  local away, delayed, dead = call('HLEN', P..'y') + call('ZCARD', P..'l'), call('ZCARD', P..'d'), call('ZCARD', P..'g')
-  return there + call('HLEN', P..'e') - away - delayed - dead, away, delayed, dead
-end
-local function again(N)   -- it waits, at its key's place
-  call('ZADD', P..'r', N, N)
-  offered, slow = offered + 1, true
 end

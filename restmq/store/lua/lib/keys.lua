@@ -1,39 +1,70 @@
--- The keyspace. Every key of a queue is restmq:{NAME}:x, so one cluster node holds the queue;
--- a script gets the first, m, as KEYS[1] and makes the others from it: they share its slot.
---   m      string  the hot state, packed: see state.lua. No m: the queue was never used
---   q      stream  N-T (number, ms of adding) -> v: every element that is there, but those in e
---   e      hash    N -> "T VALUE": those that are or were delayed or dead: a stream frees no single entry
---   r      zset    N by N: waiting again. Waiting = q beyond c, and r
---   x      hash    N -> "D C F OWNER" and a line for each error: hand-outs, times shown by get, failed
---                  tries; OWNER the instance whose live consumer leases it, or -. Absent while all are 0
---   y      hash    N -> "OWNER D T LEN": on its way to live consumers; OWNER an instance, * broadcast
---   b      zset    N by P: broadcast and not yet confirmed by any instance
---   l d t  zsets   N by the ms at which its lease ends, it is due, its ttl ends
---   g      zset    N by N: dead
---   u      hash    N -> ms at which its own ttl ends, 0 for never: of the dead that dead_ttl ends before that
---   h      stream  P-N -> v, t, s[, e]: history of broadcasts, in order of delivery; t ms of delivery,
---                  s bytes of all values up to this one, so that a range's size is a subtraction; e end
---   ring   list    instances that listen; its head is dealt the next round-robin elements
---   live   hash    INST -> "READY ROOM COUNT": consumers that take, how many elements they may have on
---                  their way (those stuck in the buffers of others come on top), consumers
---   from   hash    INST -> "JOINED CONFIRMED": P when it joined, P it has flushed to some socket
---   way:INST  set  N: round-robin elements that INST holds
---   ways   set     instances for which there may be such a set
---   lost   list    names of such sets of a life that Redis lost: lost:EPOCH:INST; they are given back in steps
---   gone   set     instances that were reaped lately: they may not come again under that id
---   void   list    "FROM TO": ranges of P that were taken back, the last twenty
---   wt     list    an instance for each GET that waits, in order of arrival
---   taps   hash    INST -> 1: instances that want to see every add
---   k0 k1  hashes  idempotency key -> "MS DIGEST FIRST COUNT": two generations
---   back:WORD  string  a bringing back that was done, for two minutes: untake.lua
---   a      hash    ep epoch, ex the one that Redis lost, policy, the settings (rules.lua), sv how often they
---                  were changed, stop_live stop_pull stop_add ms at which a
---                  stop ends (0 never), used ms of the last use, gb bytes of the dead, owed GETs still to be
---                  woken, emptied the last number when it was purged, and the rare counters deleted expired
---                  purged dropped, passed numbers that were passed over
+-- The keyspace. Every key of a queue is restmq:{NAME}:x, so one node of a cluster holds the queue. A function is given
+-- the first, restmq:{NAME}:m, and makes the others from it: they share its slot. Below, N is an element's number
+-- and P its position among the queue's broadcasts.
+--   state         m       string  the queue's hot state, packed: see queue.lua. Without it the queue was never used
+--   stream        q       stream  N-T (T: ms of adding) -> v: every element that is there, but for those apart
+--   apart         e       hash    N -> "T VALUE": what is or was delayed or dead, for a stream frees no single entry
+--   again         r       zset    N by N: waits again. What waits is the stream beyond the cursor, and these
+--   tries         x       hash    N -> "HANDED SHOWN FAILED OWNER" and a line for each error: how often it was handed
+--                                 out, shown by get, and failed; OWNER is the instance whose live consumer leases it,
+--                                 or -. Absent while all are 0
+--   sent          y       hash    N -> "OWNER HANDED T LENGTH": on its way to live consumers; OWNER is an instance, or
+--                                 * for a broadcast
+--   unconfirmed   b       zset    N by P: broadcast, and not confirmed by any instance yet
+--   leased        l       zset    N by the ms at which its lease ends
+--   delayed       d       zset    N by the ms at which it is due
+--   expiring      t       zset    N by the ms at which its ttl ends
+--   dead          g       zset    N by N
+--   own_ttl       u       hash    N -> ms at which its own ttl ends, 0 for never: of the dead that dead_ttl ends earlier
+--   history       h       stream  P-N -> v, t, s[, e]: broadcasts in order of delivery; t ms of delivery, s bytes of
+--                                 all values up to this one, so that the size of a range is a subtraction, e its end
+--   ring          ring    list    instances that listen; its head is dealt the next round-robin elements
+--   listeners     live    hash    INSTANCE -> "READY ROOM COUNT": consumers that take, how many elements they may have
+--                                 on their way (those stuck in the buffers of others come on top), consumers
+--   joined        from    hash    INSTANCE -> "JOINED CONFIRMED": P when it joined, P that some socket of it has taken
+--   holders       ways    set     instances for which there may be a set of what they hold
+--   lost          lost    list    names of such sets of a life that Redis lost: they are given back in steps
+--   reaped        gone    set     instances that were reaped lately: they may not come again under that name
+--   taken_back    void    list    "FROM TO": ranges of P that were taken back, the last twenty
+--   waiters       wt      list    an instance for each GET that waits, in order of arrival
+--   taps          taps    hash    INSTANCE -> 1: instances that want to see every add
+--   answers       k0      hash    idempotency key -> "MS DIGEST FIRST COUNT"
+--   older_answers k1      hash    the same of the time before
+--   about         a       hash    ep epoch, ex the epoch that Redis lost, policy, the settings (settings.lua), sv how
+--                                 often they were changed, stop_live stop_pull stop_add ms at which a stop ends (0
+--                                 never), used ms of the last use, kt ms at which `answers` began, gb bytes of the
+--                                 dead, owed GETs still to be woken, emptied the last number when it was purged, and
+--                                 the rare counters: deleted expired purged dropped, passed numbers that were passed over
+--   way:INSTANCE          set     N: round-robin elements that an instance holds: Keys.held()
+--   lost:EPOCH:INSTANCE   set     the same of a life that Redis lost
+--   back:WORD             string  an element was brought back, kept for two minutes: Keys.brought_back()
 -- Outside the queues, in slots of their own, and only hints:
---   restmq:names zset of names; restmq:{due}:at, restmq:{due}:claimed zsets of what is due next
---   restmq:{inst}:alive :doomed zsets, :last, :q:INST sets of queues; restmq:layout the version
-local M, call = KEYS[1], redis.call
-local P = string.sub(M, 1, -2)
-local db = ARGV[1]
+--   restmq:names  zset of names; restmq:{due}:at, restmq:{due}:claimed  zsets of what is due next
+--   restmq:{inst}:alive :doomed :libraries  zsets, :last  string, :q:INSTANCE  sets of queues; restmq:layout  the version
+local SUFFIXES = {
+  stream = 'q', apart = 'e', again = 'r', tries = 'x', sent = 'y', unconfirmed = 'b', leased = 'l', delayed = 'd',
+  expiring = 't', dead = 'g', own_ttl = 'u', history = 'h', ring = 'ring', listeners = 'live', joined = 'from',
+  holders = 'ways', lost = 'lost', reaped = 'gone', taken_back = 'void', waiters = 'wt', taps = 'taps',
+  answers = 'k0', older_answers = 'k1', about = 'a',
+}
+local K   -- the keys of this call's queue, by the names above
+local Keys = {}
+local lazily = {__index = function(keys, name)
+  local key = keys.prefix..SUFFIXES[name]
+  keys[name] = key
+  return key
+end}
+local by_state, queues = {}, 0   -- the keys of the queues that were used lately
+
+function Keys.open(state)
+  K = by_state[state]
+  if K then return end
+  if queues == 1000 then by_state, queues = {}, 0 end
+  K = setmetatable({state = state, prefix = string.sub(state, 1, -2)}, lazily)
+  by_state[state], queues = K, queues + 1
+end
+function Keys.held(instance) return K.prefix..'way:'..instance end
+function Keys.brought_back(word) return K.prefix..'back:'..word end
+function Keys.broadcasts() return K.prefix..'c'..db end   -- a channel, as the next two
+function Keys.adds() return K.prefix..'t'..db end
+function Keys.inbox(instance) return K.prefix..'i'..db..':'..instance end

@@ -1,0 +1,98 @@
+"""The library: the Lua files as one text, which Redis runs as functions, or as a script where it will not load it.
+
+Owns the order of the files, the names under which a Redis has them, and what of restmq.conf goes with each call; knows
+nothing of what the verbs do: each file's head is its contract, lua/lib/keys.lua tells the keyspace. Read
+store/pipeline.py next, and docs/decisions/functions.md for why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from restmq.model.settings import RULES
+
+FOLDER = Path(__file__).parent / "lua"
+#: Each uses those before it, and no other.
+MODULES = (
+    "call keys queue settings element waiting stops leases waiters sent history delivery broadcasts bounds answers "
+    "taking rebirth emptying ending verbs"
+).split()
+TIME = "call('TIME')"
+PREFIX = "restmq_"  # of the names of all libraries and functions of RestMQ
+_PLACE = re.compile(r"@(\w+)@")
+_COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
+_REGISTER = "redis.register_function{function_name='LIBRARY_VERB', callback=verbs.VERB.run, flags=verbs.VERB.flags}\n"
+_RUN = "\nreturn verbs[ARGV[1]].run(KEYS, {unpack(ARGV, 2)})\n"
+
+
+def source(time: str = TIME) -> str:
+    """The text of all files in their order; `time` is where it reads the time (TIME)."""
+    names = [name for name in RULES if name != "policy"]
+    words = {
+        "time": time,
+        "defaults": _table(f"{name} = {_literal(value)}" for name, value in RULES.items()),
+        "names": _table(_literal(name) for name in names),
+    }
+    files = [FOLDER / "lib" / f"{name}.lua" for name in MODULES]
+    modules = "".join(path.read_text("utf-8") for path in files)
+    verbs = "".join(f"do\n{path.read_text('utf-8')}end\n" for path in _verbs())
+    return _PLACE.sub(lambda found: words[found[1]], modules + verbs)
+
+
+def _verbs() -> list[Path]:
+    return sorted(FOLDER.glob("*.lua"))
+
+
+def _table(items: Iterable[str]) -> str:
+    return "{%s}" % ", ".join(items)
+
+
+def _literal(value: object) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+class Script:
+    """The library as a script, and the digest by which Redis knows it (EVALSHA)."""
+
+    __slots__ = ("sha", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text.encode("utf-8")
+        self.sha = hashlib.sha1(self.text).hexdigest().encode("ascii")
+
+
+class Library:
+    """A version of the library: `name` and the names of its functions carry a hash of its text.
+
+    `growing` and `freeing` are scripts that do the same: of the first Redis refuses what needs memory when it is full.
+    """
+
+    def __init__(self, time: str = TIME) -> None:
+        body = _COMMENT.sub("", source(time))
+        self.name = PREFIX + hashlib.sha256(body.encode("utf-8")).hexdigest()[:12]
+        verbs = "".join(_REGISTER.replace("LIBRARY", self.name).replace("VERB", path.stem) for path in _verbs())
+        self.text = f"#!lua name={self.name}\n{body}{verbs}".encode()
+        self.growing = Script(body + _RUN)
+        self.freeing = Script("#!lua flags=allow-oom\n" + body + _RUN)
+        self._functions: dict[str, bytes] = {}
+
+    def function(self, verb: str) -> bytes:
+        """The name of a verb's function (FCALL)."""
+        name = self._functions.get(verb)
+        if name is None:
+            name = self._functions[verb] = f"{self.name}_{verb}".encode()
+        return name
+
+    def script(self, verb: str) -> Script:
+        """The script that a verb is run by."""
+        return self.growing if verb == "add" else self.freeing
+
+
+def context(db: int, rules: Mapping[str, object] | None = None) -> bytes:
+    """What an instance says with every call: its database, and what its restmq.conf says otherwise than RULES."""
+    own = {name: value for name, value in (rules or {}).items() if value != RULES[name]}
+    return b"%d %b" % (db, json.dumps(own).encode()) if own else b"%d" % db

@@ -1,0 +1,9 @@
+-- What an add answers that Redis refuses because it is full: the same key still answers the same, and a stop is told.
+-- options: as of add
+-- Returns the earlier answer, an error reply, or {}.
+verb('answered', FREES, function(args)
+  if not Q.packed then return {} end
+  Queue.look()
+  local o = cjson.decode(args[2])
+  return o.key and Answers.earlier(o) or Stops.refusal('add') or {}
+end)

@@ -1,0 +1,51 @@
+-- A queue's bounds, max_length and max_bytes: waiting, delayed and leased count, dead do not.
+-- Of the oldest at most 1,000 are dropped, or as many as are added. When that is too few for max_length (it
+-- was lowered), the queue shrinks by it at each add.
+-- Plain adds that came together share these thousand steps: what more would have to go for max_bytes is
+-- refused until the next add.
+local Bounds = {}
+local steps
+function Bounds.begin() steps = 1000 end
+local function surplus(many, size)   -- elements and bytes that would be over; and how many wait
+  local there, leased, delayed = Waiting.count()
+  local most, heaviest = settings.max_length, settings.max_bytes
+  return most > 0 and there + leased + delayed + many - most or 0,
+    heaviest > 0 and Q.bytes - Queue.counted('gb') + size - heaviest or 0, there
+end
+local function drop_oldest(much, heavy, most)   -- so many elements and bytes, of at most `most`; whether that was enough
+  local asked = math.min(most, math.max(much, 1))
+  local oldest, going, lighter
+  while true do
+    oldest, going, lighter = Waiting.oldest(asked), 0, 0
+    while oldest[going + 1] and (going < much or lighter < heavy) do
+      going = going + 1
+      lighter = lighter + oldest[going].length
+    end
+    if lighter >= heavy or asked == most or #oldest < asked then break end
+    asked = math.min(most, 8 * asked)
+  end
+  if lighter < heavy or (going < much and going < most) then return false end
+  steps = steps - going
+  for at = 1, going do Element.drop_waiting(oldest[at], Element.tries(oldest[at].number)) end
+  Queue.count('dropped', going)
+  return true
+end
+-- Room for so many elements of so many bytes in all: nil when there is or was made some, else the word why not.
+function Bounds.make_room(many, size)
+  local most, heaviest = settings.max_length, settings.max_bytes
+  if most == 0 and heaviest == 0 then return end
+  if (most > 0 and many > most) or (heaviest > 0 and size > heaviest) then return 'OVERSIZE' end
+  local much, heavy, there = surplus(many, size)
+  if (much > 0 or heavy > 0) and steps > 0 then
+    local gone = Element.expire_some()
+    if gone > 0 then
+      steps = steps - gone
+      much, heavy, there = surplus(many, size)
+    end
+  end
+  if much <= 0 and heavy <= 0 then return end
+  if settings.overflow ~= 'drop_oldest' or much > there then return 'OVERFULL' end
+  local droppable = many > 1 and math.max(1000, many) or steps
+  if droppable <= 0 then return heavy > 0 and 'OVERFULL' or nil end
+  if not drop_oldest(much, heavy, droppable) then return 'OVERFULL' end
+end

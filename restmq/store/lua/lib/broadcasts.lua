@@ -1,0 +1,57 @@
+-- Which broadcasts are confirmed for good: those up to Q.settled. Of what came behind it, only an instance that had
+-- joined by then can have heard all; a newcomer's confirmation says nothing of what went out before it came.
+-- When no such instance is left, what the oldest newcomer did not hear waits again.
+local Broadcasts = {}
+-- Who had joined by Q.settled: whether there is anybody, how far one of them has confirmed, and where the first who
+-- joined later did so.
+local function oldest_listeners()
+  local anybody, confirmed_most, newcomer = false, Q.settled, Q.position
+  for _, entry in ipairs(call('HVALS', K.joined)) do
+    local joined, confirmed = string.match(entry, '^(%d+) (%d+)$')
+    joined, confirmed = tonumber(joined), tonumber(confirmed)
+    if joined <= Q.settled then
+      anybody, confirmed_most = true, math.max(confirmed_most, confirmed)
+    else
+      newcomer = math.min(newcomer, joined)
+    end
+  end
+  return anybody, confirmed_most, newcomer
+end
+-- Moves at most 1,000 elements: there may be many behind one that is stuck. What is settled is so at once, though:
+-- the next call, or a sweep, takes the rest of what is unconfirmed up to it out of the queue. Whether there is more.
+function Broadcasts.settle()
+  local steps = 1000
+  while Q.settled < Q.position and steps > 0 do
+    local anybody, confirmed, newcomer = oldest_listeners()
+    if confirmed > Q.settled then
+      Q.settled = confirmed
+    elseif anybody then
+      break
+    else
+      local numbers = call('ZRANGEBYSCORE', K.unconfirmed, '('..digits(Q.settled), digits(newcomer), 'LIMIT', 0, steps)
+      if #numbers == steps then newcomer = tonumber(call('ZSCORE', K.unconfirmed, numbers[steps])) end
+      steps = steps - #numbers
+      Sent.give_back(numbers)
+      History.take_back(Q.settled + 1, newcomer)
+      Q.settled = newcomer
+    end
+    Q.reached = math.max(Q.reached, Q.settled)
+  end
+  if Q.position == 0 then return false end
+  local numbers = call('ZRANGEBYSCORE', K.unconfirmed, '-inf', digits(Q.settled), 'LIMIT', 0, steps)
+  Sent.arrived(numbers)
+  if #numbers > 0 then call('ZREM', K.unconfirmed, unpack(numbers)) end
+  if #numbers < steps then return false end
+  Queue.due_at(now())
+  return true
+end
+-- An instance has confirmed all up to position `at`, but for what nobody of it will take up to `unheard`: behind that
+-- it counts as one that joined there.
+function Broadcasts.confirm(instance, at, unheard)
+  local joined, confirmed = string.match(call('HGET', K.joined, instance) or '', '^(%d+) (%d+)$')
+  local most = math.max(at, unheard)
+  if not joined or most <= tonumber(confirmed) or most > Q.position then return end
+  if unheard > tonumber(confirmed) then joined = digits(unheard) end
+  call('HSET', K.joined, instance, joined..' '..digits(most))
+  Q.reached = math.max(Q.reached, at)
+end

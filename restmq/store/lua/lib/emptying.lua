@@ -1,0 +1,31 @@
+-- All elements go; to forget a queue, its counter, settings, keys and name go too. Who is connected stays so.
+local Emptying = {}
+function Emptying.empty()   -- how many there were
+  local held = call('XLEN', K.stream) + call('HLEN', K.apart)
+  for _, instance in ipairs(call('SMEMBERS', K.holders)) do call('UNLINK', Keys.held(instance)) end
+  for _, name in ipairs(call('LRANGE', K.lost, 0, -1)) do call('UNLINK', K.prefix..name) end
+  call('UNLINK', K.stream, K.again, K.apart, K.tries, K.sent, K.unconfirmed, K.expiring, K.leased, K.delayed, K.dead,
+    K.own_ttl, K.history, K.taken_back, K.holders, K.lost)
+  call('HDEL', K.about, 'gb')
+  if Q.listened then publish(Keys.broadcasts(), 'Z '..Queue.epoch()..' 0\n\n') end   -- their leases are over
+  Q.bytes, Q.cursor = 0, Q.last
+  Q.settled, Q.reached, Q.floor, Q.cut = Q.position, Q.position, Q.position, Q.sum
+  if not Q.governed then Q.due = 0 end   -- else a stop or the queue's idleness may end then
+  Q.special = Q.due > 0
+  return held
+end
+function Emptying.forget(epoch)   -- whether there was something
+  local had = Emptying.empty() > 0 or Q.created
+  local tapped = call('EXISTS', K.taps) == 1
+  call('UNLINK', K.about, K.answers, K.older_answers)
+  if not Q.listened and not Q.awaited and not tapped then
+    call('DEL', K.state, K.ring, K.listeners, K.joined)   -- what is left of those that do not listen
+    return had
+  end
+  Q.due, Q.special, Q.created, Q.stopped, Q.governed = 0, false, false, false, tapped
+  Q.last, Q.cursor, Q.taken, Q.acked, Q.delivered = 0, 0, 0, 0, 0
+  call('HSET', K.about, 'ep', epoch)   -- who listens hears the new life as one
+  Settings.read_policy()
+  Queue.save()
+  return had
+end

@@ -1,0 +1,108 @@
+-- The queue's hot state: one GET, one SET. Numbers are doubles, exact to 2^53.
+--   last       number of the element that was added last
+--   bytes      of all values that are stored
+--   cursor     all of the stream up to this number was handed out, or waits again
+--   due        ms of the next end of a ttl, lease, delay or stop; 0 for none
+--   taken acked delivered   how many elements
+--   position   of the last broadcast
+--   settled    position up to which broadcasts are confirmed for good
+--   reached    highest position that anyone has confirmed
+--   sum        bytes of history ever
+--   cut        the same before the first that is kept
+--   floor      position before the first that is kept
+--   owed       elements of this turn that the ring's head may still be dealt
+--   flags      1 created; 2 special: something is there beyond plain waiting; 4 awaited: a GET waits; 8 listened:
+--              somebody listens; 16 roundrobin; 32 stopped: live is; 64 governed: it has settings, other stops or taps
+local FORM = '>ddddddddddddddB'
+local Q = {}   -- the state of this call's queue
+local Queue = {}
+
+-- The defaults of restmq.conf travel with each call: two instances with different files share a library.
+local BUILT_IN = @defaults@
+local NAMES = @names@   -- the settings beside policy
+local UNBOUND = {policy = true, history = true, history_bytes = true}   -- with these an add may still be plain
+local defaults, governed_from_birth, told   -- and the text that they were read from
+local settings   -- of this call's queue: name -> value; only a call that begins a use of it has them
+local function read_context(text)   -- the database, and as JSON what restmq.conf says otherwise than BUILT_IN
+  local number, conf = string.match(text, '^(%d+) ?(.*)$')
+  db, told, defaults, governed_from_birth = number, text, {}, false
+  for name, value in pairs(BUILT_IN) do defaults[name] = value end
+  for name, value in pairs(conf ~= '' and cjson.decode(conf) or {}) do
+    if value ~= defaults[name] and not UNBOUND[name] then governed_from_birth = true end
+    defaults[name] = value
+  end
+end
+
+function Queue.open(key, context)   -- whether anything is stored
+  call, clock = redis.call, nil
+  if context ~= told then read_context(context) end
+  Keys.open(key)
+  local packed = call('GET', key)
+  Q.packed = packed
+  if packed then
+    Q.last, Q.bytes, Q.cursor, Q.due, Q.taken, Q.acked, Q.delivered, Q.position, Q.settled, Q.reached, Q.sum, Q.cut,
+      Q.floor, Q.owed, Q.flags = struct.unpack(FORM, packed)
+  else
+    Q.last, Q.bytes, Q.cursor, Q.due, Q.taken, Q.acked, Q.delivered, Q.position, Q.settled, Q.reached, Q.sum, Q.cut,
+      Q.floor, Q.owed, Q.flags = 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, defaults.policy == 'roundrobin' and 16 or 0
+  end
+end
+function Queue.store() -- as it is, with the flags that it had
+  call('SET', K.state, struct.pack(FORM, Q.last, Q.bytes, Q.cursor, Q.due, Q.taken, Q.acked, Q.delivered, Q.position,
+    Q.settled, Q.reached, Q.sum, Q.cut, Q.floor, Q.owed, Q.flags))
+end
+
+local FLAGS = {'created', 'special', 'awaited', 'listened', 'roundrobin', 'stopped', 'governed'}
+local freed, offered   -- leases of live consumers that ended: INSTANCE -> N's; how many elements now wait
+function Queue.look()   -- for a call that is no use of the queue
+  local flags = Q.flags
+  for at = 1, #FLAGS do
+    Q[FLAGS[at]] = flags % 2 == 1
+    flags = math.floor(flags / 2)
+  end
+  freed, offered, settings = {}, 0, nil
+end
+function Queue.offer(many) offered = offered + many end
+function Queue.free(owner, number)   -- an instance's consumer leases it no more
+  if owner == '-' then return end
+  freed[owner] = freed[owner] or {}
+  table.insert(freed[owner], number)
+end
+function Queue.tell_freed()   -- each may have as many more; said before any of them is dealt again
+  for instance, numbers in pairs(freed) do
+    publish(Keys.inbox(instance), 'A '..call('HGET', K.about, 'ep')..' 0\n'..table.concat(numbers, ' ')..'\n')
+  end
+  freed = {}
+end
+
+local function is_trace()   -- it was only looked at, or heard: nothing of it needs to be kept
+  if Q.last + Q.due > 0 or Q.created or Q.listened or Q.awaited or Q.governed or Q.stopped then return false end
+  local names = call('HKEYS', K.about)
+  return #names < 2 and (names[1] or 'ep') == 'ep'
+end
+function Queue.save()   -- stores the state when it changed
+  Queue.tell_freed()
+  if Q.special and Q.due == 0
+      and call('EXISTS', K.again, K.apart, K.tries, K.sent, K.expiring, K.leased, K.delayed, K.dead) == 0 then
+    Q.special = false
+  end
+  local flags, bit = 0, 1
+  for at = 1, #FLAGS do
+    if Q[FLAGS[at]] then flags = flags + bit end
+    bit = 2 * bit
+  end
+  Q.flags = flags
+  local packed = struct.pack(FORM, Q.last, Q.bytes, Q.cursor, Q.due, Q.taken, Q.acked, Q.delivered, Q.position,
+    Q.settled, Q.reached, Q.sum, Q.cut, Q.floor, Q.owed, flags)
+  if packed == Q.packed then return end
+  if is_trace() then call('DEL', K.state, K.about) else call('SET', K.state, packed) end
+end
+function Queue.epoch() return call('HGET', K.about, 'ep') end   -- false when it has none
+function Queue.begin_epoch(epoch) call('HSETNX', K.about, 'ep', epoch) end
+function Queue.count(column, by) if by ~= 0 then call('HINCRBY', K.about, column, digits(by)) end end
+function Queue.counted(column) return tonumber(call('HGET', K.about, column) or 0) end
+function Queue.due_at(at)
+  Q.special = true
+  if Q.due == 0 or at < Q.due then Q.due = at end
+end
+function Queue.due_in() return Q.due > 0 and math.max(0, Q.due - now()) or -1 end   -- ms; -1 for never

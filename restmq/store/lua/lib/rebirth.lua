@@ -1,0 +1,54 @@
+-- Redis came back with less than an instance has seen of a queue. Numbers must not be given again, nor settings be lost.
+-- The first that notices sees to it; the new epoch keeps the next from doing it once more.
+local Rebirth = {}
+-- The next may know later settings (sv), which then hold, unless the queue was told others since (ex is gone).
+local function take_over_settings(seen)
+  call('HDEL', K.about, 'policy', unpack(NAMES))
+  for name, value in pairs(seen) do
+    call('HSET', K.about, name, value)
+    if name ~= 'policy' and name ~= 'sv' then Q.governed = true end
+  end
+  Settings.read_policy()
+end
+-- What was on its way waits again, for whoever has it heard it in the life before. It may be much: what was
+-- broadcast comes back by Broadcasts.settle(), for nobody who listens joined before; what instances held as
+-- Rebirth.give_back_some() comes to it.
+local function set_aside_what_was_held(epoch)
+  local instances = call('SMEMBERS', K.holders)
+  table.sort(instances)
+  for _, instance in ipairs(instances) do
+    if call('EXISTS', Keys.held(instance)) == 1 then
+      local name = 'lost:'..epoch..':'..instance
+      call('RENAME', Keys.held(instance), K.prefix..name)
+      call('RPUSH', K.lost, name)
+      Queue.due_at(now())
+    end
+  end
+end
+function Rebirth.give_back_some()   -- a step of 250
+  local name = call('LINDEX', K.lost, 0)
+  if not name then return end
+  local numbers = call('SPOP', K.prefix..name, 250)
+  Sent.give_back(numbers)
+  if #numbers < 250 then call('LPOP', K.lost) end
+end
+-- What an instance has seen: the epoch or '', the highest number and position, settings as JSON. `epoch` is a new one,
+-- other_data whether Redis holds other data than then. Whether the queue begins a new life with it.
+function Rebirth.notice(seen_epoch, number, position, seen_settings, epoch, other_data)
+  local here, seen = Queue.epoch(), cjson.decode(seen_settings)
+  local later = tonumber(seen.sv or 0) > Queue.counted('sv')
+  if later and here and seen_epoch ~= '' and call('HGET', K.about, 'ex') == seen_epoch then take_over_settings(seen) end
+  if seen_epoch == '' or (here and here ~= seen_epoch) or (not here and not other_data) then return false end
+  if here and number <= Q.last and position <= Q.position then return false end
+  set_aside_what_was_held(epoch)
+  call('UNLINK', K.history, K.taken_back)
+  if number > Q.last then Queue.count('passed', number - Q.last) end
+  Q.last, Q.position = math.max(Q.last, number), math.max(Q.position, position)
+  Q.reached, Q.floor, Q.cut = Q.position, Q.position, Q.sum
+  local at = digits(Q.position)
+  for _, instance in ipairs(call('HKEYS', K.joined)) do call('HSET', K.joined, instance, at..' '..at) end
+  call('HSET', K.about, 'ep', epoch, 'ex', seen_epoch)
+  if later then take_over_settings(seen) end
+  Queue.create()
+  return true
+end
