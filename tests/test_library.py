@@ -228,6 +228,76 @@ def test_a_full_redis_that_has_no_functions_is_sent_the_script(own: RedisServer,
         assert log.count("will not load RestMQ's functions: OOM") == 1, log
 
 
+# -- with few rights
+
+
+def rights() -> list[str]:
+    """The user of docs/operations.md, as ACL SETUSER takes it."""
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    return " ".join(text.partition("    user ")[2].partition("\n\n")[0].split()).split()
+
+
+def test_the_rights_are_those_commands_that_are_called() -> None:
+    called = set(re.findall(r"\b(?:call|look_up)\([^'()]*'([A-Z]+)'", source()))
+    called |= set(re.findall(r"first and '([A-Z]+)' or '([A-Z]+)'", source())[0])
+    words = {"COUNT", "CONNECT", "LIMIT", "LIBRARYNAME", "OPTIONS", "RWA", "DELETE", "LIST", "LOAD", "FUNCTION"}
+    for path in (ROOT / "restmq").rglob("*.py"):
+        called |= set(re.findall(r'\bb"([A-Z]{3,})"', path.read_text("utf-8"))) - words
+    called |= {"SELECT", "FUNCTION|LOAD", "FUNCTION|LIST", "FUNCTION|DELETE"}  # SELECT is txredisapi's
+    assert {right[1:].upper() for right in rights() if right[0] == "+"} == called
+
+
+def limited(start: Any, own: RedisServer, *more: str) -> Any:
+    """An instance that uses Redis as that user."""
+    with own.client() as link:
+        link.execute_command("ACL", "SETUSER", *rights(), *more)
+    return start("[redis]\nusername = restmq\npassword = SECRET\n", own.address)
+
+
+def everything(one: Any, listen: Any) -> None:
+    """What touches nearly every key and command there is."""
+    works(one, "q")
+    assert one.form("/p/turns", "policy=roundrobin")[0] == 200
+    live = [listen(one, "/c/all"), listen(one, "/c/turns"), listen(one, "/c/turns?lease=1m"), listen(one, "/tap/all")]
+    for at in range(4):
+        assert one.form("/q/all", f"value={at}")[0] == one.form("/q/turns", f"value={at}")[0] == 200
+    assert live[0].until(lambda told: len(told.elements) == 4)
+    assert listen(one, "/c/all?since=all").until(lambda told: len(told.elements) == 4)
+    assert one.http("POST", "/settings/q", '{"max_deliveries": 1, "dead_ttl": "1h", "max_length": 100}')[0] == 200
+    headers = {"Content-Type": "text/plain", "Idempotency-Key": "k"}
+    for _ in range(2):
+        assert one.http("POST", "/q/q?ttl=1h", "x", headers)[0] == 200
+    assert one.form("/q/q?delay=0.2", "value=later")[0] == 200
+    told = json.loads(one.http("GET", "/q/q?lease=1m")[2])
+    number = told["key"].partition(":")[2]
+    assert one.http("POST", f"/q/q/{number}?lease=2m", None, {"If-Match": told["lease"]})[0] == 200
+    assert one.http("POST", f"/q/q/{number}?lease=0&error=x", None, {"If-Match": told["lease"]})[0] == 200
+    assert one.form("/dead/q", "kick=1")[0] == 200
+    until(lambda: b'"delayed": 0' in one.http("GET", "/stats/q")[2])
+    for path in ("/stats/q", "/stats/", "/ledger/q", "/dead/q", "/metrics", "/settings/q", "/q/none?wait=0.1", "/"):
+        assert one.http("GET", path)[0] in (200, 204, 404), path
+    for state in ("waiting", "leased", "delayed", "dead", "history"):
+        assert one.http("GET", f"/peek/all?state={state}")[0] == 200
+    assert one.form("/control/q", "status=stop")[0] == one.form("/control/q", "status=start")[0] == 200
+    assert one.http("DELETE", "/q/q")[0] == one.http("DELETE", "/q/all?forget=1")[0] == 200
+
+
+def test_the_user_of_the_documents_has_all_the_rights_that_it_needs(own: RedisServer, start: Any, listen: Any) -> None:
+    one = limited(start, own)
+    everything(one, listen)
+    with own.client() as link:
+        assert link.execute_command("ACL", "LOG") == []
+        assert libraries(link) == {NAME}
+
+
+def test_without_the_right_to_load_functions_the_script_is_sent(own: RedisServer, start: Any, listen: Any) -> None:
+    one = limited(start, own, "-function|load", "-function|list", "-function|delete")
+    everything(one, listen)
+    with own.client() as link:
+        assert libraries(link) == set()
+    assert one.stop().count("will not load RestMQ's functions: NOPERM") == 1
+
+
 # -- versions beside each other
 
 
