@@ -68,7 +68,7 @@ def test_each_field_of_a_module_the_state_and_the_keys_is_defined_once() -> None
     assert used <= {*defined, *aliases}
     suffixes = set(re.findall(r"(\w+) = '", text.partition("SUFFIXES = {")[2].partition("}")[0]))
     assert set(re.findall(r"\bK[.](\w+)", text)) == suffixes | {"state", "prefix"}
-    flags = set(re.findall(r"'(\w+)'", text.partition("FLAGS = {")[2].partition("}")[0]))
+    flags = set(re.findall(r"Q[.](\w+)", text.partition("local flags = Q.flags")[2].partition("= flags % 32")[0]))
     state = set(re.findall(r"Q[.](\w+)", text.partition("if packed then")[2].partition("= struct.unpack")[0]))
     assert set(re.findall(r"\bQ[.](\w+)", text)) == flags | state | {"packed"}
 

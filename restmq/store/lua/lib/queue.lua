@@ -52,14 +52,11 @@ function Queue.store() -- as it is, with the flags that it had
     Q.settled, Q.reached, Q.sum, Q.cut, Q.floor, Q.owed, Q.flags))
 end
 
-local FLAGS = {'created', 'special', 'awaited', 'listened', 'roundrobin', 'stopped', 'governed'}
 local freed, offered   -- leases of live consumers that ended: INSTANCE -> N's; how many elements now wait
 function Queue.look()   -- for a call that is no use of the queue
   local flags = Q.flags
-  for at = 1, #FLAGS do
-    Q[FLAGS[at]] = flags % 2 == 1
-    flags = math.floor(flags / 2)
-  end
+  Q.created, Q.special, Q.awaited, Q.listened = flags % 2 >= 1, flags % 4 >= 2, flags % 8 >= 4, flags % 16 >= 8
+  Q.roundrobin, Q.stopped, Q.governed = flags % 32 >= 16, flags % 64 >= 32, flags % 128 >= 64
   freed, offered, settings = {}, 0, nil
 end
 function Queue.offer(many) offered = offered + many end
@@ -86,12 +83,8 @@ function Queue.save()   -- stores the state when it changed
       and call('EXISTS', K.again, K.apart, K.tries, K.sent, K.expiring, K.leased, K.delayed, K.dead) == 0 then
     Q.special = false
   end
-  local flags, bit = 0, 1
-  for at = 1, #FLAGS do
-    if Q[FLAGS[at]] then flags = flags + bit end
-    bit = 2 * bit
-  end
-  Q.flags = flags
+  local flags = (Q.created and 1 or 0) + (Q.special and 2 or 0) + (Q.awaited and 4 or 0) + (Q.listened and 8 or 0)
+    + (Q.roundrobin and 16 or 0) + (Q.stopped and 32 or 0) + (Q.governed and 64 or 0)
   local packed = struct.pack(FORM, Q.last, Q.bytes, Q.cursor, Q.due, Q.taken, Q.acked, Q.delivered, Q.position,
     Q.settled, Q.reached, Q.sum, Q.cut, Q.floor, Q.owed, flags)
   if packed == Q.packed then return end
