@@ -64,11 +64,10 @@ function Element.drop_waiting(one, tries)   -- the value of one that waits, and 
   if one.ends then call('ZREM', K.expiring, one.number) end
 end
 -- The values of many leased elements, which are done with, and all that is noted of them: each as for drop_value().
-function Element.drop_leased(elements, all_tries, ends)
+function Element.drop_leased(elements, ends)
   local numbers, expiring = {}, {}
   for at, one in ipairs(elements) do
     drop_value(one)
-    Queue.free(all_tries[one.number].owner, one.number)
     numbers[at] = one.number
     if ends[one.number] then expiring[#expiring + 1] = one.number end
   end

@@ -104,6 +104,7 @@ function Leases.acknowledge(words, first)
         done, seen[number] = 1, true
         if leased[number] then
           local value, added_at, apart = Element.find(number)
+          Queue.free(tries[number].owner, number)
           dropped[#dropped + 1] = {number = number, added_at = added_at, length = #value, apart = apart}
         else
           Element.delete(number)
@@ -113,6 +114,6 @@ function Leases.acknowledge(words, first)
     answers[at] = done
     Q.acked = Q.acked + done
   end
-  Element.drop_leased(dropped, tries, ends)
+  Element.drop_leased(dropped, ends)
   return answers
 end
