@@ -248,7 +248,7 @@ def delivering(address: str) -> Iterator[Delivery]:
 
 def joins(delivery: Delivery) -> bool:
     """Whether a queue can be joined."""
-    return delivery.inbox.connected and not delivery._rejoining
+    return delivery.inbox.connected and not delivery.rejoining
 
 
 def comet(queue: str) -> Any:
@@ -294,7 +294,7 @@ def test_joins_that_failed_leave_nothing_behind(own: RedisServer, queue: str) ->
         link.replicaof("127.0.0.1", free_port())
         for kind in ("normal", "pubsub"):
             link.client_kill_filter(_type=kind, skipme=True)
-        until(lambda: delivery._rejoining and delivery.inbox.connected)
+        until(lambda: delivery.rejoining and delivery.inbox.connected)
         for word in (queue, f"{queue}.1", f"{queue}.2"):
             assert 1 <= beats_until_refused(delivery, word) <= 2  # one may be under way, and each waits for the next
         assert (list(delivery.queues), delivery.inbox.queues) == ([name], [name])

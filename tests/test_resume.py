@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from wire import PATIENCE, Listener, Wire, add, batch, batch_add, handler, stats, texts, until
 
 from restmq.delivery import replay as resume
-from restmq.delivery.service import Joined
+from restmq.delivery.subscription import Subscription
 from restmq.live.comet import Comet
 from restmq.live.consumer import Wish
 from restmq.model.element import Element
@@ -678,12 +678,10 @@ def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
 
 
 
-def delivering(queues: dict[bytes, Joined], consumer: Any, clock: Clock, instances: Any) -> Any:
+def delivering(queues: dict[bytes, Subscription], consumer: Any, clock: Clock, instances: Any) -> Any:
     """Stands for Delivery, which has this consumer in these queues."""
     core = SimpleNamespace(instances=instances)
-    return SimpleNamespace(
-        queues=queues, of={consumer: list(queues)}, clock=clock, core=core, renewed=lambda *words: None
-    )
+    return SimpleNamespace(queues=queues, of={consumer: list(queues)}, clock=clock, core=core)
 
 
 class Past:
@@ -701,7 +699,7 @@ def test_an_id_beyond_what_was_ever_broadcast_swallows_nothing() -> None:
         async def history(self, name: bytes, what: str, which: int, size: int) -> History:
             return History(b"e", 5, 0, which, which, [])
 
-    clock, wire, queue = Clock(), Wire(), Joined(b"q")
+    clock, wire, queue = Clock(), Wire(), Subscription(b"q", cast(Any, None))
     consumer = Comet(handler(), [b"q"], clock, Wish())
     consumer.open(wire, {b"q": (5, b"e")})
     queue.epoch, queue.position = b"e", 4
@@ -730,7 +728,7 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
             self.asked.append((which, slot))
             return slot
 
-    clock, wire, queue, late = Clock(), Wire(), Joined(b"q"), Late()
+    clock, wire, queue, late = Clock(), Wire(), Subscription(b"q", cast(Any, None)), Late()
     consumer = Comet(handler(), [b"q"], clock, Wish())
     consumer.open(wire, {b"q": (0, b"e")})
     queue.epoch, queue.position = b"e", 1
@@ -760,7 +758,7 @@ def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_
     clock, wire = Clock(), Wire()
     consumer = Comet(handler(), [b"a", b"b"], clock, Wish())
     consumer.open(wire, {b"a": (0, b"e"), b"b": (0, b"e")})
-    queues = {name: Joined(name) for name in (b"a", b"b")}
+    queues = {name: Subscription(name, cast(Any, None)) for name in (b"a", b"b")}
     for queue in queues.values():
         queue.epoch = b"e"
         queue.consumers.join(consumer)

@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 
 from restmq.delivery.batch import Batch, Consumer
 from restmq.delivery.pace import Pace
-from restmq.delivery.service import Delivery, Joined
+from restmq.delivery.service import Delivery
+from restmq.delivery.subscription import Subscription
 from restmq.model.element import Element, parse_key, told
 from restmq.model.errors import BadKey, BadOption, Unavailable
 from restmq.model.options import milliseconds
@@ -146,7 +147,7 @@ class Reader(Consumer, Protocol):
 class _Past:
     """One consumer's way through one queue's history: all up to `start` it was given."""
 
-    def __init__(self, delivery: Delivery, consumer: Reader, queue: Joined, start: int, epoch: bytes) -> None:
+    def __init__(self, delivery: Delivery, consumer: Reader, queue: Subscription, start: int, epoch: bytes) -> None:
         self.delivery, self.consumer, self.queue = delivery, consumer, queue
         self.start, self.epoch = start, epoch
         self.size = min(PAGE_BYTES, consumer.most)  # bytes of values to ask for
@@ -167,8 +168,8 @@ class _Past:
         now, position, floor, _, end, elements = found
         if not self.goes_on:
             return True
-        self.delivery.renewed(queue, now, position)
-        if not self.start and not position and self.epoch != UNREADABLE:  # never written to: see Delivery._renew()
+        queue.on_epoch(now, position)
+        if not self.start and not position and self.epoch != UNREADABLE:  # nobody ever wrote to it
             self.epoch = now
         if now != self.epoch:
             self._renewed(now, floor)
@@ -234,7 +235,7 @@ def _unkept(delivery: Delivery, consumer: Consumer) -> None:
             delivery.queues[name].consumers.read_again(consumer)
 
 
-def _pieces(queue: Joined, epoch: bytes, page: list[tuple[int, Element]]) -> Iterator[Batch]:
+def _pieces(queue: Subscription, epoch: bytes, page: list[tuple[int, Element]]) -> Iterator[Batch]:
     """Batches of a few elements of a page; what has ended leaves holes between them."""
     elements: list[Element] = []
     first = size = 0

@@ -161,6 +161,8 @@ class Instances:
         self, queue: bytes, instance: bytes, epoch: bytes, listening: Listening, done: Confirmed
     ) -> None:
         """Say what its sockets have taken, which opens the window for what follows (confirm.lua)."""
+        if done.leased:  # noted first: the answer may be lost
+            self._due.soon(queue, min(ms for _, ms in done.leased))
         leases = [b"%d" % part for pair in done.leased for part in pair]
         numbers = [b"%d" % number for number in done.written]
         state = b"%d %d %d %d" % (*listening, done.out)

@@ -1,0 +1,114 @@
+"""The fence: what is heard is kept while this instance may have been given up by the others.
+
+Owns what was heard meanwhile, and the way back of an instance that was given up; knows no consumer. An instance
+that was stopped for longer than its beat lasts must not hand out what others have been given since. Read
+delivery/subscription.py next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from restmq.delivery.channels import Inbox
+from restmq.delivery.message import Message
+from restmq.delivery.presence import Presence
+from restmq.delivery.subscription import AGAIN, Subscription
+from restmq.runtime.future import drive, fault, nothing
+from restmq.store.core import Core
+from restmq.store.instances import queue_of
+
+
+class Behind(Protocol):
+    """What stands behind the fence: Delivery."""
+
+    closing: bool
+
+    @property
+    def queues(self) -> Mapping[bytes, Subscription]: ...
+
+    def on_message(self, channel: bytes, data: bytes) -> None:
+        """Something was heard, by an instance that lives."""
+
+    def on_alive(self) -> None:
+        """A beat was answered."""
+
+    def on_open(self) -> None:
+        """What had been kept has come through."""
+
+    def on_link_up(self) -> None:
+        """Join everything, as when the links came up."""
+
+
+class Fence:
+    """Between the message link and Delivery. `closed` while nobody knows whether this instance still is one."""
+
+    def __init__(self, core: Core, presence: Presence, inbox: Inbox, clock: IReactorTime, behind: Behind) -> None:
+        self.core, self.presence, self.inbox, self.clock, self.behind = core, presence, inbox, clock, behind
+        self.closed = False
+        self._kept: list[tuple[bytes, bytes]] = []  # channel and data of what was heard meanwhile
+        self._former: set[bytes] = set()  # names that this instance had, until nothing is left under them
+        presence.alive, presence.doomed = self.on_alive, self.on_given_up
+
+    def on_message(self, channel: bytes, data: bytes) -> None:
+        """A message of Redis."""
+        if not self.closed and self.presence.fenced():
+            self.closed = True
+            self.presence.beat()
+        if self.closed:
+            self._kept.append((channel, data))
+        else:
+            self.behind.on_message(channel, data)
+
+    def on_alive(self) -> None:
+        """The beat was answered: this instance still owns what it held."""
+        if self._former:
+            return  # it was given up, and what it held before is others'
+        self.behind.on_alive()
+        if self.closed:
+            for channel, data in self._open():
+                self.on_message(channel, data)
+            self.behind.on_open()
+
+    def _open(self) -> list[tuple[bytes, bytes]]:
+        kept, self._kept = self._kept, []
+        self.closed = False
+        return kept
+
+    def on_given_up(self) -> None:
+        """Others have taken over: round-robin elements held here are theirs, broadcasts still go out."""
+        begun, self.closed = bool(self._former), True
+        self._former.add(self.presence.instance)
+        self.presence.renew()
+        for subscription in self.behind.queues.values():
+            subscription.drop()
+        if not begun:
+            self._come_back()
+
+    def _come_back(self) -> None:
+        drive(self._coming_back(), nothing, self._on_not_back)
+
+    def _on_not_back(self, error: BaseException) -> None:
+        fault("joining again", error)
+        if not self.behind.closing:
+            self.clock.callLater(AGAIN, self._come_back)
+
+    async def _coming_back(self) -> None:
+        """Nothing is left under the names that it had; then what was broadcast meanwhile goes out, and it joins."""
+        taken_back: dict[bytes, list[tuple[int, int]]] = {}
+        while self._former:
+            formers = list(self._former)
+            for former in formers:  # what it asked of Redis after it was given up may have put it back
+                await self.core.instances.reap(former, {*self.behind.queues, *self.inbox.queues})
+            for name in list(self.behind.queues):
+                taken_back[name] = await self.core.instances.taken_back(name)
+            self._former.difference_update(formers)
+        for channel, data in self._open():
+            subscription, message = self.behind.queues.get(queue_of(channel)), Message(data)
+            if subscription is None or message.kind != b"B":
+                continue
+            if not any(low <= message.first <= high for low, high in taken_back.get(subscription.name, ())):
+                subscription.handle(message)
+        self.behind.on_link_up()
