@@ -157,15 +157,15 @@ def test_who_has_more_than_the_bound_waiting_falls_behind_and_is_given_no_more()
     other, beside = opened(Comet, Clock(), max_waiting=100)
     all_of_them = ring(comet, other)
     wire.stuck = True
-    behind = [all_of_them.everyone(batch("v", first=place)) for place in range(1, 21)]
+    behind = [all_of_them.broadcast.everyone(batch("v", first=place)) for place in range(1, 21)]
     assert [found for found in behind if found] == [[(comet, 4)]]
     assert len(wire.parts) == 4 and not wire.closed
     assert len(beside.parts) == 20
-    assert all_of_them.behind == 1
-    assert all_of_them.confirmed(0) == 20
+    assert all_of_them.broadcast.behind == 1
+    assert all_of_them.broadcast.confirmed(0) == 20
     wire.drain()
-    all_of_them.replayed(comet, 20)
-    all_of_them.everyone(batch("w", first=21))
+    all_of_them.broadcast.replayed(comet, 20)
+    all_of_them.broadcast.everyone(batch("w", first=21))
     assert b'"w"' in wire.data
 
 

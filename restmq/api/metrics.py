@@ -165,7 +165,7 @@ class Metrics(Handler):
         yield live
         queues = app.delivery.queues.values()
         yield _gauge("live_queues", "Queues that live consumers of this instance hear", len(queues))
-        behind = sum(queue.consumers.behind for queue in queues)
+        behind = sum(queue.consumers.broadcast.behind for queue in queues)
         yield _gauge("live_behind", "Live consumers that read a queue's history, for each of their queues", behind)
         links = GaugeMetricFamily("restmq_redis_link_up", "1 while this link to Redis is usable", labels=("link",))
         waiting = 0

@@ -1,10 +1,11 @@
-"""Elements that came together, and what a live consumer is to those who give them to it.
+"""Elements that came together, what a live consumer is to those who give them to it, and what it has of a queue.
 
 Knows no socket, no Redis and no policy. Read delivery/consumers.py next.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable
 from typing import Protocol
 
@@ -77,6 +78,23 @@ class Consumer(Protocol):
 
     def close(self, why: str) -> None:
         """End the connection cleanly."""
+
+
+class Place:
+    """What one consumer has of a queue. `since` is the position after which it gets everything.
+
+    `kept` is what came while it gets the past, None when it gets what comes. `ahead` is the position up to which it has
+    what was not heard here yet, 0 for none. `held` are round-robin elements on their way to it: where its stream ends
+    with them, the element, where its share began. `leased` are those that it leases, by their numbers, oldest first.
+    """
+
+    __slots__ = ("ahead", "held", "kept", "leased", "since")
+
+    def __init__(self, since: int) -> None:
+        self.since, self.ahead = since, 0
+        self.kept: list[Batch] | None = None
+        self.held: deque[tuple[int, Element, int]] = deque()
+        self.leased: dict[int, Element] = {}
 
 
 def offer(consumer: Consumer, batch: Batch) -> None:

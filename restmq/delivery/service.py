@@ -102,7 +102,7 @@ class Delivery(Service):
     def leases(self, consumer: Consumer, queue: bytes, lease: Lease) -> bool:
         """Whether a consumer has this lease now."""
         here = self.queues.get(queue)
-        return here is not None and here.consumers.leases(consumer, lease)
+        return here is not None and here.consumers.roundrobin.leases(consumer, lease)
 
     def full(self, consumer: Consumer) -> None:
         """Its socket takes no more: it is passed over."""

@@ -109,7 +109,7 @@ class Subscription:
     @property
     def _listening(self) -> Listening:
         """Its consumers as Redis is told of them, but never none."""
-        return Listening(self.consumers.ready, self.consumers.room, max(1, len(self.consumers)))
+        return Listening(self.consumers.roundrobin.ready, self.consumers.roundrobin.room, max(1, len(self.consumers)))
 
     # -- consumers come and go
 
@@ -143,10 +143,10 @@ class Subscription:
         given_back = not self.told.consumers  # they are being given back, and come again
         self.consumers.join(consumer, unheard[0].first - 1 if unheard and not given_back else self.position)
         if later:
-            self.consumers.replaying(consumer)
+            self.consumers.broadcast.replaying(consumer)
         for batch in unheard:
             if given_back:
-                self.consumers.nobody(batch)
+                self.consumers.broadcast.nobody(batch)
             else:
                 self._to_everyone(batch)
         self.tell()
@@ -286,7 +286,7 @@ class Subscription:
             self.handle(message)
         self._set_policy(self.policy)
         self.tell()
-        if self.consumers.leased:
+        if self.consumers.roundrobin.leased:
             drive(self._claim_leases(), nothing, partial(fault, f"asking for leases of {self.name.decode()}"))
 
     def _check_links(self, ups: int, instance: bytes) -> None:
@@ -295,17 +295,17 @@ class Subscription:
 
     async def _claim_leases(self) -> None:
         """Leases may have ended while nothing was heard here: who had them may have as many more."""
-        leased, instance = self.consumers.leased, self.owner.presence.instance
+        leased, instance = self.consumers.roundrobin.leased, self.owner.presence.instance
         held = await self.owner.core.mine(self.name, instance, [element.lease for element in leased])
-        self.consumers.over([element for element, holds in zip(leased, held) if not holds])
+        self.consumers.roundrobin.over([element for element, holds in zip(leased, held) if not holds])
         self.tell()
 
     def _tell_gap(self, last: int) -> None:
         """More was missed than history keeps."""
         log.warn("queue {queue}: more was missed than history keeps", queue=self.name.decode())
-        for consumer in self.consumers.current:  # who gets the past finds it out there
+        for consumer in self.consumers.broadcast.current:  # who gets the past finds it out there
             consumer.missed(self.name, self.position + 1, last)
-        self.consumers.skipped()
+        self.consumers.broadcast.skipped()
         self.position = last
 
     def _replay(self, page: History) -> None:
@@ -344,7 +344,7 @@ class Subscription:
         self.epoch, self.position, self.confirmed, self.number = epoch, position, 0, 0
         self.out, self.told_lost, self.told = 0, 0, UNTOLD
         self.tell()
-        for consumer in self.consumers.current:
+        for consumer in self.consumers.broadcast.current:
             consumer.renewed(self.name, epoch, position)
 
     # -- telling Redis who listens: once a turn, in absolute numbers
@@ -362,8 +362,8 @@ class Subscription:
 
     def _tell(self) -> None:
         self._telling = False
-        listening = Listening(self.consumers.ready, self.consumers.room, len(self.consumers))
-        lost = self.consumers.deaf
+        listening = Listening(self.consumers.roundrobin.ready, self.consumers.roundrobin.room, len(self.consumers))
+        lost = self.consumers.broadcast.lost
         if not self.joined or self.joiners or (listening == self.told and lost <= self.told_lost):
             return
         self.told, self.told_lost = listening, lost
@@ -379,14 +379,14 @@ class Subscription:
         self._learn(told.settings)
         if leaving:
             self.unheard.clear()  # Redis gave them back, or another instance has heard them
-            self.consumers.abandon(self.position)
+            self.consumers.broadcast.abandon(self.position)
             if self.consumers.all:
                 self.told = listening
                 self.tell()
             self.told_lost = 0
             await self._leave()
         elif lost and self.epoch == epoch:
-            self.consumers.abandon(lost)
+            self.consumers.broadcast.abandon(lost)
             self.told_lost = 0
             self.owner.confirm_later(self)
 
@@ -431,10 +431,10 @@ class Subscription:
         if kind == b"P":
             self._set_policy(message.words)
         elif kind == b"Z":
-            self.consumers.forget()
+            self.consumers.roundrobin.forget()
             self.tell()
         elif kind == b"A":
-            self.consumers.freed({int(number) for number in message.words.split(b" ")})
+            self.consumers.roundrobin.freed({int(number) for number in message.words.split(b" ")})
             self.tell()
         else:
             elements = message.elements(self.name)
@@ -463,7 +463,7 @@ class Subscription:
     def _set_policy(self, policy: bytes) -> None:
         self.policy = policy
         if policy == b"broadcast":
-            for consumer in self.consumers.leasing():
+            for consumer in self.consumers.roundrobin.leasing():
                 self.owner.leave(consumer, failed=False)
                 consumer.close("the queue broadcasts now, and what everybody gets nobody can lease")
 
@@ -477,12 +477,12 @@ class Subscription:
             self.unheard.append(batch)
 
     def _to_everyone(self, batch: Batch) -> None:
-        for consumer, position in self.consumers.everyone(batch):
+        for consumer, position in self.consumers.broadcast.everyone(batch):
             consumer.fell_behind(self.name, position, self.epoch)
 
     def _give(self, elements: list[Element]) -> None:
         """Round-robin: each to the next; what nobody takes goes back."""
-        refused = self.consumers.give(self.name, elements, self.epoch)
+        refused = self.consumers.roundrobin.give(self.name, elements, self.epoch)
         if refused:
             self.owner.give_back(self.name, self.epoch, [element.number for element in refused])
 
@@ -491,7 +491,7 @@ class Subscription:
     def confirm(self) -> None:
         """Tell Redis what the sockets took, and look again as long as some of it is on its way."""
         drive(self._confirm(), nothing, self._on_not_confirmed)
-        if self.consumers.deaf:
+        if self.consumers.broadcast.lost:
             self.tell()
         if self.consumers.waits():
             self.owner.clock.callLater(0.02, self.owner.confirm_later, self)
@@ -510,8 +510,8 @@ class Subscription:
 
     async def _confirm(self) -> None:
         for consumer in self.consumers.all:
-            self._sent(consumer, self.consumers.settled(consumer))
-        confirmed, out = self.consumers.confirmed(self.confirmed), self.consumers.out
+            self._sent(consumer, self.consumers.roundrobin.settled(consumer))
+        confirmed, out = self.consumers.broadcast.confirmed(self.confirmed), self.consumers.broadcast.out
         written, self.written = self.written, []
         leased, self.leased = self.leased, []
         if not written and not leased and confirmed == self.confirmed and out <= self.out:
@@ -530,10 +530,10 @@ class Subscription:
         except Error:
             if (epoch, instance) == (self.epoch, self.owner.presence.instance):
                 self.written += written  # repeated until told: a window that stays full is a deadlock
-                here = self.consumers.leased  # what its consumer left meanwhile goes back, and may be dealt anew
+                here = self.consumers.roundrobin.leased  # else its consumer left, and it goes back to be dealt anew
                 self.leased += [pair for pair in leased if pair[0] in here]
                 self.confirmed, self.out = min(self.confirmed, before), 0
-                self.consumers.again(confirmed)
+                self.consumers.broadcast.again(confirmed)
             raise
 
     def _on_not_confirmed(self, error: BaseException) -> None:
@@ -544,7 +544,7 @@ class Subscription:
     @property
     def unconfirmed(self) -> set[int]:
         """Numbers of the round-robin elements that consumers have, or had, and that are not confirmed yet."""
-        return self.consumers.held | set(self.written) | {element.number for element, _ in self.leased}
+        return self.consumers.roundrobin.held | set(self.written) | {element.number for element, _ in self.leased}
 
     def _dealt(self) -> set[int]:
         """Numbers of the round-robin elements that came while the queue was joined."""
