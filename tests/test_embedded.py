@@ -186,6 +186,7 @@ def test_it_ends_after_restmq_with_its_file_whole_and_keeps_what_was_stored(star
     assert "ended" in one.lines[-1] and one.process.returncode == 0
     assert not alive(redis) and not (tmp_path / "data" / "redis.pid").exists()
     two = start(tmp_path / "data").ready()
+    until(lambda: not two.ask("PING").startswith(b"-LOADING"))
     assert two.ask("GET a") == b"$1\r\n1\r\n"
     assert two.ask("GET ended") == b"$1\r\n1\r\n"
 

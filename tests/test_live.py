@@ -33,7 +33,7 @@ def opened(kind: Any, clock: Clock, queues: tuple[bytes, ...] = (b"q",), **setti
 
 def give(*consumers: Live, **parts: Any) -> None:
     """One broadcast batch for all of them, through the ring they would really be in."""
-    ring(*consumers).everyone(batch("v", **parts))
+    ring(*consumers).broadcast.everyone(batch("v", **parts))
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_sse_of_several_queues_has_one_word_for_each_in_the_order_asked() -> Non
 
 def test_what_came_early_on_several_queues_lies_between_the_ids_before_and_after_it() -> None:
     sse, wire = Sse(handler(), [b"a", b"b"], Clock()), Wire()
-    ring(sse).everyone(batch("v", queue="a", first=6, epoch=b"x"))
+    ring(sse).broadcast.everyone(batch("v", queue="a", first=6, epoch=b"x"))
     assert sse.unsent == sse.written > 0
     sse.open(wire, {b"a": (6, b"x"), b"b": (2, b"y")})
     assert wire.data == (b'retry: 2000\nid: 5@x,2@y\ndata: {"key": "a:1", "value": "v"}\n\nid: 6@x,2@y\n')

@@ -40,7 +40,7 @@ from restmq.model.errors import Error
 
 FEW, MANY = 1 << 14, 1 << 16  # bytes
 #: Whatever is read of restmq.conf or of a Redis, and no client's.
-NOT_CLIENTS = {"config", "ini", "scripts", "embedded", "tap", "tls"}
+NOT_CLIENTS = {"config", "ini", "library", "embedded", "tap", "tls"}
 SINGLE = list("aZ0_ \t;:=\"'\\/@%.,-[]{}()&<?#\r\n\0é")
 
 

@@ -13,12 +13,20 @@ def test_one_that_does_not_read_starves_nobody_and_only_what_it_did_not_take_com
 ) -> None:
     one = start("[live]\nmax_waiting = 64MiB\n")
     stuck = listen(one, f"/c/{queue}", buffer=4096)
+
+    def stays() -> bool:
+        """Whether something is on its way, and not only for a moment, as everything is at first."""
+        for _ in range(10):
+            if not stats(one, queue)["leased"]:
+                return False
+            time.sleep(0.02)
+        return True
+
     for _ in range(400):
         add(one, queue, "x" * 50_000)
-        time.sleep(0.01)
-        if stats(one, queue)["leased"]:
+        if stays():
             break
-    until(lambda: stats(one, queue)["leased"] > 0)
+    assert stats(one, queue)["leased"] > 0
     late = listen(one, f"/c/{queue}")  # it has nothing of what the first did not take
     values = texts(2500)
     for at in range(0, 2500, 500):
