@@ -85,7 +85,7 @@ class Settings:
     heartbeat: float = 15.0
     per_client: int = 1000
 
-    # [queues]: what holds for queues that were not told otherwise, as the scripts read it (times in ms)
+    # [queues]: what holds for queues that were not told otherwise, as the functions read it (times in ms)
     policy: str = "broadcast"
     history: int = 1000
     history_bytes: int = _MIB
@@ -285,7 +285,7 @@ def _proxies(text: str, base: Path) -> tuple[str, ...]:
 
 
 def _rule(name: str) -> Callable[[str, Path], Any]:
-    """How POST /settings reads it; but no backoff is what the scripts begin with, and needs no word here."""
+    """How POST /settings reads it; but no backoff is what the functions begin with, and needs no word here."""
 
     def parse(text: str, _base: Path) -> int | str:
         value = rules.parse(name, text)

@@ -1,6 +1,6 @@
-"""One message of Redis: what a script tells the instances that listen.
+"""One message of Redis: what a function tells the instances that listen.
 
-Owns its form, which lua/lib/hand.lua makes: a letter, the epoch, a number; then
+Owns its form, which lua/lib/delivery.lua makes: a letter, the epoch, a number; then
 N D LENGTH of each element; then the values. The letters: B broadcasts from a
 position on, R dealt to one instance, T seen by taps, W so many who wait should
 take, P the policy, A leases that are over, Z the queue was emptied. Read

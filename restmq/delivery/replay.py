@@ -32,7 +32,7 @@ PIECE_ELEMENTS = 64  # and as many elements: the ids of a hundred queues are lon
 
 
 class Since(NamedTuple):
-    """Where a consumer wants to go on in one queue, in replay.lua's words; `epoch` only with an id."""
+    """Where a consumer wants to go on in one queue, in the words of replay.lua; `epoch` only with an id."""
 
     what: str
     which: int = 0

@@ -1,7 +1,7 @@
 """GETs that wait for an element: in line over all instances, woken, never polling.
 
 Owns the line of each queue in this instance; knows neither HTTP nor sockets.
-Who finds nothing stands in the queue's list in Redis, which the same script
+Who finds nothing stands in the queue's list in Redis, which the same call
 did; an element that comes wakes the oldest, whose instance then takes for it.
 Read delivery/message.py next.
 """

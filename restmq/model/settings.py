@@ -1,4 +1,4 @@
-"""A queue's settings: their names, what each may be, how people write it and how the scripts read it.
+"""A queue's settings: their names, what each may be, how people write it and how the functions in Redis read it.
 
 Owns every setting's range and form; asks nobody and changes nothing. What they
 are when nobody says otherwise stands in RULES, then in restmq.conf.
@@ -79,7 +79,7 @@ def _one_of(*known: str) -> Callable[[str], str]:
 
 
 def _backoff(text: str) -> str:
-    """fixed:TIME or exp:TIME:TIME, with the times in ms; none is stored as a word that the scripts do not know."""
+    """fixed:TIME or exp:TIME:TIME, with the times in ms; none is stored as a word that the functions do not know."""
     if text in ("", "none"):
         return "none"
     kind, *times = text.split(":")

@@ -26,7 +26,7 @@ from restmq.model.errors import Full, Unavailable
 from restmq.runtime.cork import cork, send
 from restmq.runtime.future import Slot, ignored
 
-#: The oldest versions that RestMQ's scripts run on: they need `flags=allow-oom`.
+#: The oldest versions that RestMQ's functions run on.
 NEEDED = {"Redis": (7, 0), "Valkey": (8, 0)}
 _LOOK, _GRACE = 0.1, 0.4  # seconds: how a late link is looked at again before it is given up
 _EARLY = 0.25  # seconds before the deadline at which a link is late, so that who asked hears of it in time

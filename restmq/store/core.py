@@ -1,6 +1,6 @@
-"""Core: one method a verb, one script each, one Redis round trip for all of a turn.
+"""Core: one method a verb, one function each, one Redis round trip for all of a turn.
 
-Owns what a verb asks of the scripts and what their replies mean, the registry of
+Owns what a verb asks of its function and what the reply means, the registry of
 names, and what this instance knows of the queues it used; knows nothing of HTTP,
 nor that anybody listens. Read lua/lib/keys.lua for the keyspace, delivery/presence.py next.
 """
@@ -32,7 +32,7 @@ from restmq.store.timers import Due
 
 ANSWERS = 64 << 20  # bytes of answers that may be unread, unless somebody says otherwise
 LIMIT = 1 << 20  # bytes of values in one answer
-LOOK = 1000  # ms until a queue is looked at whose script alone knows when something is due
+LOOK = 1000  # ms until a queue is looked at of which the reply alone tells when something is due
 INSIST, AGAIN = 60.0, 0.3  # seconds for which what must not be lost is asked again, and between two tries
 _NAMES = b"restmq:names"
 
@@ -164,7 +164,7 @@ class Core:
                 self._first_use(queue)
 
     def _register(self, queue: bytes) -> None:
-        """The registry is a hint: entered before the script that needs it, in the same write."""
+        """The registry is a hint: entered before the call that needs it, in the same write."""
         self.turn.hint(b"ZADD", _NAMES, b"0", queue)
 
     def _born(self, queue: bytes) -> None:
@@ -384,7 +384,7 @@ class Core:
 
     async def purge(self, queue: bytes, forget: bool = False) -> bool:
         """Empty the queue, or forget it; True when there was something."""
-        if forget:  # before the script: whoever adds after it is told of the birth, and enters the name again
+        if forget:  # before the call: whoever adds after it is told of the birth, and enters the name again
             self._forgotten(queue)
         had = bool(await self._call("purge", queue, self.context, b"1" if forget else b"0", word()))
         if forget:
@@ -398,7 +398,7 @@ class Core:
         """Lease up to `most` of the oldest for `ms`, at most 1 MiB of values; see take_many() for the waiter."""
         options = json.dumps({"limit": LIMIT, **_waiting(waiter)}).encode()
         while True:
-            self.due.soon(queue, ms)  # before the script: its answer may be lost
+            self.due.soon(queue, ms)  # before the call: its answer may be lost
             asked = self.context, b"%d" % most, b"%d" % ms, options
             epoch, *words = await self._bring(waiter is not None, "lease", queue, *asked)
             leased = [
@@ -515,7 +515,7 @@ class Core:
         await self.set(queue, {"policy": policy})
 
     async def set(self, queue: bytes, settings: Mapping[str, str]) -> None:
-        """Change settings (rules.lua's names, and policy); "" takes one back to what restmq.conf says."""
+        """Change settings (model/settings.py has their names); "" takes one back to what restmq.conf says."""
         self._register(queue)
         words = [text.encode() for pair in settings.items() for text in pair]
         if settings.get("idle_ttl"):

@@ -21,7 +21,7 @@ from restmq.runtime.future import Slot, ignored
 from restmq.store.connection import Link, Redis, Reply, encode, named
 from restmq.store.library import PREFIX, Library
 
-MERGED = 500  # values in one script call; Lua's unpack ends at 8,000
+MERGED = 500  # values in one call; Lua's unpack ends at 8,000
 REMEMBERED = 10_000
 RELOAD = 10.0  # seconds until a Redis that would not load the library is asked again
 

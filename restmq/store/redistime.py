@@ -1,7 +1,7 @@
 """Redis' clock as this instance knows it: what time it is there, and whether somebody set it.
 
 Owns an estimate for the age of what is added, learnt when a link is greeted and at each
-beat. What ends at a time is a script's affair, which asks Redis itself (TIME). Read store/core.py next.
+beat. What ends at a time is a function's affair, which asks Redis itself (TIME). Read store/core.py next.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The books: what the scripts tell of a queue, and Redis of itself, as names and numbers.
+"""The books: what the functions tell of a queue, and Redis of itself, as names and numbers.
 
 Owns the columns and their order; asks nothing of anybody. Read store/core.py for who asks.
 """
@@ -107,6 +107,6 @@ def health(said: Mapping[str, str]) -> list[str]:
 
 
 def settings_in(words: Sequence[bytes]) -> dict[str, str]:
-    """Settings as the scripts tell them: name, text…"""
+    """Settings as the functions tell them: name, text…"""
     texts = [word.decode() for word in words]
     return dict(zip(texts[::2], texts[1::2]))

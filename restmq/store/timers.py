@@ -57,7 +57,7 @@ class Due:
             self._set()
 
     def told(self, queue: bytes, ms: int) -> None:
-        """A script tells when something is due, -1 for never: now, when it leaves work to a sweep, else noted."""
+        """A reply tells when something is due, -1 for never: now, when it leaves work to a sweep, else noted."""
         if ms == 0:
             self.soon(queue, 0)
         elif ms > 0:
