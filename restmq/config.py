@@ -261,9 +261,7 @@ def _hosts(text: str, base: Path) -> tuple[str, ...]:
     words = tuple(word.lower() for word in _words(text, base))
     for word in words:
         if "/" in word or "*" in word:
-            raise ValueError(
-                f"{word!r} is no host: it takes names or addresses, with :PORT if only that one is meant"
-            )
+            raise ValueError(f"{word!r} is no host: it takes names or addresses, with :PORT if only that one is meant")
     return words
 
 
@@ -271,9 +269,7 @@ def _origins(text: str, base: Path) -> tuple[str, ...]:
     words = tuple(word.lower() for word in _words(text, base))
     for word in words:
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+", word):
-            raise ValueError(
-                f"{word!r} is no origin: it takes https://HOST or https://HOST:PORT, without a path"
-            )
+            raise ValueError(f"{word!r} is no origin: it takes https://HOST or https://HOST:PORT, without a path")
     return words
 
 
@@ -407,9 +403,7 @@ def access(settings: Settings, guesses: Guesses | None = None) -> Acl:
     )
 
 
-def _section(
-    section: Section, base: Path, values: dict[str, Any], notes: list[str], where: dict[str, str]
-) -> None:
+def _section(section: Section, base: Path, values: dict[str, Any], notes: list[str], where: dict[str, str]) -> None:
     known, gone = _KEYS.get(section.name, {}), _GONE.get(section.name, {})
     if not known and not gone:
         names = {*_KEYS, *_GONE, *acl.KINDS}
@@ -420,9 +414,7 @@ def _section(
         if key in gone:
             notes.append(f"{entry.where}: [{section.name}] {key} does nothing: {gone[key]}")
         elif key not in known:
-            raise ConfigError(
-                f"{entry.where}: [{section.name}] {key} is not known, {_hint(section.name, key)}"
-            )
+            raise ConfigError(f"{entry.where}: [{section.name}] {key} is not known, {_hint(section.name, key)}")
         elif entry.text:
             name, parse = known[key]
             values[name] = _value(f"[{section.name}] {key}", entry, parse, base)
@@ -463,9 +455,7 @@ def _address(values: dict[str, Any], notes: list[str], where: Mapping[str, str])
     if socket is None and host is None and port is None:
         return
     if "redis" in values:
-        raise ConfigError(
-            f"{where['redis']}: [redis] redis says which one, so unixsocket, host and port cannot"
-        )
+        raise ConfigError(f"{where['redis']}: [redis] redis says which one, so unixsocket, host and port cannot")
     if socket is not None:
         values["redis"] = f"unix:{socket}"
         if host is not None or port is not None:

@@ -36,9 +36,7 @@ class Directory(Service):
             self._make()
             self._lock = self._claim()
         except OSError as error:
-            raise ConfigError(
-                f"the data directory {self.path}: {error.strerror}; --data names another"
-            ) from None
+            raise ConfigError(f"the data directory {self.path}: {error.strerror}; --data names another") from None
 
     def _make(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,8 +84,7 @@ class Directory(Service):
         Service.startService(self)
         if self.path.stat().st_uid != os.geteuid():
             raise ConfigError(
-                f"the data directory {self.path} was made as another user than RestMQ now is: "
-                "with --uid, name a Redis"
+                f"the data directory {self.path} was made as another user than RestMQ now is: with --uid, name a Redis"
             )
         self._lock.seek(0)
         self._lock.truncate()

@@ -146,9 +146,7 @@ def described(path: str) -> str:
 def _version(path: str) -> tuple[str, tuple[int, ...]]:
     """Product and version of a server program; ("nothing known", ()) for what does not say."""
     try:
-        said = subprocess.run(
-            [path, "--version"], check=False, capture_output=True, text=True, timeout=10
-        ).stdout
+        said = subprocess.run([path, "--version"], check=False, capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.SubprocessError):
         said = ""
     found = re.match(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)", said)

@@ -188,9 +188,7 @@ class Model(Live):
             self.gone(element, "taken")
         return found
 
-    def lease(
-        self, most: int, ms: int, limit: int | None = None, inst: str = "", first: bool = False
-    ) -> list[Element]:
+    def lease(self, most: int, ms: int, limit: int | None = None, inst: str = "", first: bool = False) -> list[Element]:
         found = self._heads(most, limit, inst, first)
         for element in found:
             if not element.again:

@@ -71,11 +71,13 @@ DECIDED: dict[tuple[str, str], tuple[str, str, str]] = {
     ("GET", r"/static/(.+)"): (OPEN, "/static/restmq.css", ""),
 }
 #: HEAD is let in where GET is. What streams has none, and that of a queue is told above.
-DECIDED.update({
-    ("HEAD", pattern): decided
-    for (method, pattern), decided in DECIDED.items()
-    if method == "GET" and ("HEAD", pattern) not in DECIDED and decided[0] not in (COMET, SSE, SOCKET)
-})
+DECIDED.update(
+    {
+        ("HEAD", pattern): decided
+        for (method, pattern), decided in DECIDED.items()
+        if method == "GET" and ("HEAD", pattern) not in DECIDED and decided[0] not in (COMET, SSE, SOCKET)
+    }
+)
 COMMANDS = {
     "add": (PRODUCER, '"value": "x"'),
     "get": (CONSUMER, '"id": 1'),

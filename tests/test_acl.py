@@ -84,9 +84,7 @@ def test_a_section_that_is_absent_lets_everybody_in_by_address_alone():
         ("hosts_allow = fe80::/10", "fe80::1%eth0", "::1"),
     ],
 )
-def test_hosts_allow_is_read_first_then_hosts_deny_then_what_hosts_allow_left_out(
-    rules, text, let_in, kept_out
-):
+def test_hosts_allow_is_read_first_then_hosts_deny_then_what_hosts_allow_left_out(rules, text, let_in, kept_out):
     acl = rules("[rest:producer]\n" + text)
     for ip in let_in.split():
         assert admitted(acl, "rest:producer", ip), ip
@@ -168,9 +166,7 @@ def test_which_sections_are_open_is_told_with_those_that_follow_others(rules, te
 
 
 def test_without_admin_both_producer_and_consumer_are_needed(rules):
-    text = (
-        "[rest:producer]\nhosts_allow = 10.0.0.7 10.0.0.8\n[rest:consumer]\nhosts_allow = 10.0.0.8 10.0.0.9\n"
-    )
+    text = "[rest:producer]\nhosts_allow = 10.0.0.7 10.0.0.8\n[rest:consumer]\nhosts_allow = 10.0.0.8 10.0.0.9\n"
     acl = rules(text)
     assert [admitted(acl, "admin", f"10.0.0.{n}") for n in (7, 8, 9)] == [False, True, False]
     acl = rules(text + "[admin]\nhosts_allow = 10.0.0.1\n")
@@ -246,9 +242,7 @@ def test_a_missing_or_wrong_password_is_401_with_basic(rules, header):
     acl = rules(PASSWORD.format("rest:producer"))
     with pytest.raises(Unauthorized) as error:
         acl.check("rest:producer", asked(**({"authorization": header} if header else {})))
-    assert error.value.headers[0][0] == b"WWW-Authenticate" and error.value.headers[0][1].startswith(
-        b"Basic "
-    )
+    assert error.value.headers[0][0] == b"WWW-Authenticate" and error.value.headers[0][1].startswith(b"Basic ")
     assert "ä" not in error.value.text
 
 
@@ -267,9 +261,7 @@ def test_an_address_that_is_kept_out_is_403_with_the_right_password_too(rules):
         acl.check("rest:producer", asked(authorization=basic("jo", "p:ä %")))
 
 
-@pytest.mark.parametrize(
-    "cookie", ["auth=jo:p:ä %", "a=b; auth=jo%3Ap%3A%C3%A4%20%25", 'auth=no; auth="jo:p:ä %"']
-)
+@pytest.mark.parametrize("cookie", ["auth=jo:p:ä %", "a=b; auth=jo%3Ap%3A%C3%A4%20%25", 'auth=no; auth="jo:p:ä %"'])
 def test_a_websocket_may_show_the_cookie_if_it_says_its_origin(rules, cookie):
     acl = rules(PASSWORD.format("websocket:consumer") + PASSWORD.format("rest:producer"))
     upgrade = {"upgrade": "websocket", "cookie": cookie}
@@ -400,9 +392,7 @@ def test_over_loopback_a_request_names_an_address_or_localhost(host):
     Acl().admit(asked(ip="127.0.0.1", host=host))
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example:8888", "localhost.evil.example", "127.0.0.1.evil.example", "[::1", "1"]
-)
+@pytest.mark.parametrize("host", ["evil.example:8888", "localhost.evil.example", "127.0.0.1.evil.example", "[::1", "1"])
 def test_over_loopback_another_name_is_421_that_names_the_setting(host):
     with pytest.raises(Misdirected, match=r"hosts = in \[server\] of restmq.conf, or set xheaders = true there"):
         Acl().admit(asked(ip="127.0.0.1", host=host))
@@ -528,9 +518,7 @@ def test_a_page_embedded_elsewhere_as_script_is_no_visit():
         Acl().admit(asked("/j/test", sec_fetch_site="cross-site", sec_fetch_mode="no-cors"))
 
 
-@pytest.mark.parametrize(
-    "query", ["callback=f", "a=1&callback=f", "c%61llback=f", "%63%61%6c%6c%62%61%63%6b=f"]
-)
+@pytest.mark.parametrize("query", ["callback=f", "a=1&callback=f", "c%61llback=f", "%63%61%6c%6c%62%61%63%6b=f"])
 def test_callback_without_a_page_passes_only_by_a_loopback_name_and_from_no_browser(query):
     acl = Acl(trusted_proxies=["127.0.0.0/8"])
     target = "/stats/?" + query

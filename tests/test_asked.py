@@ -359,7 +359,7 @@ def test_a_key_in_quotes_is_the_key_without_them(instance: Any, other: Any, queu
     command = {"cmd": "add", "queue": queue, "value": "x", "idempotency_key": "k2"}
     assert taken(other.http("POST", "/queue", json.dumps(command), JSON))["replayed"] is True
     wanted = f"{queue}:2\r\n".encode()
-    for key in (r'"a\"b\\c"', r"a\"b\\c".replace("\\\"", '"').replace("\\\\", "\\")):
+    for key in (r'"a\"b\\c"', r"a\"b\\c".replace('\\"', '"').replace("\\\\", "\\")):
         assert instance.http("POST", f"/q/{queue}", b"x", {**TEXT, "Idempotency-Key": key})[2] == wanted
 
 

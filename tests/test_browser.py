@@ -115,9 +115,7 @@ def shown(browser: Any, part: str) -> None:
     patiently(browser).until(lambda page: part in page.find_element(By.ID, "answer").text)
 
 
-def test_without_scripts_the_form_shows_the_answer_on_its_page(
-    instance: Any, plain_browser: Any, queue: str
-) -> None:
+def test_without_scripts_the_form_shows_the_answer_on_its_page(instance: Any, plain_browser: Any, queue: str) -> None:
     browser = plain_browser
     browser.get(f"http://localhost:{instance.port}/queue")
     assert browser.find_element(By.ID, "answer").text == ""

@@ -169,9 +169,7 @@ def test_times_are_seconds_or_have_a_unit(conf, text, seconds):
     assert conf(f"[live]\nheartbeat = {text}\n").heartbeat == seconds
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("70000", 70000), ("64k", 65536), ("100 KiB", 102400), ("1MiB", 1 << 20)]
-)
+@pytest.mark.parametrize(("text", "size"), [("70000", 70000), ("64k", 65536), ("100 KiB", 102400), ("1MiB", 1 << 20)])
 def test_sizes_are_bytes_or_have_a_unit(conf, text, size):
     assert conf(f"[limits]\nmax_value = {text}\n").max_value == size
 
@@ -235,9 +233,7 @@ def test_a_relative_path_begins_at_the_file_and_on_the_command_line_where_one_is
 def test_a_port_that_an_endpoint_says_otherwise_is_told(conf):
     for listen in ("tcp:8888:interface=127.0.0.1", "ssl:8443:privateKey=k.pem"):
         settings = conf(f"[server]\nlisten = {listen}\n", port="9902")
-        assert settings.notes == (
-            f"--port 9902 does nothing: listen = {listen} is an endpoint, which says its own",
-        )
+        assert settings.notes == (f"--port 9902 does nothing: listen = {listen} is an endpoint, which says its own",)
     for listen in ("127.0.0.1", "unix:x.sock", "systemd:domain=INET:index=0"):
         assert conf(f"[server]\nlisten = {listen}\n", port="9902").notes == ()
 

@@ -311,8 +311,6 @@ def test_a_full_redis_refuses_adds_and_does_everything_else(own: Any, start: Any
     assert "given up" not in log and "fail" not in log, log
 
 
-
-
 def test_a_redis_that_was_full_and_new_at_the_start_serves_when_there_is_room(own: Any) -> None:
     other = client(own)
     other.config_set("maxmemory", 1)

@@ -36,9 +36,7 @@ def test_a_lease_acknowledged_while_the_links_are_cut_makes_room_all_the_same(
     assert consumer.until(have(2)).values == ["a", "b"]
 
 
-def test_what_was_missed_comes_in_pages_but_for_what_has_expired_meanwhile(
-    pair: Pair, listen: Any, queue: str
-) -> None:
+def test_what_was_missed_comes_in_pages_but_for_what_has_expired_meanwhile(pair: Pair, listen: Any, queue: str) -> None:
     assert pair.there.form(f"/settings/{queue}", "history=3000")[0] == 200
     consumer = listen(pair.here, f"/c/{queue}?since=now")
     add(pair.there, queue, "first")

@@ -72,7 +72,7 @@ POSTS = {
     "a ping": "<a ping='AT/q/Q/take' href='#x'>x</a><script>document.links[0].click()</script>",
     "sendBeacon": "<script>navigator.sendBeacon('AT/q/Q/take')</script>",
     "form that purges": "<form method=post enctype=text/plain action='AT/queue' target=elsewhere>"
-    "<input name='{\"cmd\": \"take\", \"queue\": \"Q\", \"a\": \"' value='\"}'></form><iframe name=elsewhere></iframe>"
+    '<input name=\'{"cmd": "take", "queue": "Q", "a": "\' value=\'"}\'></form><iframe name=elsewhere></iframe>'
     "<script>document.forms[0].submit()</script>",
 }
 SOCKET = "<script>new WebSocket('AT/ws/Q'.replace('http', 'ws')).onmessage = event => read(event.data)</script>"
@@ -242,9 +242,7 @@ def test_rest_mq_s_own_page_by_a_name_takes_and_hears(browser: Any, closed: Inst
     assert got == ["one", "two"]
 
 
-def test_a_name_that_a_page_gave_this_address_is_answered_421(
-    browser: Any, start: Any, queue: str
-) -> None:
+def test_a_name_that_a_page_gave_this_address_is_answered_421(browser: Any, start: Any, queue: str) -> None:
     one = start()  # without hosts, on loopback
     assert one.form(f"/q/{queue}", "value=secret")[0] == 200
     browser.get(f"http://{EVIL}:{one.port}/q/{queue}")

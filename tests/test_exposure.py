@@ -82,9 +82,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., Started]]:
         ("tcp:PORT", "http://0.0.0.0:PORT/ (every address of this machine)", "127.0.0.1"),
     ],
 )
-def test_the_log_names_what_is_listened_on(
-    begin: Callable[..., Started], listen: str, shown: str, asked: str
-) -> None:
+def test_the_log_names_what_is_listened_on(begin: Callable[..., Started], listen: str, shown: str, asked: str) -> None:
     port = str(free_port())
     one = begin("", "--port", port, "--listen", listen.replace("PORT", port))
     assert one.where == shown.replace("PORT", port)

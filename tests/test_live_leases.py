@@ -79,8 +79,11 @@ def test_prefetch_bounds_what_is_out_and_an_acknowledgement_anywhere_makes_room(
     assert consumer.until(have(out)).quiet().values == texts(out)
     ack(other, shared, leases(consumer)[0])
     assert consumer.until(have(out + 1)).quiet().values == texts(out + 1)
-    status, _, body = other.http("DELETE", f"/q/{shared}/2", headers={"If-Match": f'"{leases(consumer)[1]}"'}) \
-        if out > 1 else other.http("DELETE", f"/q/{shared}/2")
+    status, _, body = (
+        other.http("DELETE", f"/q/{shared}/2", headers={"If-Match": f'"{leases(consumer)[1]}"'})
+        if out > 1
+        else other.http("DELETE", f"/q/{shared}/2")
+    )
     assert status == 200 and b'"deleted": true' in body
     assert consumer.until(have(out + 2)).quiet().values == texts(out + 2)
 
@@ -291,9 +294,7 @@ def test_a_broadcast_queue_refuses_with_the_reason(instance: Any, listen: Any, q
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_one_broadcast_queue_among_several_refuses_all(
-    instance: Any, listen: Any, shared: str, transport: str
-) -> None:
+def test_one_broadcast_queue_among_several_refuses_all(instance: Any, listen: Any, shared: str, transport: str) -> None:
     assert listen(instance, f"/{transport}/{shared},{shared}.plain?lease=60").until_end().status == 400
     until(lambda: stats(instance, shared)["consumers"] == 0)
 
@@ -391,9 +392,7 @@ def test_other_commands_and_the_leases_of_others_need_rest_consumer(narrow: Any,
         assert mine.ask(queue=queue, **command)["status"] == 403, command
 
 
-def test_del_requires_match_where_elements_are_leased_and_nowhere_else(
-    instance: Any, listen: Any, shared: str
-) -> None:
+def test_del_requires_match_where_elements_are_leased_and_nowhere_else(instance: Any, listen: Any, shared: str) -> None:
     leasing: Socket = listen(instance, f"/ws/{shared}?lease=60")
     add(instance, shared, "a")
     (element,) = leasing.until(have(1)).elements

@@ -255,9 +255,7 @@ def test_one_that_reads_slowly_through_nginx_is_not_dropped(
 def test_a_websocket_hears_at_once_and_is_answered(nginx: Nginx, queue: str) -> None:
     with connect(f"ws://127.0.0.1:{nginx.port}/ws/{queue}", open_timeout=PATIENCE, ping_interval=None) as socket_:
         heard: list[str] = []
-        _each_at_once(
-            nginx, queue, lambda: heard.append(json.loads(socket_.recv(PATIENCE))["value"]), lambda: heard
-        )
+        _each_at_once(nginx, queue, lambda: heard.append(json.loads(socket_.recv(PATIENCE))["value"]), lambda: heard)
         socket_.send(json.dumps({"cmd": "add", "queue": f"{queue}.other", "value": "x"}))
         assert json.loads(socket_.recv(PATIENCE))["key"] == f"{queue}.other:1"
 
@@ -448,9 +446,7 @@ def test_a_kill_a_redis_restart_a_reload_and_a_roll_lose_and_double_no_element(
     assert len(values) == len(set(values)) and set(kept) <= set(values) and len(values) <= len(kept) + len(many)
 
 
-def test_a_get_that_an_instance_does_not_answer_is_asked_of_no_other(
-    site: Site, tmp_path: Path, queue: str
-) -> None:
+def test_a_get_that_an_instance_does_not_answer_is_asked_of_no_other(site: Site, tmp_path: Path, queue: str) -> None:
     front = Nginx(tmp_path, [f"127.0.0.1:{port}" for port in site.ports])
     text, before = front.conf.read_text(), front.workers()
     front.conf.write_text(text.replace("proxy_read_timeout 90s;", "proxy_read_timeout 3s;"))
@@ -501,9 +497,7 @@ RULES = "[rest:consumer]\nhosts_allow = {}\nhosts_deny = all\n"
 
 
 @pytest.mark.parametrize("header", ["X-Real-IP", "X-Forwarded-For"])
-def test_the_client_s_address_comes_from_nginx_and_not_from_the_client(
-    start: Any, tmp_path: Path, header: str
-) -> None:
+def test_the_client_s_address_comes_from_nginx_and_not_from_the_client(start: Any, tmp_path: Path, header: str) -> None:
     conf = f"[server]\nxheaders = true\nxheader = {header}\ntrusted_proxies = 127.0.0.1\n"
     one = start(conf + RULES.format("127.0.0.7"))
     front = Nginx(tmp_path, [f"127.0.0.1:{one.port}"])

@@ -38,7 +38,9 @@ DIFFERENT: dict[str, tuple[int, str, list[str]]] = {
     "produce-novalue": (400, problem("bad-value", "…--data-urlencode value@file…"), [PROBLEM]),
     "produce-root-noqueue": (400, problem("bad-request", "…needs a field `queue`…"), [PROBLEM]),
     "policy-default": (
-        200, '{"queue": "queue_name", "value": "broadcast"}\r\n', ['it says "broadcast", which is what holds.']
+        200,
+        '{"queue": "queue_name", "value": "broadcast"}\r\n',
+        ['it says "broadcast", which is what holds.'],
     ),
     "policy-set-bad": (400, problem("bad-option", "policy is broadcast or roundrobin…"), [WORD]),
     "policy-set-none": (400, problem("bad-option", "policy is broadcast or roundrobin…"), [PROBLEM]),
@@ -46,7 +48,8 @@ DIFFERENT: dict[str, tuple[int, str, list[str]]] = {
     "control-get-stopped": (200, CONTROL % 0, [REDIS]),
     "control-bad": (400, problem("bad-option", "status is start or stop…"), [WORD]),
     "control-all": (
-        200, '{"count": 4, "queues": {…"queue_name": {"queue": "queue_name", "status": 1}…}, "redis": "…"}\r\n',
+        200,
+        '{"count": 4, "queues": {…"queue_name": {"queue": "queue_name", "status": 1}…}, "redis": "…"}\r\n',
         ["GET /control/ listed a set of Redis as its only queue; it lists the queues.", REDIS],
     ),
     "stats-queue": (200, '{"queue": "queue_name", "redis": "…", "len": 0, …}', [STATS, REDIS]),
@@ -64,7 +67,9 @@ DIFFERENT: dict[str, tuple[int, str, list[str]]] = {
     "json-malformed": (400, problem("bad-request", "this is no JSON…"), [PROBLEM]),
     "json-nobody": (400, problem("bad-request", "…send a command…"), [PROBLEM]),
     "number-consume": (
-        200, '{"count": 0, "key": "num:1", "value": "007"}\r\n', ["it stays the text it was, byte for byte."]
+        200,
+        '{"count": 0, "key": "num:1", "value": "007"}\r\n',
+        ["it stays the text it was, byte for byte."],
     ),
     "list-queues": (200, '<!doctype html>…<a href="../j/queue_name">queue_name</a>…', [LINKS, LISTS]),
     "form-page": (200, "<!doctype html>…<form…", [PAGE]),

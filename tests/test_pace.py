@@ -133,9 +133,7 @@ def test_round_robin_never_has_more_on_its_way_than_a_few_large_elements(
 
 
 @pytest.mark.wire
-def test_one_that_falls_behind_goes_on_from_history_and_hears_live_again(
-    start: Any, listen: Any, queue: str
-) -> None:
+def test_one_that_falls_behind_goes_on_from_history_and_hears_live_again(start: Any, listen: Any, queue: str) -> None:
     one = start(DEEP)
     fast, slow = listen(one, f"/c/{queue}"), listen(one, f"/c/{queue}", buffer=4096)
     fill(one, queue, 150, 100_000)
@@ -150,9 +148,9 @@ def test_one_that_falls_behind_goes_on_from_history_and_hears_live_again(
     assert "dropped" not in one.log.read_text()
 
 
-@pytest.mark.parametrize(("target", "words"), [
-    ("/c/{}", {}), ("/c/{}", {"version": "1.0"}), ("/sse/{}", {}), ("/ws/{}", {})
-])
+@pytest.mark.parametrize(
+    ("target", "words"), [("/c/{}", {}), ("/c/{}", {"version": "1.0"}), ("/sse/{}", {}), ("/ws/{}", {})]
+)
 @pytest.mark.parametrize(
     "settings", ["[queues]\nhistory = 20\n", "[queues]\nhistory = 0\n", "[live]\nmax_waiting = 64KiB\n"]
 )
@@ -272,9 +270,7 @@ def test_round_robin_elements_that_a_stuck_consumer_got_go_to_nobody_else(
     assert sorted(mine + numbers(fast.quiet().values)) == list(range(1, 65))
 
 
-def test_what_counts_as_delivered_when_an_instance_ends_can_still_be_read(
-    start: Any, listen: Any, queue: str
-) -> None:
+def test_what_counts_as_delivered_when_an_instance_ends_can_still_be_read(start: Any, listen: Any, queue: str) -> None:
     one, two = start(), start()
     slow = [listen(one, f"/{kind}/{queue}.{kind}", buffer=4096) for kind in ("c", "sse", "ws")]
     for kind in ("c", "sse", "ws"):
@@ -359,9 +355,7 @@ def test_one_that_reads_some_kilobytes_a_second_is_not_dropped(
 
 
 @pytest.mark.parametrize("target", ["/c/{}", "/ws/{}"])
-def test_what_the_kernel_holds_can_be_read_after_a_long_pause(
-    start: Any, listen: Any, queue: str, target: str
-) -> None:
+def test_what_the_kernel_holds_can_be_read_after_a_long_pause(start: Any, listen: Any, queue: str, target: str) -> None:
     """Nothing waits at RestMQ; the peer's window is shut for twice `stall`. A WebSocket answers pings as it reads."""
     one = start("[live]\nstall = 5s\nheartbeat = 1s\n")
     slow = listen(one, target.format(queue), buffer=4096)

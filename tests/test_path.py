@@ -136,9 +136,7 @@ def test_a_page_there_hears_elements_over_both(instance: Any, site: str, browser
     browser.get("about:blank")
 
 
-def test_requests_go_through_as_they_came(
-    instance: Any, tmp_path_factory: pytest.TempPathFactory, queue: str
-) -> None:
+def test_requests_go_through_as_they_came(instance: Any, tmp_path_factory: pytest.TempPathFactory, queue: str) -> None:
     made = Under(tmp_path_factory.mktemp("nginx"), [f"127.0.0.1:{instance.port}"])
     try:
         status, _, body = http_call(made.port, "POST", f"/mq/q/{queue}%2Fb", "value=x", FORM)

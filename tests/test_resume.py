@@ -504,9 +504,7 @@ def test_a_long_past_comes_whole_and_in_order_while_producers_go_on(
         assert got == list(range(got[0], got[0] + len(got)))
 
 
-def test_who_does_not_read_its_past_disturbs_nobody_and_misses_nothing(
-    start: Any, listen: Any, queue: str
-) -> None:
+def test_who_does_not_read_its_past_disturbs_nobody_and_misses_nothing(start: Any, listen: Any, queue: str) -> None:
     one = start("[queues]\nhistory = 5000\nhistory_bytes = 64MiB\n[live]\nmax_waiting = 1MiB\n")
     first = listen(one, f"/sse/{queue}")
     flood(one, queue, first, 20, 4000)
@@ -675,7 +673,6 @@ def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
         assert numbers(each) == [1, *range(high + 1, 32)]
     assert all(each.ids[-1].startswith("31@") for each in told)
     assert not any(each.ids for each in plain)
-
 
 
 def delivering(queues: dict[bytes, Subscription], consumer: Any, clock: Clock, instances: Any) -> Any:

@@ -102,7 +102,7 @@ def test_an_unknown_setting_is_an_error_with_the_nearest_that_is_known() -> None
         (b"{", BadRequest),
         (b"[1]", BadRequest),
         (b"5", BadRequest),
-        (b"{\"history\": 5}x", BadRequest),
+        (b'{"history": 5}x', BadRequest),
         (b'{"history": "\xff"}', BadRequest),
         (b"[" * 100_000, BadRequest),
         (b'{"history": true}', BadOption),

@@ -223,7 +223,7 @@ class Queue(Watched):
         lease = self.some_lease(data)
         lease = (lease[0], "", "") if whichever else lease
         *told, epoch = [*self.run("touch", *lease, ms), b""][:3]
-        assert [*told, epoch.decode()] [: len(told) + bool(epoch)] == self.model.touch(lease, ms)
+        assert [*told, epoch.decode()][: len(told) + bool(epoch)] == self.model.touch(lease, ms)
 
     @precondition(lambda self: self.model.those(DEAD))
     @rule(many=st.integers(0, 2), data=st.data())
@@ -357,13 +357,16 @@ class Queue(Watched):
             assert [at for at in kept if at > start] == recent
             assert start >= floor or recent == list(kept), "what is not kept may have been of that time"
         else:
-            assert start == {
-                "after": which,
-                "key": places[-1] if places else 0,
-                "last": max(0, now - which),
-                "all": floor,
-                "now": now,
-            }[what]
+            assert (
+                start
+                == {
+                    "after": which,
+                    "key": places[-1] if places else 0,
+                    "last": max(0, now - which),
+                    "all": floor,
+                    "now": now,
+                }[what]
+            )
         page = {at: stored.history[at] for at in [at for at in stored.history if at > start][:most]}
         alive = {at: entry for at, entry in page.items() if not 0 < entry[3] <= model.now}
         assert [(int(at), int(N), value) for at, N, value in groups(told, 3)] == [
@@ -511,6 +514,7 @@ class Queue(Watched):
         if really:
             self.seen((model.epoch, model.added, model.position, model.settings_told(), False))
 
+
 @pytest.mark.timeout(600 + EXAMPLES)  # a failing sequence takes a while to shrink
 def test_every_verb_does_what_the_model_does(link: Any, pytestconfig: pytest.Config) -> None:
     Queue.link, Queue.all_loaded = link, {}
@@ -635,9 +639,7 @@ def test_what_was_on_its_way_in_a_life_that_redis_lost_is_there_once(link: Any, 
         queue.reap(inst="A", really=True)
     elif how != "swept":
         forget = int(how == "forgotten")
-        assert queue.run("purge", forget, "third") == (
-            queue.model.forget("third") if forget else queue.model.purge()
-        )
+        assert queue.run("purge", forget, "third") == (queue.model.forget("third") if forget else queue.model.purge())
     queue.all_is_well()
     queue.sweep(False)
     queue.all_is_well()

@@ -107,9 +107,7 @@ def test_a_tap_that_is_switched_off_is_a_consumer(instance: Any, listen: Any, qu
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_tap_needs_rest_consumer_besides_its_own_section(
-    start: Any, listen: Any, queue: str, transport: str
-) -> None:
+def test_a_tap_needs_rest_consumer_besides_its_own_section(start: Any, listen: Any, queue: str, transport: str) -> None:
     own = "".join(f"[{kind}:consumer]\nhosts_allow = all\n" for kind in ("comet", "sse", "websocket"))
     one = start(f"{own}[rest:consumer]\nhosts_deny = all\n")
     assert listen(one, f"/{transport}/{queue}").status in (101, 200)

@@ -180,9 +180,7 @@ def test_a_tap_sees_elements_over_tls(secure: Secure, hear: Any, queue: str, tra
     assert stats(secure, queue)["len"] == 3
 
 
-def test_roundrobin_over_tls_is_a_turn_over_all_transports_and_confirmed(
-    secure: Secure, hear: Any, queue: str
-) -> None:
+def test_roundrobin_over_tls_is_a_turn_over_all_transports_and_confirmed(secure: Secure, hear: Any, queue: str) -> None:
     assert secure.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
     consumers = [hear(secure, f"/{transport}/{queue}") for transport in TRANSPORTS]
     add(secure, queue, *texts(12))

@@ -364,5 +364,3 @@ class Play:
             return http_call(self.port, "GET", "/stats/")[2].decode("utf-8")
 
         until(lambda: not _WATCHED.search(stats()), stats, PATIENCE)
-
-

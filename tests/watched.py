@@ -211,9 +211,7 @@ class Watched(RuleBasedStateMachine):
             reply = [word.decode() if isinstance(word, bytes) else word for word in reply]
             assert [*reply, 0, len(values)][:4] + reply[4:] == expected
 
-    def getting(
-        self, verb: str, inst: str, most: int, limit: int | None, waits: bool, first: bool = False
-    ) -> None:
+    def getting(self, verb: str, inst: str, most: int, limit: int | None, waits: bool, first: bool = False) -> None:
         options: dict[str, Any] = {"limit": limit} if limit is not None else {}
         if waits:
             self.subscribe(inst)
@@ -271,9 +269,7 @@ class Watched(RuleBasedStateMachine):
             ear.heard()
             self.model.subscribed.add(inst)
 
-    def join_as(
-        self, inst: str, numbers: tuple[int, int, int], confirmed: int, known: Any, deaf: int = 0
-    ) -> None:
+    def join_as(self, inst: str, numbers: tuple[int, int, int], confirmed: int, known: Any, deaf: int = 0) -> None:
         model = self.model
         epoch = next(self.epochs)
         words = [*known[:3], json.dumps(known[3]), epoch, int(known[4])]

@@ -373,9 +373,7 @@ class Listener:
         self.socket.settimeout(PATIENCE)
         self.socket.connect(("127.0.0.1", port))
         if context is not None:  # an end without TLS's own goodbye must not look like a clean one
-            self.socket = context.wrap_socket(
-                self.socket, server_hostname="127.0.0.1", suppress_ragged_eofs=False
-            )
+            self.socket = context.wrap_socket(self.socket, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
         self.body = bytearray()
         self.chunks = 0
         self.trailer = ""

@@ -114,14 +114,10 @@ def rules(sections: Iterable[Section]) -> dict[str, tuple[Rule, ...]]:
     for section in sections:
         kind = section.name.partition(" ")[0]
         if kind not in KINDS:
-            raise ConfigError(
-                f"{section.where}: the section [{section.name}] is not known, {ini.nearest(kind, KINDS)}"
-            )
+            raise ConfigError(f"{section.where}: the section [{section.name}] is not known, {ini.nearest(kind, KINDS)}")
         for key, entry in section.keys.items():
             if key not in KEYS:
-                raise ConfigError(
-                    f"{entry.where}: [{section.name}] {key} is not known, {ini.nearest(key, KEYS)}"
-                )
+                raise ConfigError(f"{entry.where}: [{section.name}] {key} is not known, {ini.nearest(key, KEYS)}")
         found.setdefault(kind, []).append(
             Rule(_networks(section, "hosts_allow"), _networks(section, "hosts_deny"), _credentials(section))
         )

@@ -124,5 +124,3 @@ class One(Handler):
         return self.json({"queue": text, "deleted": gone, "key": f"{text}:{wanted}"})
 
     verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post, "DELETE": delete}
-
-

@@ -91,9 +91,7 @@ def _one(word: bytes, queue: bytes) -> Since:
     try:
         return Since("key", parse_key(word, queue))
     except BadKey:
-        raise BadOption(
-            f"since: {told(word)} is none of: an id (P@EPOCH), a key, -20, 10m, all, latest, now"
-        ) from None
+        raise BadOption(f"since: {told(word)} is none of: an id (P@EPOCH), a key, -20, 10m, all, latest, now") from None
 
 
 async def begin(delivery: Delivery, queue: bytes, since: Since, joined: int) -> tuple[int, bytes]:

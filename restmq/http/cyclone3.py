@@ -161,4 +161,3 @@ def repaired(handler: type) -> type:
     if handler.compute_etag is web.RequestHandler.compute_etag:  # type: ignore[attr-defined]
         bases = (_NoEtag, *bases)
     return type(handler.__name__, bases, {"__module__": handler.__module__, "__doc__": handler.__doc__})
-

@@ -48,7 +48,7 @@ SCRIPTS = (b"application/javascript", b"text/javascript", b"application/x-javasc
 SAFE = ("GET", "HEAD", "OPTIONS")  # methods that change nothing (RFC 9110 section 9.2.1), but for what hands out
 #: Options that may be empty, and then are absent: a listing's page, and what the first RestMQ had that way.
 BLANK = ("after", "match", "ttl", "error")
-READS = "send a form, or a JSON object, such as {\"NAME\": \"VALUE\"}"
+READS = 'send a form, or a JSON object, such as {"NAME": "VALUE"}'
 ACCEPT_POST = ((b"Accept-Post", b"application/x-www-form-urlencoded, multipart/form-data, application/json"),)
 CLIENT_LEFT = 499  # what the access log says, as Nginx's does, of a request that nobody waits for any more
 #: Methods that are known (RFC 9110 section 9, RFC 5789), though perhaps not for an address.

@@ -36,5 +36,3 @@ class Proxies:
             if self.header == b"x-real-ip" or named not in self._networks:
                 break
         return client
-
-

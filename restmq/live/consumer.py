@@ -498,5 +498,3 @@ class Live:
                 return
         if not waiting:
             self.beat()
-
-

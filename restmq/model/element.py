@@ -120,8 +120,5 @@ def parse_key(key: bytes, queue: bytes) -> int:
     if not colon:
         raise BadKey(f"{told(key)} is no key: keys are NAME:N, as add answered them")
     if name != queue:
-        raise BadKey(
-            f"the key {told(key)} belongs to another queue "
-            f"than {told(queue)}"
-        )
+        raise BadKey(f"the key {told(key)} belongs to another queue than {told(queue)}")
     return number(digits)

@@ -68,9 +68,7 @@ def read(path: Path) -> list[Section]:
             "an access section may repeat with a label, as in [rest:producer orders]"
         ) from None
     except configparser.DuplicateOptionError as error:
-        raise ConfigError(
-            f"{path}:{error.lineno}: [{error.section}] {error.option} stands there twice"
-        ) from None
+        raise ConfigError(f"{path}:{error.lineno}: [{error.section}] {error.option} stands there twice") from None
     except configparser.MissingSectionHeaderError as error:
         raise ConfigError(f"{path}:{error.lineno}: stands in no section, such as [server]") from None
     except configparser.ParsingError as error:

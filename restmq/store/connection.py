@@ -32,9 +32,7 @@ _LOOK, _GRACE = 0.1, 0.4  # seconds: how a late link is looked at again before i
 _EARLY = 0.25  # seconds before the deadline at which a link is late, so that who asked hears of it in time
 _EVERY = 1.0  # seconds between two calls of watch()
 # Error replies that say "not now" or "not you": the words are Redis' own.
-_REFUSALS = frozenset(
-    "LOADING BUSY READONLY MASTERDOWN MISCONF NOREPLICAS TRYAGAIN CLUSTERDOWN NOAUTH NOPERM".split()
-)
+_REFUSALS = frozenset("LOADING BUSY READONLY MASTERDOWN MISCONF NOREPLICAS TRYAGAIN CLUSTERDOWN NOAUTH NOPERM".split())
 
 log = Logger()
 Reply = Any  # what hiredis gives: int, bytes, None, a list of these, or an exception

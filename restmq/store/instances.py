@@ -157,9 +157,7 @@ class Instances:
         self._due.told(queue, due)
         return Told(epoch, position, number, policy, settings_in(own))
 
-    async def confirm(
-        self, queue: bytes, instance: bytes, epoch: bytes, listening: Listening, done: Confirmed
-    ) -> None:
+    async def confirm(self, queue: bytes, instance: bytes, epoch: bytes, listening: Listening, done: Confirmed) -> None:
         """Say what its sockets have taken, which opens the window for what follows (confirm.lua)."""
         if done.leased:  # noted first: the answer may be lost
             self._due.soon(queue, min(ms for _, ms in done.leased))
