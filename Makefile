@@ -1,7 +1,30 @@
+# What takes a second of those tests that a change trips first.
+FAST = layers slot config form tokens wide acl consumers due log store protocol readme original settings
+env = $$(_build/environment "$${PYTHON:-python3}" .test-env requirements-test.lock)/bin
+
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
 
-check:  ## what every change must pass
+run:  ## serve on http://localhost:8888/, again after each change of a file; ARGS="--port 8899" are its options
+	"$(env)/watchfiles" --filter all "$(env)/python _build/run.py -n --pidfile= restmq $(ARGS)" restmq frontend twisted
+
+fmt:  ## format the Python files
+	"$(env)/ruff" format .
+
+lint:  ## what is amiss in the Python files and the Lua library
+	"$(env)/ruff" check .
+	"$(env)/ruff" format --check .
+	scripts/test tests/test_library.py -k luacheck
+
+types:  ## mypy, strict
+	"$(env)/python" -m mypy
+
+test-fast:  ## in less than a minute: style, types, and the tests that a change trips first
+	"$(env)/ruff" check .
+	"$(env)/python" -m mypy
+	RESTMQ_EXAMPLES=20 scripts/test $(FAST:%=tests/test_%.py)
+
+test:  ## what every change must pass
 	scripts/test
 
 all:  ## every test on every Python and both servers
@@ -13,4 +36,4 @@ lock:  ## make the locks of the .in files (needs uv); UPGRADE=--upgrade takes wh
 bench:  ## what one add costs, beside stock cyclone
 	scripts/bench
 
-.PHONY: help check all lock bench
+.PHONY: help run fmt lint types test-fast test all lock bench
