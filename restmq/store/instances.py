@@ -102,9 +102,11 @@ class Instances:
         """Say that it lives, for so long: whether it may go on, and the instances that it should reap (beat.lua)."""
         keys = [b"restmq:{inst}:" + name for name in (b"alive", b"doomed", b"last", b"libraries")]
         loaded = self._turn.loaded
-        there = await loaded.there() if newborn else []
+        if newborn:
+            loaded.look()
+        found, loaded.found = loaded.found, []
         asked = self._time.now()
-        words = (instance, b"1" if newborn else b"0", b"%d" % lasts_ms, self._greeting.run, loaded.name, *there)
+        words = (instance, b"1" if newborn else b"0", b"%d" % lasts_ms, self._greeting.run, loaded.name, *found)
         now, verdict, many, *names = await self._turn.whole("beat", keys, *words)
         self._time.told(now, asked)
         loaded.delete(names[many:])

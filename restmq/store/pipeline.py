@@ -79,6 +79,7 @@ class Loaded:
     def __init__(self, redis: Redis, clock: IReactorTime) -> None:
         self.redis, self.clock, self.library = redis, clock, Library()
         self.as_script = False
+        self.found: list[bytes] = []  # names of libraries that no beat has told of yet
         self._loading = False
         self._refused: Reply = None  # why it was not loaded
         self._again = 0.0  # when a Redis that is sent the script is asked once more
@@ -115,13 +116,14 @@ class Loaded:
         """The name of the library that is used."""
         return self.library.name.encode()
 
-    async def there(self) -> list[bytes]:
-        """The names of the libraries of RestMQ, of this and other versions, that Redis has (FUNCTION LIST)."""
-        try:
-            found = await self.redis.call(b"FUNCTION", b"LIST", b"LIBRARYNAME", PREFIX.encode() + b"*")
-        except (Unavailable, RuntimeError):  # its ACL may not let us; then they stay
-            return []
-        return [one[1] for one in found]
+    def look(self) -> None:
+        """Learn which libraries of RestMQ, of this and other versions, Redis has (FUNCTION LIST)."""
+        command = [b"FUNCTION", b"LIST", b"LIBRARYNAME", PREFIX.encode() + b"*"]
+        self.redis.ask(encode(command), self._on_listed)
+
+    def _on_listed(self, reply: Reply, error: BaseException | None) -> None:
+        if error is None and isinstance(reply, list):  # else its ACL does not let us, and they stay
+            self.found = [one[1] for one in reply]
 
     def delete(self, unused: list[bytes]) -> None:
         """Versions that no instance has used for long go; one that does after all loads it again (FUNCTION DELETE)."""
