@@ -19,7 +19,7 @@ from typing import Any
 from restmq.access import acl
 from restmq.access.acl import Acl
 from restmq.access.guesses import Guesses
-from restmq.model import ini
+from restmq.model import ini, units
 from restmq.model import settings as rules
 from restmq.model.ini import ConfigError, Entry, Section
 from restmq.model.networks import Networks
@@ -183,16 +183,9 @@ def _one_of(*known: str) -> Callable[[str, Path], str]:
     return parse
 
 
-_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZES = {"": 1, "b": 1, "k": _KIB, "kb": _KIB, "kib": _KIB, "m": _MIB, "mb": _MIB, "mib": _MIB}
-
-
 def _seconds(low: float, high: float) -> Callable[[str, Path], float]:
     def parse(text: str, _base: Path) -> float:
-        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|d|)", text)
-        if not found:
-            raise ValueError("it takes a time: 2, 0.5, 500ms, 30s, 5m, 2h or 1d")
-        value = float(found[1]) * _UNITS[found[2]]
+        value = units.milliseconds(text) / 1000
         if not low <= value <= high:
             raise ValueError(f"it takes {low:g} to {high:g} seconds")
         return value
@@ -202,10 +195,7 @@ def _seconds(low: float, high: float) -> Callable[[str, Path], float]:
 
 def _size(low: int, high: int) -> Callable[[str, Path], int]:
     def parse(text: str, _base: Path) -> int:
-        found = re.fullmatch(r"([0-9]{1,18}) ?([a-z]*)", text.lower())
-        if not found or found[2] not in _SIZES:
-            raise ValueError("it takes a size: 4096, 64k or 1MiB")
-        value = int(found[1]) * _SIZES[found[2]]
+        value = units.size(text)
         if not low <= value <= high:
             raise ValueError(f"it takes {low} to {high} bytes")
         return value

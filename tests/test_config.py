@@ -163,7 +163,8 @@ def test_values_may_hold_percent_hash_and_semicolon(conf):
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("2.5", 2.5), ("1500ms", 1.5), ("30s", 30), ("5m", 300), ("1h", 3600)]
+    ("text", "seconds"),
+    [("90", 90), ("2.5", 2.5), (".5", 0.5), ("1500ms", 1.5), ("30s", 30), ("5m", 300), ("5 m", 300), ("1h", 3600)],
 )
 def test_times_are_seconds_or_have_a_unit(conf, text, seconds):
     assert conf(f"[live]\nheartbeat = {text}\n").heartbeat == seconds

@@ -11,15 +11,14 @@ from collections.abc import Callable, Container
 from datetime import datetime, timezone
 from typing import Any
 
+from restmq.model import units
 from restmq.model.document import written
 from restmq.model.errors import BadOption
 
-_TIME = re.compile(r"(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(ms|s|m|h|d)?\Z", re.ASCII)
 _SECONDS = re.compile(r"\d{1,15}(?:\.\d{0,99})?\Z", re.ASCII)
 _RFC_3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d{1,99})?(?:[Zz]|([+-])(\d\d):(\d\d))\Z", re.ASCII
 )
-_UNITS = {"ms": 1, "s": 1000, None: 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 DAY = 86_400_000
 YEAR = 366 * DAY
 MINUTE = 60_000
@@ -33,10 +32,10 @@ _KEY = re.compile(r"[!-~]{1,255}\Z", re.ASCII)
 
 def milliseconds(name: str, text: str) -> int:
     """A time as `1.5`, `500ms`, `30s`, `5m`, `2h` or `1d`; at least 1 ms when it is above 0. Raises BadOption."""
-    found = _TIME.match(text)
-    if not found:
-        raise BadOption(f"{name} is no time: {text[:40]!a}; write seconds, or 500ms 30s 5m 2h 1d")
-    exact = float(found[1]) * _UNITS[found[2]]
+    try:
+        exact = units.milliseconds(text)
+    except ValueError:
+        raise BadOption(f"{name} is no time: {text[:40]!a}; write seconds, or 500ms 30s 5m 2h 1d") from None
     return max(1, round(exact)) if exact > 0 else 0
 
 

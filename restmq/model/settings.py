@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from restmq.model import document, options
+from restmq.model import document, options, units
 from restmq.model.errors import BadOption
 from restmq.model.ini import nearest
 from restmq.model.tokens import FEW
@@ -32,8 +32,6 @@ RULES: dict[str, object] = {
 SEND = 'settings are one JSON object, such as {"max_length": 1000}'
 POLICIES = ("broadcast", "roundrobin")
 MOST = 10**12  # elements or bytes of a queue
-_TIME = "a time: 2, 0.5, 500ms, 30s, 5m, 2h or 1d"
-_SIZES = {"": 1, "b": 1, "k": 1 << 10, "kb": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mb": 1 << 20, "mib": 1 << 20}
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 
 
@@ -48,10 +46,7 @@ def _number(high: int) -> Callable[[str], int]:
 
 def _size(high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        found = re.fullmatch(r"([0-9]{1,18}) ?([a-z]*)", text.lower())
-        if not found or found[2] not in _SIZES:
-            raise ValueError("it takes a size: 4096, 64k or 1MiB")
-        value = int(found[1]) * _SIZES[found[2]]
+        value = units.size(text)
         if value > high:
             raise ValueError(f"it takes 0 to {high} bytes")
         return value
@@ -63,7 +58,7 @@ def _time(text: str) -> int:
     try:
         value = options.milliseconds("it", text)
     except BadOption:
-        raise ValueError(f"it takes {_TIME}") from None
+        raise ValueError(f"it takes {units.A_TIME}") from None
     if value > options.YEAR:
         raise ValueError("it takes 0 to 366 days")
     return value
