@@ -19,7 +19,7 @@ from typing import Any
 from restmq.access import acl
 from restmq.access.acl import Acl
 from restmq.access.guesses import Guesses
-from restmq.model import ini, units
+from restmq.model import ini, suggest, units
 from restmq.model import settings as rules
 from restmq.model.ini import ConfigError, Entry, Section
 from restmq.model.networks import Networks
@@ -398,7 +398,7 @@ def _section(section: Section, base: Path, values: dict[str, Any], notes: list[s
     if not known and not gone:
         names = {*_KEYS, *_GONE, *acl.KINDS}
         raise ConfigError(
-            f"{section.where}: the section [{section.name}] is not known, {ini.nearest(section.name, names)}"
+            f"{section.where}: the section [{section.name}] is not known, {suggest.hint(section.name, sorted(names))}"
         )
     for key, entry in section.keys.items():
         if key in gone:
@@ -414,11 +414,11 @@ def _section(section: Section, base: Path, values: dict[str, Any], notes: list[s
 def _hint(section: str, key: str) -> str:
     """Where the key belongs if it stands in the wrong section, else the nearest in this one."""
     if (section, key) == ("server", "host"):
-        return "did you mean listen?"
+        return "did you mean 'listen'?"
     for other, keys in _KEYS.items():
         if key in keys and other != section:
             return f"it stands in [{other}]"
-    return ini.nearest(key, {*_KEYS.get(section, {}), *_GONE.get(section, {})})
+    return suggest.hint(key, sorted({*_KEYS.get(section, {}), *_GONE.get(section, {})}))
 
 
 def _value(name: str, entry: Entry, parse: Callable[[str, Path], Any], base: Path) -> Any:

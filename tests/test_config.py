@@ -114,14 +114,14 @@ def test_two_ways_to_name_redis_are_one_too_many(conf):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("[server]\nprot = 1\n", ("restmq.conf:2: [server] prot", "did you mean port?")),
-        ("[sever]\nport = 1\n", ("restmq.conf:1: the section [sever]", "did you mean server?")),
-        ("[rest:producers]\n", ("restmq.conf:1:", "did you mean rest:producer?")),
+        ("[server]\nprot = 1\n", ("restmq.conf:2: [server] prot", "did you mean 'port'?")),
+        ("[sever]\nport = 1\n", ("restmq.conf:1: the section [sever]", "did you mean 'server'?")),
+        ("[rest:producers]\n", ("restmq.conf:1:", "did you mean 'rest:producer'?")),
         (
             "[rest:producer]\nhost_allow = all\n",
-            ("restmq.conf:2: [rest:producer] host_allow", "hosts_allow?"),
+            ("restmq.conf:2: [rest:producer] host_allow", "hosts_allow'?"),
         ),
-        ("[server]\nhost = 0.0.0.0\n", ("[server] host is not known, did you mean listen?",)),
+        ("[server]\nhost = 0.0.0.0\n", ("[server] host is not known, did you mean 'listen'?",)),
         ("[server]\nheartbeat = 3\n", ("[server] heartbeat is not known", "it stands in [live]")),
         ("[server]\nport = 70000\n", ("restmq.conf:2: [server] port: it takes a number from 0 to 65535",)),
         ("[server]\nport = ²\n", ("a number",)),

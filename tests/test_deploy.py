@@ -513,7 +513,7 @@ def test_rolling_replaces_each_and_stops_at_one_that_does_not_come_back(site: Si
     site.configure("[server]\nprot = 1\n")
     code, said = site.script("rolling")
     site.configure(kept)
-    assert code == 1 and "did you mean port?" in said
+    assert code == 1 and "did you mean 'port'?" in said
     left = site.processes()
     assert left == {port: third[port] for port in site.ports[1:]}
 

@@ -90,7 +90,7 @@ def test_a_wrong_value_is_an_error_that_names_its_setting(name: str, text: str) 
 
 
 def test_an_unknown_setting_is_an_error_with_the_nearest_that_is_known() -> None:
-    with pytest.raises(BadOption, match="no setting 'max_lenght'; did you mean max_length?"):
+    with pytest.raises(BadOption, match="no setting 'max_lenght'; did you mean 'max_length'?"):
         rules.checked([("history", "5"), ("max_lenght", "5")])
     with pytest.raises(BadOption, match="twice"):
         rules.checked([("history", "5"), ("history", "5")])
@@ -166,7 +166,7 @@ def test_settings_are_set_by_form_json_query_and_header_and_taken_back(instance:
 def test_settings_are_set_all_or_none(instance: Any, queue: str) -> None:
     post(instance, queue, "max_length=7")
     before = get(instance, queue)
-    assert "did you mean history?" in refused(instance, queue, "max_length=9&histroy=5")
+    assert "did you mean 'history'?" in refused(instance, queue, "max_length=9&histroy=5")
     assert "max_bytes: " in refused(instance, queue, '{"max_length": 9, "max_bytes": "x"}', JSON)
     assert "did you mean 'history'?" in refused(instance, queue, "max_length=9", query="?histori=5")
     assert "twice" in refused(instance, queue, "max_length=9&max_length=8")

@@ -108,7 +108,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(served, tmp_path):
         (["--config", "gone.conf"], "restmq: {cwd}/gone.conf: cannot be read: No such file or directory"),
         (
             ["--config", "bad.conf"],
-            "restmq: {cwd}/bad.conf:2: [server] prot is not known, did you mean port?",
+            "restmq: {cwd}/bad.conf:2: [server] prot is not known, did you mean 'port'?",
         ),
     ],
 )

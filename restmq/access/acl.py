@@ -23,6 +23,7 @@ from restmq.model import ini
 from restmq.model.errors import Forbidden, Misdirected, Unauthorized, WrongPassword
 from restmq.model.ini import ConfigError, Entry, Section
 from restmq.model.networks import Networks, ip_of, is_loopback
+from restmq.model.suggest import hint
 from restmq.model.urlencoded import pairs, unquote
 from restmq.runtime.changes import Changes
 
@@ -114,10 +115,10 @@ def rules(sections: Iterable[Section]) -> dict[str, tuple[Rule, ...]]:
     for section in sections:
         kind = section.name.partition(" ")[0]
         if kind not in KINDS:
-            raise ConfigError(f"{section.where}: the section [{section.name}] is not known, {ini.nearest(kind, KINDS)}")
+            raise ConfigError(f"{section.where}: the section [{section.name}] is not known, {hint(kind, KINDS)}")
         for key, entry in section.keys.items():
             if key not in KEYS:
-                raise ConfigError(f"{entry.where}: [{section.name}] {key} is not known, {ini.nearest(key, KEYS)}")
+                raise ConfigError(f"{entry.where}: [{section.name}] {key} is not known, {hint(key, KEYS)}")
         found.setdefault(kind, []).append(
             Rule(_networks(section, "hosts_allow"), _networks(section, "hosts_deny"), _credentials(section))
         )

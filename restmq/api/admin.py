@@ -14,7 +14,7 @@ from restmq.http.handler import Answer, Handler, is_object, name
 from restmq.model import options
 from restmq.model import settings as rules
 from restmq.model.errors import BadOption
-from restmq.model.ini import nearest
+from restmq.model.suggest import hint
 
 CHANGE = "admin"
 DONE = {True: "started", False: "stopped"}
@@ -52,8 +52,8 @@ def _what(text: str) -> tuple[str, ...]:
     words = text.split(",")
     for word in words:
         if word not in (*SCOPES, "all"):
-            near = nearest(word, (*SCOPES, "all"))
-            raise BadOption(f"what is live, pull, add or all, or several with commas, not {word[:40]!a}; {near}")
+            meant = hint(word, (*SCOPES, "all"))
+            raise BadOption(f"what is live, pull, add or all, or several with commas, not {word[:40]!a}; {meant}")
     return SCOPES if "all" in words else tuple(scope for scope in SCOPES if scope in words)
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from restmq.model.suggest import near
 from restmq.runtime import plainfile
 
 _HEADER = re.compile(r"\[(?P<name>.+)\]")
@@ -37,13 +35,6 @@ class Section(NamedTuple):
     name: str
     where: str
     keys: dict[str, Entry]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The half sentence that names what was probably meant, or all there is."""
-    names = sorted(known)
-    close = near(name, names)
-    return f"did you mean {close}?" if close else "known are " + ", ".join(names)
 
 
 def read(path: Path) -> list[Section]:

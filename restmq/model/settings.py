@@ -13,7 +13,7 @@ from typing import Any
 
 from restmq.model import document, options, units
 from restmq.model.errors import BadOption
-from restmq.model.ini import nearest
+from restmq.model.suggest import hint
 from restmq.model.tokens import FEW
 
 #: A queue's policy and rules, and what they are when nobody says otherwise (restmq.conf, then its own). Times in ms.
@@ -116,7 +116,7 @@ def checked(given: Iterable[tuple[str, str | None]]) -> dict[str, str]:
     told: dict[str, str] = {}
     for name, text in given:
         if name not in _PARSERS:
-            raise BadOption(f"there is no setting {name[:80]!a}; {nearest(name, NAMES)}")
+            raise BadOption(f"there is no setting {name[:80]!a}; {hint(name, NAMES)}")
         if name in told:
             raise BadOption(f"the setting {name} was given twice")
         try:
