@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from between import Pair
 from conftest import Instance
 from wire import PATIENCE, Listener, add, batch_add, stats, texts, until
+
+from restmq.store.library import Library
 
 pytestmark = pytest.mark.store
 
@@ -252,3 +255,32 @@ def test_who_leaves_while_all_that_wait_ask_anew_takes_nothing_from_the_others_w
     finally:
         for link in links:
             link.close()
+
+
+def test_what_the_last_consumer_took_comes_to_nobody_again_though_its_confirmation_is_lost(
+    pair: Pair, listen: Any, queue: str
+) -> None:
+    """It leaves while the confirmation is on its way, and the links are cut before that is there."""
+    confirm, held = Library().function("confirm"), threading.Event()
+    consumer = listen(pair.here, f"/c/{queue}")
+    until(lambda: stats(pair.there, queue)["consumers"] == 1)
+
+    def asked(data: bytes) -> None:
+        if confirm in data and not held.is_set():
+            pair.between.flows.clear()
+            held.set()
+
+    pair.between.asked = asked
+    add(pair.there, queue, "a")
+    assert consumer.until(have(1)).values == ["a"] and held.wait(PATIENCE)
+    consumer.close()
+    until(lambda: "left comet" in pair.here.log.read_text())
+    pair.between.refuses = True
+    pair.between.cut()
+    other = listen(pair.there, f"/c/{queue}")
+    until(lambda: stats(pair.there, queue)["consumers"] == 2)  # as far as Redis knows
+    pair.between.refuses = False
+    until(lambda: stats(pair.there, queue)["consumers"] == 1)
+    until(lambda: stats(pair.there, queue)["leased"] == 0)
+    assert other.quiet().values == []
+    assert stats(pair.there, queue)["delivered"] == 1

@@ -234,11 +234,6 @@ class Broadcast:
             not each.unsent and self._places[each].kept is None and self._has(each, one) for each in self._all
         )
 
-    def again(self, position: int) -> None:
-        """A confirmation was not heard: the next must say it again."""
-        if self._all:
-            self._witnesses.appendleft(_Witness(position - 1, position, self._all[0]))
-
     def abandon(self, position: int) -> None:
         """What was left up to a position without any socket having taken it has been given back."""
         self._witnesses = deque(

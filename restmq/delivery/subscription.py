@@ -85,7 +85,8 @@ class Subscription:
         self.birthword = b""
         self.position = 0  # of the last broadcast that was heard
         self.number = 0  # highest that was seen
-        self.confirmed = 0  # position up to which broadcasts are confirmed, without a hole
+        self.confirmed = 0  # position up to which some socket took every broadcast
+        self.told_confirmed = 0  # the same as Redis was told it
         self.out = 0  # position up to which somebody is ready for more, though one before it may be stuck
         self.policy = b"broadcast"
         self.settings: dict[str, str] = {}
@@ -237,7 +238,7 @@ class Subscription:
         elif self.epoch_is_new or not known:
             self.position = start
         if not known:
-            self.confirmed = start
+            self.confirmed = self.told_confirmed = start
         self.epoch, self.number, self.epoch_is_new = told.epoch, max(self.number, told.number), False
         await self._read_missed(told, ups, instance)
         if known:
@@ -341,8 +342,8 @@ class Subscription:
         self.written, self.leased = [], []
         self.past_epochs.add(self.epoch)
         self.unheard.clear()
-        self.epoch, self.position, self.confirmed, self.number = epoch, position, 0, 0
-        self.out, self.told_lost, self.told = 0, 0, UNTOLD
+        self.epoch, self.position, self.number = epoch, position, 0
+        self.confirmed, self.told_confirmed, self.out, self.told_lost, self.told = 0, 0, 0, 0, UNTOLD
         self.tell()
         for consumer in self.consumers.broadcast.current:
             consumer.renewed(self.name, epoch, position)
@@ -511,12 +512,13 @@ class Subscription:
     async def _confirm(self) -> None:
         for consumer in self.consumers.all:
             self._sent(consumer, self.consumers.roundrobin.settled(consumer))
-        confirmed, out = self.consumers.broadcast.confirmed(self.confirmed), self.consumers.broadcast.out
+        confirmed = self.confirmed = self.consumers.broadcast.confirmed(self.confirmed)
+        out = self.consumers.broadcast.out
         written, self.written = self.written, []
         leased, self.leased = self.leased, []
-        if not written and not leased and confirmed == self.confirmed and out <= self.out:
+        if not written and not leased and confirmed <= self.told_confirmed and out <= self.out:
             return
-        before, self.confirmed, self.out = self.confirmed, max(self.confirmed, confirmed), out
+        before, self.told_confirmed, self.out = self.told_confirmed, confirmed, out
         # What is written in one life says nothing in another.
         epoch, instance = self.epoch, self.owner.presence.instance
         try:
@@ -532,8 +534,7 @@ class Subscription:
                 self.written += written  # repeated until told: a window that stays full is a deadlock
                 here = self.consumers.roundrobin.leased  # else its consumer left, and it goes back to be dealt anew
                 self.leased += [pair for pair in leased if pair[0] in here]
-                self.confirmed, self.out = min(self.confirmed, before), 0
-                self.consumers.broadcast.again(confirmed)
+                self.told_confirmed, self.out = min(self.told_confirmed, before), 0
             raise
 
     def _on_not_confirmed(self, error: BaseException) -> None:
