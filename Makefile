@@ -33,7 +33,11 @@ all:  ## every test on every Python and both servers
 lock:  ## make the locks of the .in files (needs uv); UPGRADE=--upgrade takes what is newest
 	for f in _build/requirements requirements requirements-test tests/clients/requirements; do uv pip compile -q $(UPGRADE) --universal --python-version 3.9 --generate-hashes --no-header --no-emit-index-url --no-annotate $$f.in -o $$f.lock || exit; done
 
+pictures:  ## draw docs/pictures anew from their texts (needs graphviz and mscgen)
+	cd docs/pictures && for f in *.dot; do dot -Tsvg $$f -o $${f%.dot}.svg || exit; done
+	cd docs/pictures && for f in *.msc; do mscgen -T svg -i $$f -o $${f%.msc}.svg || exit; done
+
 bench:  ## what one add costs, beside stock cyclone
 	scripts/bench
 
-.PHONY: help run fmt lint types test-fast test all lock bench
+.PHONY: help run fmt lint types test-fast test all lock pictures bench

@@ -29,6 +29,20 @@ def test_make_helps() -> None:
     assert {line.split("\t")[0] for line in said.splitlines()} == MADE
 
 
+def test_a_picture_shows_all_that_its_text_says() -> None:
+    texts = [path for path in (ROOT / "docs" / "pictures").iterdir() if path.suffix in (".dot", ".msc")]
+    assert {path.stem for path in texts} == {path.stem for path in (ROOT / "docs" / "pictures").glob("*.svg")}
+    for path in texts:
+        drawn = set(re.findall(r"\w+", re.sub(r"<[^>]*>", " ", path.with_suffix(".svg").read_text("utf-8"))))
+        told = {
+            word
+            for label in re.findall(r'label="([^"]+)"', path.read_text("utf-8"))
+            for word in re.findall(r"\w+", label)
+        }
+        assert told and told <= drawn, (path.name, told - drawn)
+        assert f"pictures/{path.stem}.svg" in (ROOT / "docs" / "architecture.md").read_text("utf-8")
+
+
 def test_make_run_serves_and_starts_again_when_a_file_changes(tmp_path: Path) -> None:
     place, port = tmp_path / "checkout", free_port()
     place.mkdir()
