@@ -19,6 +19,7 @@ from stored import BEGAN, CLOCK
 
 from restmq.store.library import FOLDER, MODULES, TIME, Library, context, source
 
+pytestmark = pytest.mark.store
 NAME = Library().name
 
 
