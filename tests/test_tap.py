@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import free_port
@@ -51,12 +52,12 @@ def fetch(port: int, path: str) -> bytes:
     return came[0]
 
 
-def test_version_is_restmq_s(tmp_path):
+def test_version_is_restmq_s(tmp_path: Any) -> None:
     assert said(tmp_path, "--version") == (0, f"RestMQ {restmq.__version__}\n")
 
 
 @pytest.fixture
-def served(tmp_path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def served(tmp_path: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """RestMQ with an embedded Redis in the foreground."""
     port = free_port()
     process = twistd(tmp_path, "--port", str(port), "--redis", "embedded", "--data", "data")
@@ -67,14 +68,14 @@ def served(tmp_path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     process.wait(PATIENCE)
 
 
-def test_help_lists_the_options_and_teaches_the_first_two_commands(tmp_path):
+def test_help_lists_the_options_and_teaches_the_first_two_commands(tmp_path: Any) -> None:
     code, text = said(tmp_path, "--help")
     assert code == 0
     for word in ("--port", "--listen", "--config", "--redis", "--data", "curl http://localhost:8888/c/test"):
         assert word in text
 
 
-def test_it_serves_with_an_embedded_redis_and_ends_with_one_line_an_event(served, tmp_path):
+def test_it_serves_with_an_embedded_redis_and_ends_with_one_line_an_event(served: Any, tmp_path: Any) -> None:
     process, port = served
     assert fetch(port, "/healthz")
     redis = int((tmp_path / "data" / "redis.pid").read_text())
@@ -87,7 +88,7 @@ def test_it_serves_with_an_embedded_redis_and_ends_with_one_line_an_event(served
         assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (info|warn) ", line), line
 
 
-def test_a_port_in_use_is_one_line_and_exit_code_1(served, tmp_path):
+def test_a_port_in_use_is_one_line_and_exit_code_1(served: Any, tmp_path: Any) -> None:
     _, port = served
     code, text = said(tmp_path, "--port", str(port), "--redis", "127.0.0.1:1", "--data", "other")
     *_, line = text.splitlines()
@@ -112,12 +113,12 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(served, tmp_path):
         ),
     ],
 )
-def test_a_wrong_word_is_one_line_and_exit_code_1(tmp_path, words, line):
+def test_a_wrong_word_is_one_line_and_exit_code_1(tmp_path: Any, words: Any, line: Any) -> None:
     (tmp_path / "bad.conf").write_text("[server]\nprot = 1\n")
     assert said(tmp_path, *words) == (1, line.format(cwd=tmp_path) + "\n")
 
 
-def test_a_daemon_tells_whoever_started_it_why_it_cannot_start(served, tmp_path):
+def test_a_daemon_tells_whoever_started_it_why_it_cannot_start(served: Any, tmp_path: Any) -> None:
     _, port = served
     (tmp_path / "daemon").mkdir()
     process = twistd(tmp_path / "daemon", "--port", str(port), "--redis", "127.0.0.1:1", daemon=True)
@@ -127,7 +128,7 @@ def test_a_daemon_tells_whoever_started_it_why_it_cannot_start(served, tmp_path)
     assert "cannot listen" in (tmp_path / "daemon" / "twistd.log").read_text()
 
 
-def test_a_daemon_owns_its_directory_under_its_own_process_id(tmp_path):
+def test_a_daemon_owns_its_directory_under_its_own_process_id(tmp_path: Any) -> None:
     port = free_port()
     words = ("--port", str(port), "--redis", "embedded", "--data", "data")
     assert twistd(tmp_path, *words, daemon=True).wait(LONG) == 0
@@ -143,7 +144,7 @@ def test_a_daemon_owns_its_directory_under_its_own_process_id(tmp_path):
     assert (tmp_path / "twistd.log").stat().st_mode & 0o777 == 0o640
 
 
-def test_what_does_nothing_any_more_is_said_in_the_log(tmp_path):
+def test_what_does_nothing_any_more_is_said_in_the_log(tmp_path: Any) -> None:
     (tmp_path / "old.conf").write_text("[server]\ndebug = true\n[redis]\npoolsize = 10\n")
     port = free_port()
     process = twistd(tmp_path, "--config", "old.conf", "--port", str(port), "--redis", "127.0.0.1:1")
