@@ -40,7 +40,7 @@ class Verbs:
 
     def command(self, verb: str, *words: Any) -> tuple[Any, ...]:
         """What FCALL takes."""
-        return self.library.function(verb), 1, KEY + "m", self.context, *words
+        return self.library.functions[verb], 1, KEY + "m", self.context, *words
 
     def state(self) -> dict[str, int]:
         """The packed state, by lua/lib/queue.lua's names."""

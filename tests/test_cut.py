@@ -261,7 +261,7 @@ def test_what_the_last_consumer_took_comes_to_nobody_again_though_its_confirmati
     pair: Pair, listen: Any, queue: str
 ) -> None:
     """It leaves while the confirmation is on its way, and the links are cut before that is there."""
-    confirm, held = Library().function("confirm"), threading.Event()
+    confirm, held = Library().functions["confirm"], threading.Event()
     consumer = listen(pair.here, f"/c/{queue}")
     until(lambda: stats(pair.there, queue)["consumers"] == 1)
 

@@ -101,7 +101,7 @@ def test_the_script_answers_as_the_functions_do(own: RedisServer) -> None:
 
         def called(key: str, verb: str, *words: Any) -> Any:
             if key == "restmq:{f}:m":
-                return link.fcall(library.function(verb), 1, key, "0", *words)
+                return link.fcall(library.functions[verb], 1, key, "0", *words)
             return link.eval(library.script(verb).text, 1, key, verb, "0", *words)
 
         for key in ("restmq:{f}:m", "restmq:{s}:m"):
@@ -360,7 +360,7 @@ def test_a_library_that_nobody_has_used_for_ten_minutes_is_told_once(own: RedisS
 
         def beat(minutes: float, *words: str) -> list[bytes]:
             link.set("clock", BEGAN + int(60_000 * minutes))
-            _, _, dead, *names = link.fcall(library.function("beat"), 4, *keys, *words)
+            _, _, dead, *names = link.fcall(library.functions["beat"], 4, *keys, *words)
             return names[dead:]
 
         assert beat(0, "A", "1", "3000", "run", "old") == []

@@ -210,7 +210,7 @@ def test_what_cannot_be_given_back_now_is_when_redis_takes_it(
 def test_a_confirmation_that_fails_when_its_consumer_has_left_leases_nothing(
     own: RedisServer, start: Any, listen: Any, queue: str
 ) -> None:
-    between, held, confirm = Between(own.folder, own), threading.Event(), Library().function("confirm")
+    between, held, confirm = Between(own.folder, own), threading.Event(), Library().functions["confirm"]
 
     def asked(data: bytes) -> None:
         if confirm in data and not held.is_set():

@@ -28,7 +28,7 @@ class Store:
         self.library = Library()
 
     def __call__(self, verb: str, *words: Any) -> Any:
-        return self.link.fcall(self.library.function(verb), 1, self.key + "m", 0, *words)
+        return self.link.fcall(self.library.functions[verb], 1, self.key + "m", 0, *words)
 
     def add(self, *values: str, **options: int) -> int:
         """Add values; answers the first number."""

@@ -78,14 +78,8 @@ class Library:
         self.text = f"#!lua name={self.name}\n{body}{verbs}".encode()
         self.growing = Script(body + _RUN)
         self.freeing = Script("#!lua flags=allow-oom\n" + body + _RUN)
-        self._functions: dict[str, bytes] = {}
-
-    def function(self, verb: str) -> bytes:
-        """The name of a verb's function (FCALL)."""
-        name = self._functions.get(verb)
-        if name is None:
-            name = self._functions[verb] = f"{self.name}_{verb}".encode()
-        return name
+        #: The name of each verb's function (FCALL).
+        self.functions = {path.stem: f"{self.name}_{path.stem}".encode() for path in _verbs()}
 
     def script(self, verb: str) -> Script:
         """The script that a verb is run by."""

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from restmq.model.errors import BadOption, Conflict, Crowded, Error, Full, QueueFull, Stopped, TooLarge, Unavailable
 from restmq.runtime.future import Slot, ignored
 from restmq.store.connection import Link, Redis, Reply, encode, named
-from restmq.store.library import PREFIX, Library
+from restmq.store.library import PREFIX, Library, Script
 
 MERGED = 500  # values in one call; Lua's unpack ends at 8,000
 REMEMBERED = 10_000
@@ -78,6 +78,7 @@ class Loaded:
 
     def __init__(self, redis: Redis, clock: IReactorTime) -> None:
         self.redis, self.clock, self.library = redis, clock, Library()
+        self.functions = self.library.functions
         self.as_script = False
         self.found: list[bytes] = []  # names of libraries that no beat has told of yet
         self._loading = False
@@ -130,13 +131,11 @@ class Loaded:
         for name in unused:
             self.redis.ask(encode([b"FUNCTION", b"DELETE", name]), ignored)
 
-    def head(self, verb: str, keys: list[bytes]) -> list[bytes]:
-        """How a call of a verb begins; its arguments follow."""
-        if not self.as_script:
-            return [b"FCALL", self.library.function(verb), b"%d" % len(keys), *keys]
+    def script(self, verb: str) -> Script:
+        """The script that stands for a verb's function; now and then Redis is asked once more to load that."""
         if self.clock.seconds() > self._again and not self._loading:
             self.load()
-        return [b"EVALSHA", self.library.script(verb).sha, b"%d" % len(keys), *keys, verb.encode()]
+        return self.library.script(verb)
 
 
 class Call:
@@ -149,22 +148,29 @@ class Call:
     ) -> None:
         self.loaded, self.verb, self.keys, self.head = loaded, verb, keys, head
         self.args: list[bytes] = args or []
-        self.tries = 3
+        self.tries = 3  # as function, when that was loaded, as script when it could not be
         self.waiters: list[Slot[Any]] = []
         self.ended: Callable[[], None] | None = None  # is called once there is a reply, or an error
         self.done: Callable[[Call, Reply], None] = _single  # is given the call, for a call that held itself would stay
 
     def ask(self) -> None:
         """Send it."""
-        self.loaded.redis.ask(encode([*self.loaded.head(self.verb, self.keys), *self.head, *self.args]), self._replied)
+        loaded = self.loaded
+        if loaded.as_script:
+            self._ask(b"EVALSHA", loaded.script(self.verb).sha, self.verb.encode())
+            return
+        command = [b"FCALL", loaded.functions[self.verb], b"%d" % len(self.keys), *self.keys, *self.head, *self.args]
+        loaded.redis.ask(encode(command), self._replied)
+
+    def _ask(self, by: bytes, script: bytes, verb: bytes) -> None:
+        command = [by, script, b"%d" % len(self.keys), *self.keys, verb, *self.head, *self.args]
+        self.loaded.redis.ask(encode(command), self._replied)
 
     def _ask_again(self, text: str) -> bool:
         """Whether Redis did not know what was called, and it was sent once more."""
         self.tries -= 1
         if text.startswith("NOSCRIPT"):  # EVAL teaches this one
-            script = self.loaded.library.script(self.verb)
-            command = [b"EVAL", script.text, b"%d" % len(self.keys), *self.keys, self.verb.encode()]
-            self.loaded.redis.ask(encode([*command, *self.head, *self.args]), self._replied)
+            self._ask(b"EVAL", self.loaded.script(self.verb).text, self.verb.encode())
             return True
         if text != "ERR Function not found" or not self.tries:
             return False

@@ -116,7 +116,9 @@ function Element.expire_some()   -- at most 250; answers how many went
   local gone = 0
   if not (Q.special and Q.due > 0 and Q.due <= now()) then return gone end
   for _, number in ipairs(call('ZRANGEBYSCORE', K.expiring, '-inf', digits(now()), 'LIMIT', 0, 250)) do
-    if Element.has_expired(number) then gone = gone + 1 end
+    call('ZREM', K.expiring, number)
+    if Element.delete(number) then gone = gone + 1 end
   end
+  Queue.count('expired', gone)
   return gone
 end

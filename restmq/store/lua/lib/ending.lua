@@ -17,10 +17,7 @@ end
 function Ending.sweep(held_until)   -- ms until which no lease ends, 0 for none
   if Q.due == 0 or Q.due > now() then return end
   local function over(key) return call('ZRANGEBYSCORE', key, '-inf', digits(now()), 'LIMIT', 0, 250) end
-  for _, number in ipairs(over(K.expiring)) do
-    call('ZREM', K.expiring, number)
-    if Element.delete(number) then Queue.count('expired', 1) end
-  end
+  Element.expire_some()
   if held_until <= now() then
     for _, number in ipairs(over(K.leased)) do Leases.release(number, true, nil, 'the lease ended') end
   end
