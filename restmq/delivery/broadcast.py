@@ -198,7 +198,7 @@ class Broadcast:
     def lost(self) -> int:
         """Up to which position nobody who is here got, or will get, what is not confirmed; 0 for none.
 
-        It must go back. Who came later got what came later, so that is not meant.
+        It must go back. A consumer that came later got what came later, so that is not meant.
         """
         if self.behind:
             return 0
@@ -226,7 +226,7 @@ class Broadcast:
     def _taken(self, one: _Witness) -> bool:
         """Whether a socket took it: its witness's, or another's that took all it was given.
 
-        So one that does not read holds nobody up who has the same.
+        So a consumer that does not read holds nobody up that has the same.
         """
         if one.who is None:
             return False

@@ -210,7 +210,7 @@ class Subscription:
             self.owner.clock.callLater(0.2, self._join_again)
 
     def refuse(self, error: BaseException) -> None:
-        """Who waits to hear it is told why that cannot be now."""
+        """Consumers that wait to join it are told why they cannot now."""
         joiners, self.joiners = self.joiners, []
         for slot in joiners:
             slot.fail(Unavailable(str(error)))
@@ -525,7 +525,7 @@ class Subscription:
             for at in range(0, max(len(written), len(leased), 1), MERGED):
                 leases = [(element.number, ms) for element, ms in leased[at : at + MERGED]]
                 told = self._listening
-                if self.told.consumers > 0:  # who has left does not come back by this, nor leave: listen() does that
+                if self.told.consumers > 0:  # this neither joins nor leaves: listen() does that
                     self.told = told
                 done = Confirmed(confirmed, out, written[at : at + MERGED], leases)
                 await self.owner.core.instances.confirm(self.name, instance, epoch, told, done)

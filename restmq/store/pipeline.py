@@ -72,8 +72,9 @@ def _single(call: Call, reply: Reply) -> None:
 class Loaded:
     """Whether Redis has the library, and how its functions are called.
 
-    Redis keeps functions with its data, so they are there after a failover and a restart. Who finds them missing loads
-    them. A Redis that has none and loads none (it is full, or its ACL says no) is sent the same text as a script.
+    Redis keeps functions with its data, so they are there after a failover and a restart. An instance that finds them
+    missing loads them. A Redis that has none and loads none is sent the same text as a script: it is full, or its ACL
+    says no.
     """
 
     def __init__(self, redis: Redis, clock: IReactorTime) -> None:
