@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,33 @@ def test_what_redis_forgot_is_loaded_again(own: RedisServer, start: Any, command
         assert libraries(link) == {NAME}
     for log in (one.stop(), other.stop()):
         assert not troubles(log), log
+
+
+def test_functions_that_are_gone_at_each_try_make_no_request_fail(own: RedisServer, start: Any) -> None:
+    """Functions are flushed all the time: also between the loading of the library and the call behind it."""
+    one = start("", own.address)
+    works(one, "q")
+    body, head = "value=x", "POST /q/line HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n"
+    head += "Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+    over = threading.Event()
+
+    def flush() -> None:
+        with own.client() as link:
+            while not over.is_set():
+                with link.pipeline(transaction=False) as many:
+                    for _ in range(50):
+                        many.function_flush()
+                    many.execute()
+
+    flushing = threading.Thread(target=flush)
+    flushing.start()
+    try:
+        for _ in range(20):
+            assert piped(one, (head + body) * 50, 50) == 50
+    finally:
+        over.set()
+        flushing.join()
+    assert json.loads(one.http("GET", "/stats/line")[2])["len"] == 1000
 
 
 def test_requests_in_flight_keep_their_order_when_functions_are_gone(own: RedisServer, start: Any) -> None:

@@ -149,7 +149,7 @@ class Call:
     ) -> None:
         self.loaded, self.verb, self.keys, self.head = loaded, verb, keys, head
         self.args: list[bytes] = args or []
-        self.tries = 3  # as function, when that was loaded, as script when it could not be
+        self.tries = 3  # as a function; a Redis that loses its functions each time is sent the script
         self.waiters: list[Slot[Any]] = []
         self.ended: Callable[[], None] | None = None  # is called once there is a reply, or an error
         self.done: Callable[[Call, Reply], None] = _single  # is given the call, for a call that held itself would stay
@@ -169,14 +169,14 @@ class Call:
 
     def _ask_again(self, text: str) -> bool:
         """Whether Redis did not know what was called, and it was sent once more."""
-        self.tries -= 1
-        if text.startswith("NOSCRIPT"):  # EVAL teaches this one
-            self._ask(b"EVAL", self.loaded.script(self.verb).text, self.verb.encode())
-            return True
-        if text != "ERR Function not found" or not self.tries:
+        if text != "ERR Function not found" and not text.startswith("NOSCRIPT"):
             return False
-        self.loaded.missing()
-        self.ask()
+        self.tries -= 1
+        if text.startswith("NOSCRIPT") or not self.tries:  # EVAL brings the text along: it needs nothing in Redis
+            self._ask(b"EVAL", self.loaded.script(self.verb).text, self.verb.encode())
+        else:
+            self.loaded.missing()
+            self.ask()
         return True
 
     def _replied(self, reply: Reply, error: BaseException | None) -> None:
