@@ -20,9 +20,10 @@ from twisted.logger import Logger
 
 from restmq import config
 from restmq.access.guesses import Guesses
-from restmq.api import health, metrics, pages
-from restmq.api import stats as looking
-from restmq.config import Settings
+from restmq.api.frontend import Frontend
+from restmq.api.rates import Rates
+from restmq.api.services import Services
+from restmq.config import Config
 from restmq.delivery.channels import Inbox
 from restmq.delivery.presence import Presence
 from restmq.delivery.service import Delivery
@@ -30,12 +31,15 @@ from restmq.delivery.waiting import Waiting
 from restmq.exposure import Exposure
 from restmq.http.accesslog import Access, ToFile, to_log
 from restmq.http.application import Application
+from restmq.http.counts import Counts
+from restmq.http.server import Server
 from restmq.listener import Door
 from restmq.log import FILE_SIZE, FILES
 from restmq.runtime.future import deferred
 from restmq.runtime.ticker import Wheel
 from restmq.store.connection import Redis
 from restmq.store.core import Core
+from restmq.store.readiness import Readiness
 from restmq.web import ROUTES
 
 log = Logger()
@@ -57,7 +61,7 @@ def _fail() -> None:
 class Broker(Service):
     """Everything that runs: begins with the wheel, ends with the links to Redis."""
 
-    def __init__(self, settings: Settings, reactor: Any) -> None:
+    def __init__(self, settings: Config, reactor: Any) -> None:
         self.settings = settings
         self.wheel = Wheel(reactor)
         link: dict[str, Any] = {
@@ -75,15 +79,16 @@ class Broker(Service):
         self.waiting = Waiting(self.core, self.inbox, reactor)
         self.delivery.woken, self.delivery.up = self.waiting.woken, self.waiting.up
         self.acl = config.access(settings, Guesses(reactor))
-        self.app = Application(ROUTES, settings, self.core, self.delivery, self.acl, self.wheel)
-        self.app.waiting = self.waiting
-        self.app.pages = pages.Pages(frontend_path(), settings.static_path, settings.template_path)
-        self.app.rates, self.app.health = looking.Rates(), health.Watch(self.core)
         where = settings.access_log
         self.access_file = ToFile(where, FILE_SIZE, FILES) if isinstance(where, Path) else None
         self.access_log = Access(self.wheel, self.access_file or to_log) if where else None
-        self.app.access = self.app.requests = metrics.Requests(ROUTES, self.access_log)
-        watches = (self.redis.watch, self.messages.watch, self.delivery.watch, self.app.health.tick)
+        counts = Counts(ROUTES, self.access_log)
+        self.server = Server(settings, self.acl, self.wheel, self.core.answers, counts)
+        readiness = Readiness(self.core)
+        frontend = Frontend(frontend_path(), settings.static_path, settings.template_path)
+        services = Services(settings, self.core, self.delivery, self.waiting, frontend, Rates(), readiness, counts)
+        self.app = Application(ROUTES, self.server, services)
+        watches = (self.redis.watch, self.messages.watch, self.delivery.watch, readiness.tick)
         for each in (*watches, self.acl.reload_if_changed):
             self.wheel.each(each)
         self.core.greeting.refused = self._refuse
@@ -116,8 +121,8 @@ class Broker(Service):
 
     def hurry(self) -> None:
         """End now: cut every connection, and give Redis a second for what they held."""
-        log.warn("told to end again; connections cut: {count}", count=len(self.app.connections))
-        for connection in list(self.app.connections):
+        log.warn("told to end again; connections cut: {count}", count=len(self.server.connections))
+        for connection in list(self.server.connections):
             connection.cut(linger=False)
         self._reactor.callLater(1.0, self.redis.cut, "this instance is ending")
 
@@ -155,14 +160,14 @@ class Broker(Service):
         await self.delivery.close()
         await drained
         self.wheel.stop()
-        self.app.refusals.flush()
+        self.server.refusals.flush()
         if self.access_log is not None:
             self.access_log.flush()
         await self.core.close()
         await self.messages.disconnect()
 
 
-def service(settings: Settings) -> MultiService:
+def service(settings: Config) -> MultiService:
     """All of it, not started. The port is opened last and closed first."""
     from twisted.internet import reactor
 

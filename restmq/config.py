@@ -3,7 +3,7 @@
 Owns every setting: its section, its key, its default, what it may be. Must not know
 what the settings are used for. Unknown sections and keys are errors that name the
 line and the nearest known name; what the first RestMQ had and nobody needs any more
-is accepted and told in `Settings.notes`. Read restmq.conf beside it, then tap.py.
+is accepted and told in `Config.notes`. Read restmq.conf beside it, then tap.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from restmq.model.ini import ConfigError, Entry, Section
 from restmq.model.networks import Networks
 from restmq.model.settings import RULES
 
-__all__ = ["ConfigError", "Settings", "access", "load"]
+__all__ = ["Config", "ConfigError", "access", "load"]
 
 _KIB, _MIB = 1 << 10, 1 << 20
 #: How many may have connected and wait to be let in, while the instance is busy or starts. Twisted's 50 are soon there
@@ -42,7 +42,7 @@ def _default_data() -> Path:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Config:
     """All of restmq.conf, checked. Times are seconds, sizes are bytes. Each is explained in restmq.conf."""
 
     # [server]
@@ -280,7 +280,7 @@ def _rule(name: str) -> Callable[[str, Path], Any]:
     return parse
 
 
-#: section -> key -> (field of Settings, what reads it).
+#: section -> key -> (field of Config, what reads it).
 _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
     "server": {
         "listen": ("listen", _listen),
@@ -346,10 +346,10 @@ _GONE: dict[str, dict[str, str]] = {
 }
 
 
-def load(path: Path | None, **overrides: object) -> Settings:
+def load(path: Path | None, **overrides: object) -> Config:
     """The settings of a file (None: of no file), with what the command line says instead.
 
-    Overrides go by the names of Settings' fields; None is one not given, and a str is
+    Overrides go by the names of Config' fields; None is one not given, and a str is
     read and checked as in the file, paths in it from the working directory.
     Raises ConfigError, whose text names section, key, file and line.
     """
@@ -374,14 +374,14 @@ def load(path: Path | None, **overrides: object) -> Settings:
         raise ConfigError(
             f"{access_rules[0].where}: access sections stand in one place: here or in acl_file, not in both"
         )
-    settings = Settings(**values, source=path, notes=tuple(notes))
+    settings = Config(**values, source=path, notes=tuple(notes))
     if overrides.get("port") is not None and re.match(r"(tcp|tcp6|ssl|tls):.", settings.listen):
         note = f"--port {settings.port} does nothing: listen = {settings.listen} is an endpoint, which says its own"
         settings = replace(settings, notes=(*settings.notes, note))
     return _settle(settings, "max_body" in values)
 
 
-def access(settings: Settings, guesses: Guesses | None = None) -> Acl:
+def access(settings: Config, guesses: Guesses | None = None) -> Acl:
     """The access rules of these settings, which delay `guesses`. Raises ConfigError."""
     return Acl(
         settings.acl,
@@ -434,7 +434,7 @@ def _override(name: str, value: object, base: Path) -> object:
         for field_name, parse in keys.values():
             if field_name == name and isinstance(value, str):
                 return _value(f"--{name}", Entry(value, "command line"), parse, base)
-    if name not in {known.name for known in fields(Settings)}:
+    if name not in {known.name for known in fields(Config)}:
         raise TypeError(f"{name} is no setting")
     return value
 
@@ -454,7 +454,7 @@ def _address(values: dict[str, Any], notes: list[str], where: Mapping[str, str])
         values["redis"] = f"{host or '127.0.0.1'}:{port or 6379}"
 
 
-def _settle(settings: Settings, body_given: bool) -> Settings:
+def _settle(settings: Config, body_given: bool) -> Config:
     """What one setting means for another."""
     if settings.acl_file is not None and not settings.acl_file.is_file():
         raise ConfigError(

@@ -27,7 +27,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
 
-from restmq.config import Settings
+from restmq.config import Config
 from restmq.data_directory import Directory
 from restmq.log import FILE_SIZE
 from restmq.model.ini import ConfigError
@@ -50,8 +50,8 @@ _OWN_SESSION = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])
 _log = Logger()
 
 
-def prepare(settings: Settings, usual: tuple[str, int] = USUAL) -> tuple[Settings, list[Service]]:
-    """Settings whose `redis` is an address, and the services that must start before RestMQ's own.
+def prepare(settings: Config, usual: tuple[str, int] = USUAL) -> tuple[Config, list[Service]]:
+    """Config whose `redis` is an address, and the services that must start before RestMQ's own.
 
     A named Redis is left as it is: it is used and waited for, never replaced. `auto`
     takes the one at the usual address if one answers there, else embeds; what it

@@ -23,7 +23,7 @@ from twisted.python.components import Componentized
 
 import restmq
 from restmq import config, embedded, log
-from restmq.config import Settings
+from restmq.config import Config
 from restmq.model.ini import ConfigError
 
 _log = Logger()
@@ -95,7 +95,7 @@ class Options(usage.Options):
         if words:
             raise usage.UsageError(f"{words[0]!r} is no option")
 
-    def settings(self) -> Settings:
+    def settings(self) -> Config:
         """The configuration with these options on top. Raises ConfigError."""
         named = self["config"]
         beside = Path(__file__).resolve().parent.parent / "restmq.conf"

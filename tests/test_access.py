@@ -19,7 +19,7 @@ from wire import FORM, HANDSHAKE, PATIENCE, Listener, Talker
 
 from restmq.access import acl
 from restmq.api import commands
-from restmq.api.metrics import route_name
+from restmq.http.counts import route_name
 from restmq.http.handler import Handler
 from restmq.web import ROUTES
 

@@ -15,6 +15,7 @@ import reactor
 from wire import FORM, PATIENCE, TEXT, Talker, until
 
 from restmq.api import commands
+from restmq.api.client import Client
 from restmq.model.errors import BadRequest, Forbidden
 
 pytestmark = pytest.mark.wire
@@ -404,7 +405,7 @@ def test_on_a_websocket_others_go_on_while_a_take_waits(instance: Any, queue: st
         assert (answer["value"], answer["deliveries"], answer["id"]) == ("a", 1, "waits")
 
 
-class Socket(commands.Client):
+class Socket(Client):
     """A connection whose elements are leased to it, and which gives no right beyond them."""
 
     must_match = True

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from restmq import config
-from restmq.config import ConfigError, Settings, load
+from restmq.config import Config, ConfigError, load
 
 SHIPPED = Path(__file__).parent.parent / "restmq.conf"
 
@@ -47,7 +47,7 @@ password = bar
 def conf(tmp_path: Any) -> Any:
     """Loads a configuration from its text."""
 
-    def write(text: str, **overrides: object) -> Settings:
+    def write(text: str, **overrides: object) -> Config:
         path = tmp_path / "restmq.conf"
         path.write_text(text)
         return load(path, **overrides)
@@ -63,14 +63,14 @@ def refused(conf: Any, text: str) -> str:
 
 
 def test_without_a_file_everything_has_its_default() -> None:
-    assert load(None) == Settings()
+    assert load(None) == Config()
 
 
 def test_the_shipped_file_changes_nothing_and_neither_do_its_commented_defaults(conf: Any) -> None:
     text = SHIPPED.read_text()
-    assert dataclasses.replace(load(SHIPPED), source=None, acl=None) == Settings()
+    assert dataclasses.replace(load(SHIPPED), source=None, acl=None) == Config()
     awake = conf(re.sub(r"(?m)^#(\w+ =)", r"\1", text))
-    assert dataclasses.replace(awake, source=None, acl=None) == Settings()
+    assert dataclasses.replace(awake, source=None, acl=None) == Config()
 
 
 def test_the_shipped_file_explains_every_setting() -> None:

@@ -21,7 +21,7 @@ from deployed import Site, deployed, environment, until
 from transcripts import Play, parse, same
 from wire import LONG, PATIENCE
 
-from restmq.config import Settings
+from restmq.config import Config
 from restmq.model import options
 
 SCRIPTS = ROOT / "scripts"
@@ -689,7 +689,7 @@ def test_operations_names_what_there_is() -> None:
 
 def test_nginx_lets_go_of_a_connection_before_an_ending_instance_does() -> None:
     nginx = re.search(r"^        keepalive_timeout (\d+)s;$", (ROOT / "docs" / "nginx.conf").read_text(), re.M)
-    assert nginx and int(nginx[1]) < Settings().grace < Settings().drain
+    assert nginx and int(nginx[1]) < Config().grace < Config().drain
 
 
 def test_nginx_lets_through_what_an_instance_takes_and_waits_longer_than_it_does() -> None:
@@ -698,10 +698,10 @@ def test_nginx_lets_through_what_an_instance_takes_and_waits_longer_than_it_does
     for name, words in re.findall(r"^ +(?:(?:proxy_set_header )?)([A-Za-z_-]+) +([^;{]+);$", text, re.M):
         given.setdefault(name, []).append(words)
     (read,) = given["proxy_read_timeout"]
-    longest = max(options.MINUTE / 1000, Settings().heartbeat)
-    assert re.fullmatch(r"[0-9]+s", read) and int(read[:-1]) > longest + Settings().deadline
+    longest = max(options.MINUTE / 1000, Config().heartbeat)
+    assert re.fullmatch(r"[0-9]+s", read) and int(read[:-1]) > longest + Config().deadline
     (size,) = given["client_max_body_size"]
-    assert re.fullmatch(r"[0-9]+m", size) and int(size[:-1]) << 20 == Settings().max_body
+    assert re.fullmatch(r"[0-9]+m", size) and int(size[:-1]) << 20 == Config().max_body
     # What was sent may have been done: only where nothing is taken (a refused live consumer) may more be asked again.
     again = [words.split() for words in given["proxy_next_upstream"]]
     assert again == [["error"], ["error", "http_503"]]

@@ -21,7 +21,7 @@ from conftest import troubles
 from wire import LONG, PATIENCE, until
 
 from restmq import embedded
-from restmq.config import Settings
+from restmq.config import Config
 from restmq.data_directory import PATH_LIMIT, Directory
 from restmq.log import FILE_SIZE
 from restmq.model.ini import ConfigError
@@ -35,7 +35,7 @@ from pathlib import Path
 from twisted.application.service import Service
 from twisted.internet import reactor, task
 from restmq import embedded, log
-from restmq.config import Settings
+from restmq.config import Config
 from restmq.model.ini import ConfigError
 from restmq.tap import RestMQ
 from twisted.logger import globalLogBeginner
@@ -51,7 +51,7 @@ class Late(Service):
 
 globalLogBeginner.beginLoggingTo([log.observer()], redirectStandardIO=False)
 try:
-    settings, before = embedded.prepare(Settings(data=Path(sys.argv[1]), redis=sys.argv[2]))
+    settings, before = embedded.prepare(Config(data=Path(sys.argv[1]), redis=sys.argv[2]))
 except ConfigError as error:
     sys.exit(f"REFUSED {error}")
 main = RestMQ()
@@ -325,7 +325,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Any) -> None:
 
 
 def test_a_named_redis_is_left_as_it_is_and_no_directory_is_touched(tmp_path: Any) -> None:
-    settings = Settings(data=tmp_path / "data", redis="127.0.0.1:1", redis_password="x")
+    settings = Config(data=tmp_path / "data", redis="127.0.0.1:1", redis_password="x")
     assert embedded.prepare(settings) == (settings, [])
     assert not (tmp_path / "data").exists()
 
@@ -333,7 +333,7 @@ def test_a_named_redis_is_left_as_it_is_and_no_directory_is_touched(tmp_path: An
 @pytest.mark.parametrize("answer", [b"+PONG\r\n", b"-NOAUTH Authentication required.\r\n", b"-LOADING x\r\n"])
 def test_auto_takes_the_redis_that_answers_and_waits_for_it_from_then_on(tmp_path: Any, answer: Any) -> None:
     fake = FakeRedis(answer)
-    settings = Settings(data=tmp_path / "data", redis="auto")
+    settings = Config(data=tmp_path / "data", redis="auto")
     found, before = embedded.prepare(settings, fake.address)
     assert found.redis == f"127.0.0.1:{fake.address[1]}" and len(before) == 1
     fake.close()
@@ -356,7 +356,7 @@ def test_auto_embeds_when_what_answers_is_no_redis_and_says_nothing_in_half_a_se
 def test_auto_embeds_when_nobody_answers_and_does_so_from_then_on(tmp_path: Any) -> None:
     fake = FakeRedis(b"+PONG\r\n")
     fake.close()
-    settings = Settings(data=tmp_path / "data", redis="auto", redis_password="x", redis_db=20)
+    settings = Config(data=tmp_path / "data", redis="auto", redis_password="x", redis_db=20)
     found, before = embedded.prepare(settings, fake.address)
     assert found.redis == f"unix:{tmp_path}/data/redis.sock" and found.redis_password == ""
     assert [type(service).__name__ for service in before] == ["Directory", "Embedded"]
@@ -371,7 +371,7 @@ def test_what_could_not_be_embedded_is_not_remembered(tmp_path: Any, monkeypatch
     monkeypatch.setattr(embedded, "NEEDED", {"Redis": (99,), "Valkey": (99,)})
     fake = FakeRedis(b"+PONG\r\n")
     fake.close()
-    settings = Settings(data=tmp_path / "data", redis="auto")
+    settings = Config(data=tmp_path / "data", redis="auto")
     with pytest.raises(ConfigError, match="there is no Redis to embed"):
         embedded.prepare(settings, fake.address)
     assert not (tmp_path / "data" / "choice").exists()
@@ -387,10 +387,10 @@ def test_what_the_embedded_redis_said_before_is_put_aside_when_it_is_much(start:
 
 
 def test_who_embedded_by_name_finds_the_same_redis_with_auto_later(tmp_path: Any) -> None:
-    _, before = embedded.prepare(Settings(data=tmp_path / "data", redis="embedded"))
+    _, before = embedded.prepare(Config(data=tmp_path / "data", redis="embedded"))
     before[0].stopService()
     fake = FakeRedis(b"+PONG\r\n")
-    again, _ = embedded.prepare(Settings(data=tmp_path / "data", redis="auto"), fake.address)
+    again, _ = embedded.prepare(Config(data=tmp_path / "data", redis="auto"), fake.address)
     assert again.redis.startswith("unix:")
     fake.close()
 

@@ -146,10 +146,10 @@ def test_a_full_stream_is_told_and_when_it_drains_too() -> None:
     wire.stuck = True
     give(comet)
     assert comet.full
-    assert comet.app.delivery.told == ["full"]
+    assert comet.services.delivery.told == ["full"]
     wire.drain()
     assert not comet.full
-    assert comet.app.delivery.told == ["full", "drained"]
+    assert comet.services.delivery.told == ["full", "drained"]
 
 
 def test_who_has_more_than_the_bound_waiting_falls_behind_and_is_given_no_more() -> None:
@@ -242,15 +242,15 @@ def test_a_heartbeat_comes_each_interval_and_only_when_nothing_waits(kind: type[
 def test_a_consumer_that_the_reloaded_rules_forbid_is_closed_at_the_next_heartbeat() -> None:
     clock = Clock()
     sse, wire = opened(Sse, clock)
-    sse.app.acl.generation += 1
+    sse.server.acl.generation += 1
     clock.advance(15)
     assert not wire.closed
-    sse.app.acl.generation += 1
-    sse.app.acl.refusal = Forbidden("127.0.0.1 is not let in")
+    sse.server.acl.generation += 1
+    sse.server.acl.refusal = Forbidden("127.0.0.1 is not let in")
     clock.advance(15)
     assert wire.closed
     assert b": 127.0.0.1 is not let in\n" in wire.data
-    assert sse.app.delivery.told == ["left"]
+    assert sse.services.delivery.told == ["left"]
 
 
 def test_the_end_of_an_instance_tells_an_event_source_when_to_come_again() -> None:
@@ -278,7 +278,7 @@ def test_after_the_end_nothing_is_written_and_no_timer_is_left() -> None:
     comet.close("again")
     assert wire.data == b""
     assert clock.getDelayedCalls() == []
-    assert comet.app.delivery.told == ["left"]
+    assert comet.services.delivery.told == ["left"]
 
 
 def test_a_stream_whose_head_cannot_be_written_leaves_nothing_behind_and_the_error_goes_on() -> None:
@@ -286,12 +286,12 @@ def test_a_stream_whose_head_cannot_be_written_leaves_nothing_behind_and_the_err
     comet = Comet(asked, [b"q"], clock)
 
     def head() -> Any:
-        assert asked.app.delivery.told == ["joined"]
+        assert asked.services.delivery.told == ["joined"]
         raise OSError("it has no such option")
 
     with pytest.raises(OSError, match="it has no such option"):
         asyncio.run(comet.begin(asked, head))
-    assert asked.app.delivery.told == ["joined", "left"]
+    assert asked.services.delivery.told == ["joined", "left"]
     assert comet.ended
     assert clock.getDelayedCalls() == []
 
@@ -302,7 +302,7 @@ def test_a_stream_whose_first_words_cannot_be_written_leaves_nothing_behind_eith
     sse = Sse(asked, [b"q"], clock)
     with pytest.raises(AssertionError):
         asyncio.run(sse.begin(asked, lambda: wire))  # type: ignore[arg-type, return-value]
-    assert asked.app.delivery.told == ["joined", "left"]
+    assert asked.services.delivery.told == ["joined", "left"]
     assert clock.getDelayedCalls() == []
 
 

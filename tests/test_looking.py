@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import BATCH, FORM, PATIENCE, TEXT, Listener, batch_add, stats, texts, until
 
-from restmq.api.stats import STATES, Rates
+from restmq.api.rates import Rates
+from restmq.api.stats import STATES
 from restmq.store.library import Library
 
 COLUMNS = (

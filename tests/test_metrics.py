@@ -13,7 +13,8 @@ from conftest import ROOT, RedisServer
 from prometheus_client.parser import text_string_to_metric_families
 from wire import HANDSHAKE, PATIENCE, Listener, until
 
-from restmq.api.metrics import COUNTERS, GAUGES, Requests, route_name
+from restmq.api.metrics import COUNTERS, GAUGES
+from restmq.http.counts import Counts, route_name
 from restmq.web import ROUTES
 
 NAME = re.compile(r"(restmq|process)_[a-z0-9_]+\Z")
@@ -100,7 +101,7 @@ def test_requests_are_counted_by_route_method_and_status(instance: Any, queue: s
 
 def test_nothing_that_a_client_sends_makes_the_counts_grow() -> None:
     logged: list[Any] = []
-    requests = Requests(ROUTES, lambda *words: logged.append(words))
+    requests = Counts(ROUTES, lambda *words: logged.append(words))
     for number in range(5000):
         for path in (b"/q/%d", b"/%d/x", b"/q/a/%d", b"/q/a/b/%d", b"/static/%d", b"/c/%d"):
             for method in ("GET", f"M{number}"):

@@ -16,8 +16,8 @@ from cyclone import web as cyclone
 from test_http import CLOSED, OPEN, asking, statuses, talk
 from wire import until
 
-from restmq.api.metrics import Requests, route_name
 from restmq.api.queue import Queue
+from restmq.http.counts import Counts, route_name
 from restmq.http.handler import Handler
 
 pytestmark = pytest.mark.wire
@@ -311,7 +311,7 @@ def test_a_route_may_be_written_in_every_way_that_cyclone_has() -> None:
         (r"/by-name", "cyclone.web.RequestHandler"),
         cyclone.url(r"/named$", cyclone.RequestHandler, name="named"),
     ]
-    requests = Requests(routes)
+    requests = Counts(routes)
     for path in (b"/q/a", b"/given/a", b"/files/a/b", b"/by-name", b"/named", b"/none"):
         requests(SimpleNamespace(raw_path=path, method="GET"), 200, 0)
     names = {route for route, *_ in requests.counts()}

@@ -226,10 +226,10 @@ def test_a_start_tells_in_one_line_what_lies_there(tmp_path: Path, option: str) 
 
 
 def test_what_is_no_file_is_no_static_page(tmp_path: Path) -> None:
-    from restmq.api.pages import Pages
+    from restmq.api.frontend import Frontend
     from restmq.model.errors import NotFound
 
-    pages = Pages(ROOT / "frontend", static=tmp_path)
+    pages = Frontend(ROOT / "frontend", static=tmp_path)
     for kind in KINDS:
         put(kind, tmp_path / f"{kind}.css")
         if kind != "link":

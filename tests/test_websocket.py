@@ -164,7 +164,7 @@ def test_what_breaks_the_protocol_or_ends_it_is_answered_with_the_right_code(fra
     consumer, wire = opened(Clock())
     consumer.heard(frames)
     assert code(wire) == expected
-    assert consumer.app.delivery.told == ["left"]
+    assert consumer.services.delivery.told == ["left"]
     assert wire.closed or expected == 1003  # 1003 waits for the client's Close
 
 
@@ -327,7 +327,7 @@ def test_who_answers_no_ping_for_the_stall_time_is_gone() -> None:
     assert wire.parts == [b"\x89\x00"] * 4
     clock.advance(15)
     assert code(wire) == 1001
-    assert consumer.app.delivery.told == ["left"]
+    assert consumer.services.delivery.told == ["left"]
     wire.stuck, wire.unsent = True, 4
     clock.advance(2)
     assert wire.was_cut
@@ -362,8 +362,8 @@ def test_the_end_of_an_instance_is_1001_and_waits_for_the_clients_answer() -> No
 def test_reloaded_rules_that_forbid_it_close_it_as_a_violation_of_policy() -> None:
     clock = Clock()
     consumer, wire = opened(clock)
-    consumer.app.acl.generation += 1
-    consumer.app.acl.refusal = Forbidden("127.0.0.1 is not let in")
+    consumer.server.acl.generation += 1
+    consumer.server.acl.refusal = Forbidden("127.0.0.1 is not let in")
     clock.advance(15)
     assert code(wire) == 1008
 

@@ -149,9 +149,10 @@ def handler(heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 100
         per_client=0,
         max_form=3 * max_value + (64 << 10),
     )
-    app = SimpleNamespace(config=settings, acl=Door(), delivery=Desk(), bodies=Room(1 << 20))
+    server = SimpleNamespace(config=settings, acl=Door(), bodies=Room(1 << 20))
+    services = SimpleNamespace(config=settings, delivery=Desk())
     request = SimpleNamespace(remote_ip="127.0.0.1", method="GET", fields=NOTHING)
-    return SimpleNamespace(app=app, request=request, gone=False, on_gone=None)
+    return SimpleNamespace(server=server, services=services, request=request, gone=False, on_gone=None)
 
 
 def batch(*values: str, queue: str = "q", first: int = 1, number: int = 1, epoch: bytes = b"e") -> Batch:

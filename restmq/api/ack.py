@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from restmq.api.element import given_back
-from restmq.http.handler import Answer, Handler, name
+from restmq.api.services import BrokerHandler
+from restmq.http.handler import Answer, name
 from restmq.http.request import Most
 from restmq.model import document, options
 from restmq.model.element import parse_lease
@@ -24,7 +25,7 @@ EXAMPLE = '{"ack": ["1.1@EPOCH"], "nack": [{"lease": "2.1@EPOCH", "delay": 30, "
 LARGEST = 4 << 20  # bytes of a body: twice MOST leases with the reasons, each escaped
 
 
-class Ack(Handler):
+class Ack(BrokerHandler):
     """/q/NAME/ack: many leases at once."""
 
     body = "own"
@@ -45,7 +46,7 @@ class Ack(Handler):
         given = [*leases, *(nack.lease for nack in nacks.values())]
         if len(set(given)) < len(told.get("ack", ())) + len(told.get("nack", ())):
             raise BadRequest("a lease stands there twice; each can be acknowledged or given back once")
-        core = self.app.core
+        core = self.services.core
         if any(nack.until_ms for nack in nacks.values()):  # which may be refused; then nothing may be done
             back = await core.nack(queue, list(nacks.values()))
             held = [*await core.ack(queue, leases), *back]
@@ -61,8 +62,6 @@ class Ack(Handler):
                 "lost": [word for word, one in zip([*acks, *nacks], held) if not one],
             }
         )
-
-    verbs: ClassVar[dict[str, Any]] = {"POST": post}
 
 
 def _document(text: bytes) -> document.Document:

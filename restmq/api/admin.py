@@ -7,10 +7,11 @@ setting may be stands in model/settings.py, looking at a queue's contents in api
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from restmq.api.services import BrokerHandler
 from restmq.api.stats import LOOK, named, together
-from restmq.http.handler import Answer, Handler, is_object, name
+from restmq.http.handler import Answer, is_object, name
 from restmq.model import options
 from restmq.model import settings as rules
 from restmq.model.errors import BadOption
@@ -21,7 +22,7 @@ DONE = {True: "started", False: "stopped"}
 SCOPES = ("live", "pull", "add")
 
 
-class Policy(Handler):
+class Policy(BrokerHandler):
     """/p/NAME."""
 
     old = True
@@ -31,7 +32,7 @@ class Policy(Handler):
         """The policy of a queue."""
         queue = name(raw)
         self.options({})
-        return self.json({"queue": queue.decode("utf-8"), "value": await self.app.core.policy(queue)})
+        return self.json({"queue": queue.decode("utf-8"), "value": await self.services.core.policy(queue)})
 
     async def post(self, raw: bytes) -> bytes:
         """Set it."""
@@ -40,11 +41,9 @@ class Policy(Handler):
         policy = self.field(b"policy")
         if policy not in (b"broadcast", b"roundrobin"):
             raise BadOption("policy is broadcast or roundrobin; send it as a form field: -d policy=roundrobin")
-        await self.app.core.set_policy(queue, policy.decode())
+        await self.services.core.set_policy(queue, policy.decode())
         self.did("set the policy of {queue} to {policy}", queue=queue.decode("utf-8"), policy=policy.decode())
         return b"OK\r\n"
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
 
 
 def _what(text: str) -> tuple[str, ...]:
@@ -73,7 +72,7 @@ def _flow(queue: bytes, status: int, stops: Mapping[str, float | None]) -> dict[
     return shown
 
 
-class Control(Handler):
+class Control(BrokerHandler):
     """/control/NAME."""
 
     old = True
@@ -83,7 +82,7 @@ class Control(Handler):
         """Whether elements flow."""
         queue = name(raw)
         self.options({})
-        core = self.app.core
+        core = self.services.core
         status, stops = await together([core.status(queue), core.stops(queue)])
         return self.json(
             {"queue": queue.decode("utf-8"), "status": _flow(queue, status, stops), "redis": core.redis_name}
@@ -91,7 +90,7 @@ class Control(Handler):
 
     async def post(self, raw: bytes) -> Answer:
         """Stop or start flows."""
-        queue, core = name(raw), self.app.core
+        queue, core = name(raw), self.services.core
         asked = self.options({"what": _what, "for": _lasting}, ("status",))
         status = self.field(b"status")
         if status not in (b"start", b"stop"):
@@ -116,26 +115,22 @@ class Control(Handler):
             shown = {**shown, "status": live, "stops": stops}
         return self.json({"stat": shown})
 
-    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
 
-
-class Controls(Handler):
+class Controls(BrokerHandler):
     """/control/."""
 
     sections: ClassVar = {"GET": LOOK}
 
     async def get(self) -> Answer:
         """The flow of all queues."""
-        names, core = await named(self), self.app.core
+        names, core = await named(self), self.services.core
         statuses = await together([core.status(queue) for queue in names])
         stops = await together([core.stops(queue) for queue in names])
         queues = {queue.decode("utf-8"): _flow(queue, *told) for queue, *told in zip(names, statuses, stops)}
         return self.json({"count": len(queues), "queues": queues, "redis": core.redis_name})
 
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
 
-
-class Settings(Handler):
+class Settings(BrokerHandler):
     """/settings/NAME."""
 
     body = "own"
@@ -154,7 +149,7 @@ class Settings(Handler):
         if not changed:
             raise BadOption(f"there is nothing to set; known are {', '.join(rules.NAMES)}")
         self.jsonp(b"")
-        await self.app.core.set(queue, changed)
+        await self.services.core.set(queue, changed)
         told = ", ".join(
             f"{word} to {rules.written(word, text) if text else 'its default'}" for word, text in changed.items()
         )
@@ -174,10 +169,8 @@ class Settings(Handler):
         return [*((word, told.pop(word, text)) for word, text in given), *told.items()]
 
     async def _shown(self, queue: bytes) -> Answer:
-        core = self.app.core
+        core = self.services.core
         told, policy = await together([core.settings(queue), core.policy(queue)])
-        settings = rules.shown(told, {**self.app.config.rules, "policy": policy})
+        settings = rules.shown(told, {**self.services.config.rules, "policy": policy})
         own = [word for word in settings if word in told]
         return self.json({"queue": queue.decode("utf-8"), "settings": settings, "own": own})
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}

@@ -12,19 +12,18 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+from restmq.api import pull
 from restmq.api.ack import switch
+from restmq.api.client import Client
 from restmq.api.element import lease_of, touched
 from restmq.api.element import touch as touch_lease
-from restmq.api.pull import bound
+from restmq.api.services import Services
 from restmq.api.values import checked
-from restmq.delivery.waiting import Wait
-from restmq.http.handler import Handler
 from restmq.model import document, options, wide
 from restmq.model.document import Document as Command
 from restmq.model.element import PIECE, Element, Lease, parse_key, queue_name
 from restmq.model.errors import BadRequest, Conflict, Error, LeaseLost, NotFound
 from restmq.model.suggest import hint
-from restmq.store.core import Nack
 
 Said = dict[str, Any]
 #: What is wrong with a command, or with what it names: no more than {"error"}.
@@ -33,47 +32,6 @@ WRONG = (BadRequest, LeaseLost, Conflict, NotFound)
 
 class Wrong(Exception):
     """The command is not one: the client is told, and nothing happens."""
-
-
-class Client:
-    """Who sent the command, as far as a command cares. A WebSocket has its own; this is one that sent a request."""
-
-    #: Whether its elements are leased to it, so that `del` must say which lease it means.
-    must_match = False
-
-    def __init__(self, handler: Handler | None = None) -> None:
-        self._handler = handler
-
-    @property
-    def gone(self) -> bool:
-        """Whether it has left: what a command has in hand for it then goes back."""
-        return self._handler is not None and self._handler.gone
-
-    def usable(self) -> None:
-        """It is about to be handed something: can it use that? Raises errors; over a WebSocket it can."""
-        if self._handler is not None:
-            self._handler.hands_out((b"application/json", b"text/html"))
-
-    def unkeyed(self, word: str) -> None:
-        """The command comes without the header Idempotency-Key, which it does not look at. Raises BadRequest."""
-        if self._handler is None or b"idempotency-key" not in self._handler.request.fields.values:
-            return
-        if word == "take":
-            self._handler.hands_out_anew()
-        if word == "add":
-            raise BadRequest(
-                "the header Idempotency-Key does not hold for a command: leave it out, and put the key into the "
-                'command as "idempotency_key"'
-            )
-
-    def waits(self, wait: Wait) -> None:
-        """A take waits from now on; wait.leave() is to be called when the client leaves."""
-        if self._handler is not None:
-            bound(self._handler, wait)
-
-    def owns(self, queue: str, lease: str) -> bool:
-        """Whether this lease came over this very connection: who has it may end it, whatever rest:consumer says."""
-        return False
 
 
 WANTED = 'a command is a JSON object: {"cmd": "add", "queue": "test", "value": "oi"}'
@@ -131,53 +89,44 @@ def _time(command: Command, word: str, parse: Callable[[str], int]) -> int:
     return options.told(word, command[word], parse)
 
 
-async def add(app: Any, command: Command, client: Client) -> Said:
+async def add(services: Services, command: Command, client: Client) -> Said:
     """Store a value."""
     queue, value = _queue(command), _opaque(command)
     ttl_ms, delay_ms = _time(command, "ttl", options.ttl), _time(command, "delay", options.delay)
     until_ms = _time(command, "at", options.at)
     options.one_of(command)
-    stored, key = checked(value, app.config.max_value), b""
+    stored, key = checked(value, services.config.max_value), b""
     if "idempotency_key" in command:
         key = options.idempotency_key("idempotency_key", _string(command, "idempotency_key").decode("utf-8"))
     name = queue.decode("utf-8")
     if not (ttl_ms or delay_ms or until_ms or key):
-        return {"queue": name, "value": _shown(value), "key": f"{name}:{await app.core.add(queue, stored)}"}
-    window = round(app.config.idempotency * 1000)
-    added = await app.core.add_all(queue, [stored], ttl_ms, delay_ms, key, window, until_ms=until_ms)
+        return {"queue": name, "value": _shown(value), "key": f"{name}:{await services.core.add(queue, stored)}"}
+    window = round(services.config.idempotency * 1000)
+    added = await services.core.add_all(queue, [stored], ttl_ms, delay_ms, key, window, until_ms=until_ms)
     said = {"queue": name, "value": _shown(value), "key": f"{name}:{added.first}"}
     return {**said, "replayed": True} if added.replayed else said
 
 
-async def get(app: Any, command: Command, client: Client) -> Said:
+async def get(services: Services, command: Command, client: Client) -> Said:
     """Show the next element, and count that it was shown."""
-    found = await app.core.get(_queue(command))
+    found = await services.core.get(_queue(command))
     if isinstance(found, Element):
         return _element(found, counted=True)
     return {"error": "empty queue" if found else "Null resultset"}
 
 
-async def take(app: Any, command: Command, client: Client) -> Said:
+async def take(services: Services, command: Command, client: Client) -> Said:
     """Remove or lease the next element."""
     queue = _queue(command)
     client.usable()
-    wait_ms = _time(command, "wait", options.wait)
+    asked = {"wait": _time(command, "wait", options.wait)}
     leased = "lease" in command
-    ms = _time(command, "lease", options.lease)
-    found: list[Element | None]
-    if wait_ms:
-        wait = app.waiting.enter(queue, 1, wait_ms / 1000, ms)
-        client.waits(wait)
-        found = await wait.elements
-    elif leased:
-        found = await app.core.lease(queue, 1, ms)
-        if client.gone:
-            await app.core.nack(queue, [Nack(element.lease, 0) for element in found if element])
-    else:
-        found = [await app.core.take(queue)]
-    element = found[0] if found else None
-    if element is None:
+    if leased:
+        asked["lease"] = _time(command, "lease", options.lease)
+    found = await pull.elements(services, client, queue, asked)
+    if not found:
         return {"error": "empty queue"}
+    element = found[0]
     said = _element(element, counted=False)
     if leased:
         said.update(deliveries=element.deliveries, lease=bytes(element.lease).decode("ascii"))
@@ -191,16 +140,16 @@ def _named(command: Command) -> tuple[bytes, int, Lease | None]:
     return queue, number, lease_of(_string(command, "match"), number) if "match" in command else None
 
 
-async def delete(app: Any, command: Command, client: Client) -> Said:
+async def delete(services: Services, command: Command, client: Client) -> Said:
     """Delete one element by its key; with a lease, acknowledge it."""
     queue, number, lease = _named(command)
     if lease is None and client.must_match:
         raise Wrong("the field 'match' is missing: the elements of this connection are leased, say which lease")
-    gone = await app.core.delete(queue, number, lease)
+    gone = await services.core.delete(queue, number, lease)
     return {"queue": queue.decode("utf-8"), "deleted": gone, "key": command["key"]}
 
 
-async def touch(app: Any, command: Command, client: Client) -> Said:
+async def touch(services: Services, command: Command, client: Client) -> Said:
     """Prolong a lease, or give it back."""
     queue, number, lease = _named(command)
     asked: dict[str, Any] = {}
@@ -214,7 +163,7 @@ async def touch(app: Any, command: Command, client: Client) -> Said:
             asked[word] = _time(command, word, parse)
     if "error" in command:
         asked["error"] = _string(command, "error").decode("utf-8")
-    return touched(queue, number, await touch_lease(app.core, queue, number, lease, asked))
+    return touched(queue, number, await touch_lease(services.core, queue, number, lease, asked))
 
 
 Verb = Callable[[Any, Command, Client], Any]
@@ -244,7 +193,9 @@ def _own(command: Command, client: Client) -> bool:
     return isinstance(queue, str) and isinstance(lease, str) and client.owns(queue, lease)
 
 
-async def _run(app: Any, command: Command, allow: Callable[[str], object], ordered: bool, client: Client) -> Said:
+async def _run(
+    services: Services, command: Command, allow: Callable[[str], object], ordered: bool, client: Client
+) -> Said:
     word = _field(command, "cmd")
     if not isinstance(word, str) or word not in COMMANDS:
         raise Wrong(f"unknown command {str(word)[:40]!a}; {hint(str(word), COMMANDS)}")
@@ -258,12 +209,12 @@ async def _run(app: Any, command: Command, allow: Callable[[str], object], order
     if ordered and command.get("wait", 0) != 0 and "id" not in command:
         raise Wrong("a take that waits needs an 'id': it is answered when it is served, others go on meanwhile")
     client.unkeyed(word)
-    said: Said = await do(app, command, client)
+    said: Said = await do(services, command, client)
     return said
 
 
 async def run(
-    app: Any, text: bytes, allow: Callable[[str], object], whole: bool = False, client: Client | None = None
+    services: Services, text: bytes, allow: Callable[[str], object], whole: bool = False, client: Client | None = None
 ) -> bytes:
     """Run one command; answers JSON, with the command's `id` as its last field.
 
@@ -284,7 +235,7 @@ async def run(
             return json.dumps({"error": unclear.text}).encode("ascii")
         try:
             echo = _id(command)
-            said = await _run(app, command, allow, whole, client or Client())
+            said = await _run(services, command, allow, whole, client or Client())
         except Wrong as wrong:
             said = {"error": str(wrong)}
         except WRONG as wrong:

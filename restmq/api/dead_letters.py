@@ -7,10 +7,11 @@ only its verbs. How an element dies is lua/lib/lease.lua.
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from restmq.api.services import BrokerHandler
 from restmq.api.stats import LOOK, PEEKED, look, most
-from restmq.http.handler import Answer, Handler, name
+from restmq.http.handler import Answer, name
 from restmq.http.request import Most
 from restmq.model.element import parse_key
 from restmq.model.errors import BadOption
@@ -27,7 +28,7 @@ def _kick(text: str) -> int:
     return int(text)
 
 
-class Dead(Handler):
+class Dead(BrokerHandler):
     """/dead/NAME."""
 
     sections: ClassVar = {"GET": LOOK, "POST": "admin", "DELETE": "admin"}
@@ -54,7 +55,7 @@ class Dead(Handler):
         if len(asked) != 1:
             raise BadOption("say either kick=N, how many of the oldest, or keys=KEY,KEY,…, which")
         self.jsonp(b"")
-        kicked = await self.app.core.kick(queue, asked.get("kick", 0), asked.get("keys", ()))
+        kicked = await self.services.core.kick(queue, asked.get("kick", 0), asked.get("keys", ()))
         word = queue.decode("utf-8")
         self.did("sent {count} dead elements of {queue} back", count=len(kicked), queue=word)
         return self.json({"queue": word, "kicked": [f"{word}:{number}" for number in kicked]})
@@ -64,8 +65,6 @@ class Dead(Handler):
         queue = name(raw)
         self.options({})
         self.jsonp(b"")
-        deleted = await self.app.core.bury(queue)
+        deleted = await self.services.core.bury(queue)
         self.did("deleted {count} dead elements of {queue}", count=deleted, queue=queue.decode("utf-8"))
         return self.json({"queue": queue.decode("utf-8"), "deleted": deleted})
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post, "DELETE": delete}

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from restmq.api.pull import etag
-from restmq.http.handler import JSON, Answer, Handler, name
+from restmq.api.services import BrokerHandler
+from restmq.http.handler import JSON, Answer, name
 from restmq.model import options
 from restmq.model.element import Lease, number, parse_lease
 from restmq.model.errors import BadKey, BadOption, LeaseLost, NotFound
@@ -28,7 +29,7 @@ REASON = 256  # characters of a reason; lua/lib/lease.lua keeps 200 bytes of it
 _GONE = "there is no such element: it was taken, acknowledged or deleted, its ttl is over, or it never was"
 
 
-def matched(handler: Handler, wanted: int) -> Lease | None:
+def matched(handler: BrokerHandler, wanted: int) -> Lease | None:
     """The lease that If-Match names, None when there is none. Raises BadKey, LeaseLost."""
     given: bytes | None = handler.request.fields.values.get(b"if-match")
     if given is None:
@@ -87,7 +88,7 @@ def touched(queue: bytes, wanted: int, lease: Lease | None) -> dict[str, object]
     return {**said, "deliveries": lease.deliveries, "lease": bytes(lease).decode("ascii")}
 
 
-class One(Handler):
+class One(BrokerHandler):
     """/q/NAME/N."""
 
     gives: ClassVar = {"POST": (JSON,)}
@@ -100,7 +101,7 @@ class One(Handler):
         queue, wanted = name(raw), number(digits)
         self.options({})
         self.jsonp(b"")
-        found = await self.app.core.look(queue, wanted)
+        found = await self.services.core.look(queue, wanted)
         if found is None:
             raise NotFound(_GONE)
         return self.json({"queue": queue.decode("utf-8"), **shown(found)})
@@ -110,7 +111,7 @@ class One(Handler):
         queue, wanted = name(raw), number(digits)
         asked = self.options(TOUCH)
         self.jsonp(b"")
-        lease = await touch(self.app.core, queue, wanted, matched(self, wanted), asked)
+        lease = await touch(self.services.core, queue, wanted, matched(self, wanted), asked)
         answer = self.json(touched(queue, wanted, lease))
         return answer if lease is None else answer._replace(headers=etag(lease))
 
@@ -119,8 +120,6 @@ class One(Handler):
         queue, wanted = name(raw), number(digits)
         self.options({})
         self.jsonp(b"")
-        gone = await self.app.core.delete(queue, wanted, matched(self, wanted))
+        gone = await self.services.core.delete(queue, wanted, matched(self, wanted))
         text = queue.decode("utf-8")
         return self.json({"queue": text, "deleted": gone, "key": f"{text}:{wanted}"})
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post, "DELETE": delete}

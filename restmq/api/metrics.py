@@ -7,10 +7,9 @@ promise. Without Redis it tells what it can: then somebody looks at it.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,12 +18,12 @@ from prometheus_client.process_collector import ProcessCollector
 from twisted.internet.task import deferLater
 
 import restmq
+from restmq.api.services import BrokerHandler
 from restmq.api.stats import LOOK, NAMED, most, together
-from restmq.http.application import specification
-from restmq.http.handler import METHODS, Answer, Handler
+from restmq.http.handler import Answer
+from restmq.live.consumer import Live
 from restmq.model.errors import Unavailable
 
-OTHER = "other"
 #: What /stats tells of a queue, and what it is called here; those that only grow are counters.
 GAUGES = {
     "len": "Elements that wait",
@@ -48,59 +47,6 @@ COUNTERS = {
 }
 
 
-def route_name(pattern: str) -> str:
-    """A route as docs/protocol.txt writes it: /q/NAME/take of /q/([^/]+)/take."""
-    path = pattern.replace("\\", "").replace("/([0-9]+)", "/N").replace("/?", "/")
-    path = path.replace("(.+)", "FILE").replace("(.*)", "FILE")
-    return path.replace("([^/]+)", "NAMES" if re.match(r"/(?:c|sse|ws)/", path) else "NAME")
-
-
-class Requests:
-    """Counts answers by route, method and status; it is the application's `access`, and passes on to the log's.
-
-    What is bounded is counted by itself, a path that no route fits and a method
-    that nobody knows as `other`: clients cannot make it grow.
-    """
-
-    def __init__(self, routes: Iterable[Any], log: Callable[[Any, int, int], object] | None = None) -> None:
-        """`routes` as the application has them."""
-        found = [(spec.regex.pattern.removesuffix("$"), spec.handler_class) for spec in map(specification, routes)]
-        self._routes = [(re.compile(pattern.encode()), route_name(pattern)) for pattern, _ in found]
-        self._log = log
-        self._hot: dict[bytes, str] = {}
-        for pattern, handler in found:
-            simple = re.fullmatch(r"(/\w+)/\(\[\^/\]\+\)", pattern)
-            if simple and getattr(handler, "hot", False):
-                self._hot[simple[1].encode()] = route_name(pattern)
-        self._fast: dict[tuple[bytes, str, int], int] = {}
-        self._slow: Counter[tuple[str, str, int]] = Counter()
-
-    def __call__(self, request: Any, status: int, size: int) -> None:
-        """A request was answered. The hot ones cost a look into a dict."""
-        prefix, _, last = request.raw_path.rpartition(b"/")
-        try:
-            self._fast[prefix if last else b"", request.method, status] += 1
-        except KeyError:
-            self._other(request, prefix if last else b"", status)
-        if self._log is not None:
-            self._log(request, status, size)
-
-    def _other(self, request: Any, prefix: bytes, status: int) -> None:
-        method = request.method if request.method in METHODS else OTHER
-        if prefix in self._hot and method != OTHER:
-            self._fast[prefix, method, status] = 1
-            return
-        fits = (name for pattern, name in self._routes if pattern.fullmatch(request.raw_path))
-        self._slow[next(fits, OTHER), method, status] += 1
-
-    def counts(self) -> Counter[tuple[str, str, int]]:
-        """How many, by (route, method, status)."""
-        counts = Counter(self._slow)
-        for (prefix, method, status), count in self._fast.items():
-            counts[self._hot[prefix], method, status] += count
-        return counts
-
-
 class _Families:
     """What generate_latest() asks for its metrics."""
 
@@ -115,7 +61,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"restmq_{name}", text, value=value)
 
 
-class Metrics(Handler):
+class Metrics(BrokerHandler):
     """/metrics."""
 
     sections: ClassVar = {"GET": LOOK}
@@ -127,7 +73,7 @@ class Metrics(Handler):
         families = [*self.process.collect(), *self._instance()]
         began = time.monotonic()
         try:
-            await self.app.core.redis.call(b"PING")
+            await self.services.core.redis.call(b"PING")
             spent = time.monotonic() - began
             families.append(_gauge("redis_ping_seconds", "How long Redis took to answer a PING", spent))
             families += await self._queues(asked)
@@ -138,38 +84,38 @@ class Metrics(Handler):
         parts = []
         for family in families:  # a turn each: those of 1000 queues take 60 ms together, in which nobody else is served
             parts.append(generate_latest(_Families([family])))
-            await deferLater(self.app.wheel.clock, 0)
+            await deferLater(self.server.wheel.clock, 0)
         return Answer(b"".join(parts), 200, CONTENT_TYPE_PLAIN_0_0_4.encode("ascii"))
 
     def _instance(self) -> Iterator[Metric]:
-        app = self.app
+        services, server = self.services, self.server
         info = GaugeMetricFamily("restmq_build_info", "Always 1; the labels tell", labels=("version", "redis"))
-        info.add_metric((restmq.__version__, app.core.redis_name), 1)
+        info.add_metric((restmq.__version__, services.core.redis_name), 1)
         yield info
         requests = CounterMetricFamily(
             "restmq_requests", "Requests answered by this instance", labels=("route", "method", "status")
         )
-        for (route, method, status), count in sorted(app.requests.counts().items()):
+        for (route, method, status), count in sorted(services.counts.counts().items()):
             requests.add_metric((route, method, str(status)), count)
         yield requests
         refused = CounterMetricFamily("restmq_refused", "Requests that access refused", labels=("reason",))
-        for reason, count in app.refusals.counts.items():
+        for reason, count in server.refusals.counts.items():
             refused.add_metric((reason,), count)
         yield refused
-        yield _gauge("connections", "Open connections to this instance", len(app.connections))
-        yield _gauge("waiting_gets", "GETs of this instance that wait for an element", len(app.waiting))
+        yield _gauge("connections", "Open connections to this instance", len(server.connections))
+        yield _gauge("waiting_gets", "GETs of this instance that wait for an element", len(services.waiting))
         live = GaugeMetricFamily("restmq_live_consumers", "Live consumers of this instance", labels=("transport",))
-        transports = Counter(consumer.section.partition(":")[0] for consumer in app.delivery.of)
+        transports = Counter(one.section.partition(":")[0] for one in services.delivery.of if isinstance(one, Live))
         for transport in ("comet", "sse", "websocket"):
             live.add_metric((transport,), transports[transport])
         yield live
-        queues = app.delivery.queues.values()
+        queues = services.delivery.queues.values()
         yield _gauge("live_queues", "Queues that live consumers of this instance hear", len(queues))
         behind = sum(queue.consumers.broadcast.behind for queue in queues)
         yield _gauge("live_behind", "Live consumers that read a queue's history, for each of their queues", behind)
         links = GaugeMetricFamily("restmq_redis_link_up", "1 while this link to Redis is usable", labels=("link",))
         waiting = 0
-        for name, redis in (("commands", app.core.redis), ("messages", app.delivery.messages)):
+        for name, redis in (("commands", services.core.redis), ("messages", services.delivery.messages)):
             links.add_metric((name,), int(redis.link is not None))
             waiting += len(redis.link.asked) if redis.link is not None else 0
         yield links
@@ -178,7 +124,7 @@ class Metrics(Handler):
 
     def _room(self) -> Iterator[Metric]:
         """What this instance holds of bodies and answers, and who came when there was no room."""
-        bodies, answers = self.app.bodies, self.app.answers
+        bodies, answers = self.server.bodies, self.server.answers
         for made, word, text, values in (
             (GaugeMetricFamily, "held_bytes", "Bytes of bodies and answers in memory", (bodies.held, answers.unread)),
             (GaugeMetricFamily, "held_most_bytes", "The most that they may have", (bodies.most, answers.most)),
@@ -193,7 +139,7 @@ class Metrics(Handler):
         yield CounterMetricFamily("restmq_crowded_cut", text, value=answers.cut)
 
     async def _queues(self, asked: dict[str, Any]) -> list[Metric]:
-        core, wanted = self.app.core, asked.get("max", NAMED)
+        core, wanted = self.services.core, asked.get("max", NAMED)
         after, match = (asked.get(word, "").encode("utf-8") for word in ("after", "match"))
         names = await core.queues(after, match, wanted + 1)
         told = await together([core.stats(queue) for queue in names[:wanted]])
@@ -206,5 +152,3 @@ class Metrics(Handler):
                     family.add_metric((stats["name"],), stats[word])
                 families.append(family)
         return families
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}

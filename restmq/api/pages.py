@@ -1,35 +1,25 @@
 """Pages for a person with a browser; none of them takes an element.
 
-Owns the templates of frontend/template, the static files, and what a person sees
-of queues; knows of the core only its verbs. Programs look through api/stats.py.
+Owns what a person sees of queues; knows of the core only its verbs. The templates are api/frontend.py's to fill in.
+Programs look through api/stats.py.
 """
 
 from __future__ import annotations
 
-import mimetypes
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader
-
 from restmq.api import commands
+from restmq.api.client import Client
+from restmq.api.frontend import Headers
+from restmq.api.services import BrokerHandler
 from restmq.api.stats import LOOK, NAMED
-from restmq.http.handler import JSON, Answer, Handler, is_object, name
-from restmq.http.request import Most, Request
-from restmq.model.errors import BadOption, BadRequest, Error, NotFound, TooLarge
+from restmq.http.handler import JSON, Answer, is_object, name
+from restmq.http.request import Most
+from restmq.model.errors import BadOption, BadRequest, Error, TooLarge
 from restmq.model.urlencoded import unquote
-from restmq.runtime import plainfile
 
-Headers = tuple[tuple[bytes, bytes], ...]
-HTML = b"text/html; charset=utf-8"
-LARGEST = 64 << 20  # bytes of a static file
 SHOWN = 64 << 10  # bytes of what was sent that a page shows again; what was handed out stands there whole
-POLICY = (
-    (b"Content-Security-Policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
-    # Not no-referrer: a browser then sends `Origin: null` with a page's own form, which is nobody's page.
-    (b"Referrer-Policy", b"same-origin"),
-)
 EXAMPLES = (
     ('{"cmd": "add", "queue": "test", "value": "oi"}', "stores an element"),
     ('{"cmd": "get", "queue": "test"}', "shows the next one, leaves it there, and counts how often it was shown"),
@@ -38,43 +28,7 @@ EXAMPLES = (
 )
 
 
-class Pages:
-    """Templates and static files, read from the frontend folder."""
-
-    def __init__(self, frontend: Path, static: Path | None = None, template: Path | None = None) -> None:
-        self.static = (static or frontend / "static").resolve()
-        self.description = (frontend / "openapi.json").read_bytes()
-        loader = FileSystemLoader(str(template or frontend / "template"))
-        self.templates = Environment(loader=loader, autoescape=True)
-
-    def page(
-        self, request: Request, template: str, status: int = 200, headers: Headers = (), **words: object
-    ) -> Answer:
-        """A template filled in. Its links lead on from `root`, the first page as seen from the one that was asked for.
-
-        So they hold where a proxy serves all this under a path of its own, which it does not tell.
-        """
-        root = "../" * (request.raw_path.count(b"/") - 1) or "./"
-        here = f"{request.protocol}://{request.host}/"  # static/here.js knows what a proxy makes of it
-        text = self.templates.get_template(template).render(root=root, here=here, **words)
-        return Answer(text.encode("utf-8"), status, HTML, (*headers, *POLICY))
-
-    def file(self, path: str) -> Answer:
-        """A static file, if it lies in the static folder. Raises NotFound."""
-        try:
-            wanted = (self.static / path).resolve()
-            data = plainfile.read(wanted, LARGEST) if self.static in wanted.parents else None
-        except (OSError, RuntimeError, ValueError):  # a folder, a name too long, a loop of links, a NUL
-            data = None
-        if data is None:
-            raise NotFound("there is no such file")
-        kind = mimetypes.guess_type(wanted.name)[0] or "application/octet-stream"
-        if kind.startswith("text/") or kind.endswith("javascript"):
-            kind += "; charset=utf-8"
-        return Answer(data, 200, kind.encode("ascii"), POLICY)
-
-
-class Listing(Handler):
+class Listing(BrokerHandler):
     """/q/ for a person."""
 
     sections: ClassVar = {"GET": LOOK}
@@ -82,17 +36,15 @@ class Listing(Handler):
     async def get(self) -> Answer:
         """The queues, each with a link that consumes nothing."""
         after = next((value for word, value in self.request.query if word == b"after"), b"")
-        found = await self.app.core.queues(after, b"", NAMED)
+        found = await self.services.core.queues(after, b"", NAMED)
         names = [queue.decode("utf-8") for queue in found]
         queues = [(word, quote(word, safe="")) for word in names]
         following = queues[-1][1] if len(queues) == NAMED else ""
-        page: Answer = self.app.pages.page(self.request, "queues.html", queues=queues, following=following)
+        page: Answer = self.services.frontend.page(self.request, "queues.html", queues=queues, following=following)
         return page
 
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
 
-
-class Jobs(Handler):
+class Jobs(BrokerHandler):
     """/j/NAME for a person."""
 
     sections: ClassVar = {"GET": LOOK}
@@ -100,17 +52,14 @@ class Jobs(Handler):
     async def get(self, raw: bytes) -> Answer:
         """The newest ten elements, untouched."""
         queue = name(raw)
-        stats = await self.app.core.stats(queue)
-        newest = [(e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.app.core.newest(queue)]
+        stats = await self.services.core.stats(queue)
+        newest = [(e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.services.core.newest(queue)]
         word = queue.decode("utf-8")
-        told = {"queue": word, "path": quote(word, safe=""), "stats": stats, "newest": newest}
-        page: Answer = self.app.pages.page(self.request, "jobs.html", **told)
-        return page
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+        path = quote(word, safe="")
+        return self.services.frontend.page(self.request, "jobs.html", queue=word, path=path, stats=stats, newest=newest)
 
 
-class Form(Handler):
+class Form(BrokerHandler):
     """/queue: the form, and the JSON protocol."""
 
     old = True
@@ -122,7 +71,7 @@ class Form(Handler):
         return self._page(EXAMPLES[0][0].encode("ascii"), b"")
 
     def most(self) -> Most:
-        return Most(self.app.config.max_form, "a command", "three times max_value and 64 KiB")
+        return Most(self.services.config.max_form, "a command", "three times max_value and 64 KiB")
 
     async def post(self) -> Answer:
         """Run one command; with the form field page=1, as our own page sends it, the answer stands on that page."""
@@ -140,7 +89,7 @@ class Form(Handler):
             del command
             return self._page(shown, _begins(answer) if self.adds else answer)
         except Error as error:
-            self.app.refusals.note(self.request, error)
+            self.server.refusals.note(self.request, error)
             return self._page(shown, error.render(), error.status, error.headers)
 
     def _allow(self, section: str) -> None:
@@ -148,7 +97,7 @@ class Form(Handler):
         self.allow(section)
 
     async def _run(self, command: bytes) -> bytes:
-        return await commands.run(self.app, command, self._allow, client=commands.Client(self))
+        return await commands.run(self.services, command, self._allow, client=Client(self))
 
     def _command(self) -> bytes:
         """The body if it begins with { or is no form, else the field `body` or `msg`.
@@ -157,8 +106,8 @@ class Form(Handler):
         """
         self.options({})
         text = self.request.body
-        if len(text) > self.app.config.max_form:
-            raise TooLarge(f"a command has {self.app.config.max_form} bytes at the most")
+        if len(text) > self.services.config.max_form:
+            raise TooLarge(f"a command has {self.services.config.max_form} bytes at the most")
         if not is_object(text[:4]) and (self.request.fields.form or not text):
             found = self.field(b"body", b"msg")
             for word in (b"lease", b"wait", b"delay", b"at"):  # no old client knows these
@@ -174,7 +123,7 @@ class Form(Handler):
 
     def _page(self, command: bytes, answer: bytes, status: int = 200, headers: Headers = ()) -> Answer:
         """The page with what was sent and what came of it."""
-        page: Answer = self.app.pages.page(
+        page: Answer = self.services.frontend.page(
             self.request,
             "queue.html",
             status,
@@ -186,44 +135,36 @@ class Form(Handler):
         )
         return page
 
-    verbs: ClassVar[dict[str, Any]] = {"GET": get, "POST": post}
-
 
 def _begins(text: bytes) -> bytes:
     """What a page shows of what was sent: nobody reads more, and each quote in it is five bytes on a page."""
     return text if len(text) <= SHOWN else text[:SHOWN] + "…".encode()
 
 
-class Static(Handler):
+class Static(BrokerHandler):
     """/static/FILE."""
 
     cache = b"no-cache"
 
     def get(self, raw: bytes) -> Answer:
         """A file of the pages."""
-        file: Answer = self.app.pages.file(unquote(raw).decode("utf-8", "replace"))
+        file: Answer = self.services.frontend.file(unquote(raw).decode("utf-8", "replace"))
         return file
 
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
 
-
-class Description(Handler):
+class Description(BrokerHandler):
     """/openapi.json: docs/protocol.txt for programs (OpenAPI 3.1)."""
 
     cache = b"no-cache"
 
     def get(self) -> Answer:
         """The description."""
-        return Answer(self.app.pages.description, 200, JSON)
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+        return Answer(self.services.frontend.description, 200, JSON)
 
 
-class Robots(Handler):
+class Robots(BrokerHandler):
     """/robots.txt: a crawler that follows links to queues would eat them."""
 
     def get(self) -> Answer:
         """Nothing is for robots."""
         return Answer(b"User-agent: *\nDisallow: /\n")
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}

@@ -7,11 +7,12 @@ docs/protocol.txt is the reference. Read api/pull.py next.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from restmq.api.pull import HAND_OUT, hand_out, plain, shown, take
+from restmq.api.services import BrokerHandler
 from restmq.api.values import is_batch, lines, value_of
-from restmq.http.handler import JSON, Answer, Handler, name
+from restmq.http.handler import JSON, Answer, name
 from restmq.http.request import LITTLE, Most, Request
 from restmq.model import options
 from restmq.model.element import queue_name
@@ -23,9 +24,9 @@ REPLAYED = ((b"Idempotency-Replayed", b"true"),)
 NO_GET = "GET changes nothing here (get_consumes = no); POST /q/NAME/take takes"
 
 
-def producing(handler: Handler) -> Most:
+def producing(handler: BrokerHandler) -> Most:
     """The most that the body of a POST may have that stores: a form, a batch or a value."""
-    config, request = handler.app.config, handler.request
+    config, request = handler.services.config, handler.request
     if request.fields.form:
         return Most(config.max_form, "the form", "three times max_value and 64 KiB")
     if is_batch(request):
@@ -45,24 +46,24 @@ def idempotency_key(request: Request) -> tuple[bytes, bytes]:
     return options.idempotency_key(word, options.unquoted(word, given.decode("latin-1"))), given
 
 
-async def store(handler: Handler, queue: bytes, asked: Mapping[str, int]) -> bytes | Answer:
+async def store(handler: BrokerHandler, queue: bytes, asked: Mapping[str, int]) -> bytes | Answer:
     """Store what a POST with options brings, a value or a batch of them; the answer is one key a line."""
-    app, request = handler.app, handler.request
+    services, request = handler.services, handler.request
     options.one_of(asked)
     key, header = idempotency_key(request)
     batch = is_batch(request)
-    values = lines(request.body, app.config.max_value) if batch else [value_of(handler)]
+    values = lines(request.body, services.config.max_value) if batch else [value_of(handler)]
     request.body = b""  # what it had to say is taken out of it
     if not (batch or key or any(asked.values())):
-        return b"%b:%d\r\n" % (queue, await app.core.add(queue, values[0]))
-    window = round(app.config.idempotency * 1000)
+        return b"%b:%d\r\n" % (queue, await services.core.add(queue, values[0]))
+    window = round(services.config.idempotency * 1000)
     ttl, delay, until = (asked.get(word, 0) for word in ("ttl", "delay", "at"))
-    added = await app.core.add_all(queue, values, ttl, delay, key, window, header, until)
+    added = await services.core.add_all(queue, values, ttl, delay, key, window, header, until)
     keys = b"".join([b"%b:%d\r\n" % (queue, number) for number in range(added.first, added.first + added.many)])
     return Answer(keys, headers=REPLAYED) if added.replayed else keys
 
 
-class Queue(Handler):
+class Queue(BrokerHandler):
     """/q/NAME."""
 
     hot = old = True
@@ -80,7 +81,7 @@ class Queue(Handler):
 
     def methods(self) -> tuple[str, ...]:
         """GET is none of them where it may not take."""
-        return tuple(one for one in super().methods() if one != "GET" or self.app.config.get_consumes)
+        return tuple(one for one in super().methods() if one != "GET" or self.services.config.get_consumes)
 
     async def post(self, raw: bytes) -> bytes | Answer:
         """Store an element, or a batch of them; the keys are the answer."""
@@ -91,12 +92,12 @@ class Queue(Handler):
         more = b"&" in request.body if form == 1 else form or is_batch(request)
         if more or request.raw_query or request.fields.special:
             return await store(self, queue, self.options(STORE))
-        return b"%b:%d\r\n" % (queue, await self.app.core.add(queue, value_of(self)))
+        return b"%b:%d\r\n" % (queue, await self.services.core.add(queue, value_of(self)))
 
     async def get(self, raw: bytes) -> Answer:
         """Remove the oldest element and answer it; 204 when nothing waits."""
         queue = name(raw)
-        if not self.app.config.get_consumes:
+        if not self.services.config.get_consumes:
             raise NotAllowed(NO_GET, self.methods())
         if not plain(self):
             return await hand_out(self, queue) or Answer(status=204)
@@ -107,7 +108,7 @@ class Queue(Handler):
         """The lengths, as headers."""
         queue = name(raw)
         self.options({})
-        books = await self.app.core.ledger(queue)
+        books = await self.services.core.ledger(queue)
         lengths = ((b"Waiting", "waiting"), (b"Delayed", "delayed"), (b"Leased", "leased"))
         return Answer(b"", 200, JSON, tuple((b"RestMQ-" + word, b"%d" % books[state]) for word, state in lengths))
 
@@ -116,14 +117,12 @@ class Queue(Handler):
         queue = name(raw)
         forget = self.options(FORGET).get("forget", False)
         self.jsonp(b"")
-        had = await self.app.core.purge(queue, forget)
+        had = await self.services.core.purge(queue, forget)
         self.did("{done} the queue {queue}", done="forgot" if forget else "purged", queue=queue.decode("utf-8"))
         return self.json({"queue": queue.decode("utf-8"), "status": int(had)})
 
-    verbs: ClassVar[dict[str, Any]] = {"POST": post, "GET": get, "HEAD": head, "DELETE": delete}
 
-
-class Take(Handler):
+class Take(BrokerHandler):
     """/q/NAME/take: GET /q/NAME for those that must not change things with a GET."""
 
     gives: ClassVar = {"POST": (JSON,)}
@@ -133,10 +132,8 @@ class Take(Handler):
         """Remove or lease the oldest element and answer it."""
         return await hand_out(self, name(raw)) or Answer(status=204)
 
-    verbs: ClassVar[dict[str, Any]] = {"POST": post}
 
-
-class Root(Handler):
+class Root(BrokerHandler):
     """/: the page, which is open; with `queue`, the same as /q/NAME as old clients have it, which is not."""
 
     old = True
@@ -158,13 +155,13 @@ class Root(Handler):
         """The oldest element of the queue that the query names, or the page."""
         found = [value for word, value in self.request.query if word == b"queue"]
         if not found:
-            page: Answer = self.app.pages.page(self.request, "index.html")
+            page: Answer = self.services.frontend.page(self.request, "index.html")
             return page
         # Judged by the decoded name, which is what hands out: %71ueue is queue, too.
         self.allow("rest:consumer")
         if self.request.method == "HEAD":
             raise NotAllowed("HEAD takes nothing; HEAD /q/NAME tells the queue's lengths", ("GET", "POST", "OPTIONS"))
-        if not self.app.config.get_consumes:
+        if not self.services.config.get_consumes:
             raise NotAllowed(NO_GET, ("POST", "OPTIONS"))
         self.hands_out((JSON,))
         self.hands_out_anew()
@@ -175,5 +172,3 @@ class Root(Handler):
         if answer is None:
             raise NotFound("nothing waits in this queue")
         return answer
-
-    verbs: ClassVar[dict[str, Any]] = {"POST": post, "GET": get}

@@ -1,20 +1,20 @@
 """Looking: the numbers of queues, their elements and their books, none of them touched.
 
-Owns what /stats, /peek and /ledger show, how a listing of queues is paged, and
-the rates between two looks; knows of the core only its verbs. What people see in
-a browser is api/pages.py; what changes something is api/admin.py and api/dead_letters.py.
+Owns what /stats, /peek and /ledger show, and how a listing of queues is paged;
+knows of the core only its verbs. What people see in a browser is api/pages.py;
+what changes something is api/admin.py and api/dead_letters.py.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Coroutine
 from typing import Any, ClassVar
 
 from twisted.internet.defer import DeferredList
 
-from restmq.http.handler import Answer, Handler, name
+from restmq.api.services import BrokerHandler
+from restmq.http.handler import Answer, name
 from restmq.model.element import parse_key
 from restmq.model.errors import BadOption, Gone
 from restmq.runtime.future import deferred
@@ -37,10 +37,10 @@ def most(text: str) -> int:
     return int(found[1])
 
 
-async def named(handler: Handler, more: int = 0) -> list[bytes]:
+async def named(handler: BrokerHandler, more: int = 0) -> list[bytes]:
     """The queues a listing asks for (after=, match=, max=), and `more` than that if there are. Raises BadOption."""
     asked = handler.options({"after": str, "match": str, "max": most})
-    found: list[bytes] = await handler.app.core.queues(
+    found: list[bytes] = await handler.services.core.queues(
         asked.get("after", "").encode("utf-8"), asked.get("match", "").encode("utf-8"), asked.get("max", NAMED) + more
     )
     return found
@@ -56,35 +56,7 @@ async def together(asked: list[Coroutine[Any, Any, Any]]) -> list[Any]:
     return [answer for _, answer in answers]
 
 
-class Rates:
-    """Adds and hand-outs a second, between two looks of this instance at a queue, a second apart or more."""
-
-    MOST = 10_000  # queues remembered; beyond them the one that was looked at longest ago is forgotten
-
-    def __init__(self) -> None:
-        self.now = time.monotonic
-        self._seen: dict[object, tuple[float, int, int, tuple[float | None, float | None]]] = {}
-
-    def of(self, stats: dict[str, Any]) -> dict[str, float | None]:
-        """The rates of a queue whose numbers are these; None until there were two looks."""
-        name, added = stats["name"], stats["added"]
-        out = stats["taken"] + stats["delivered"] + stats["acked"]
-        now = self.now()
-        rates: tuple[float | None, float | None] = (None, None)
-        before = self._seen.get(name)
-        if before is not None and added >= before[1] and out >= before[2]:  # else it was forgotten meanwhile
-            spent, rates = now - before[0], before[3]
-            if spent < 1:
-                return dict(zip(("add_rate", "out_rate"), rates))
-            rates = round((added - before[1]) / spent, 3), round((out - before[2]) / spent, 3)
-        self._seen.pop(name, None)
-        self._seen[name] = now, added, out, rates
-        if len(self._seen) > self.MOST:
-            del self._seen[next(iter(self._seen))]
-        return dict(zip(("add_rate", "out_rate"), rates))
-
-
-class Stats(Handler):
+class Stats(BrokerHandler):
     """/stats/NAME."""
 
     sections: ClassVar = {"GET": LOOK}
@@ -93,29 +65,25 @@ class Stats(Handler):
         """The numbers of one queue."""
         queue = name(raw)
         self.options({})
-        stats = await self.app.core.stats(queue)
-        rates = self.app.rates.of(stats)
-        first = {"queue": queue.decode("utf-8"), "redis": self.app.core.redis_name, "len": stats.pop("len")}
+        stats = await self.services.core.stats(queue)
+        rates = self.services.rates.of(stats)
+        first = {"queue": queue.decode("utf-8"), "redis": self.services.core.redis_name, "len": stats.pop("len")}
         return self.json({**first, **stats, **rates}, b"")
 
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
 
-
-class AllStats(Handler):
+class AllStats(BrokerHandler):
     """/stats/."""
 
     sections: ClassVar = {"GET": LOOK}
 
     async def get(self) -> Answer:
         """The numbers of all queues."""
-        stats = await together([self.app.core.stats(queue) for queue in await named(self)])
-        queues = {one["name"]: {**one, **self.app.rates.of(one)} for one in stats}
-        return self.json({"count": len(queues), "queues": queues, "redis": self.app.core.redis_name}, b"")
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+        stats = await together([self.services.core.stats(queue) for queue in await named(self)])
+        queues = {one["name"]: {**one, **self.services.rates.of(one)} for one in stats}
+        return self.json({"count": len(queues), "queues": queues, "redis": self.services.core.redis_name}, b"")
 
 
-class Ledger(Handler):
+class Ledger(BrokerHandler):
     """/ledger/NAME."""
 
     sections: ClassVar = {"GET": LOOK}
@@ -124,17 +92,15 @@ class Ledger(Handler):
         """The queue's books."""
         queue = name(raw)
         self.options({})
-        return self.json({"queue": queue.decode("utf-8"), **await self.app.core.ledger(queue)})
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
+        return self.json({"queue": queue.decode("utf-8"), **await self.services.core.ledger(queue)})
 
 
-async def look(handler: Handler, queue: bytes, state: str, after: int, wanted: int) -> Answer:
+async def look(handler: BrokerHandler, queue: bytes, state: str, after: int, wanted: int) -> Answer:
     """Up to `wanted` elements in a state and at most 1 MiB of values, beyond the element `after` (0: from the first).
 
     Raises Gone when what comes next cannot be told, as `after` is not in that state any more.
     """
-    found, more = await _collect(handler.app.core, queue, state, after, wanted)
+    found, more = await _collect(handler.services.core, queue, state, after, wanted)
     word = queue.decode("utf-8")
     document: dict[str, object] = {"queue": word, "state": state, "elements": [shown(one) for one in found]}
     if more:
@@ -175,7 +141,7 @@ def _state(text: str) -> str:
     return text
 
 
-class Peek(Handler):
+class Peek(BrokerHandler):
     """/peek/NAME."""
 
     sections: ClassVar = {"GET": LOOK}
@@ -185,5 +151,3 @@ class Peek(Handler):
         queue = name(raw)
         asked = self.options({"state": _state, "max": most, "after": lambda key: parse_key(key.encode("utf-8"), queue)})
         return await look(self, queue, asked.get("state", "waiting"), asked.get("after", 0), asked.get("max", PEEKED))
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from restmq.http.handler import Handler
+from restmq.api.services import BrokerHandler
 from restmq.http.negotiation import LINES, media_type
 from restmq.http.request import Request
 from restmq.model.element import not_utf8
@@ -28,10 +28,10 @@ def checked(value: bytes, most: int, what: str = "the value") -> bytes:
     return value
 
 
-def value_of(handler: Handler) -> bytes:
+def value_of(handler: BrokerHandler) -> bytes:
     """The value that a POST brings: form field `value` or `msg`, or the body. Raises BadValue, TooLarge."""
     request = handler.request
-    body, most = request.body, handler.app.config.max_value
+    body, most = request.body, handler.services.config.max_value
     kind = request.fields.form
     if kind == 1 and body[:6] == b"value=" and b"&" not in body and not request.raw_query:
         value = body[6:]
@@ -42,8 +42,8 @@ def value_of(handler: Handler) -> bytes:
         return checked(value, most)
     if not kind and request.fields.values.get(b"content-type"):
         return checked(body, most)
-    if kind and len(body) > handler.app.config.max_form:
-        raise TooLarge(f"the form has {len(body)} bytes; at most {handler.app.config.max_form} are allowed")
+    if kind and len(body) > handler.services.config.max_form:
+        raise TooLarge(f"the form has {len(body)} bytes; at most {handler.services.config.max_form} are allowed")
     found = handler.field(b"msg", b"value")
     if found is None:
         if not kind and body:

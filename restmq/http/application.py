@@ -1,15 +1,13 @@
-"""The application: routes, and what their handlers share.
+"""The application: which handler a request gets.
 
-Owns finding the handler of a request; knows no queue. cyclone's ordinary handlers
-work beside the lean ones. Read access/acl.py next, then api/queue.py.
+Owns the routes; knows no queue. cyclone's ordinary handlers work beside the lean ones. Read access/acl.py next, then
+api/queue.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping
-from http.client import responses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cyclone import web
@@ -17,29 +15,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from restmq.http.accesslog import Refusals
 from restmq.http.connection import Connection
 from restmq.http.cyclone3 import Chunked, methods_of, repaired
 from restmq.http.handler import CLIENT_LEFT, Handler
-from restmq.http.proxies import Proxies
 from restmq.http.request import Most, Request
+from restmq.http.server import Server
 from restmq.model.errors import BadRequest, Error, NotFound
-from restmq.runtime import heap
-from restmq.runtime.answers import Answers
 from restmq.runtime.future import deferred
-from restmq.runtime.room import Room
-from restmq.runtime.ticker import Wheel
 
 log = Logger()
-
-
-class Limits(NamedTuple):
-    """Seconds for head, body and idling; bytes of a body."""
-
-    head: int
-    body: int
-    idle: int
-    size: int
 
 
 class Route(NamedTuple):
@@ -57,47 +41,21 @@ def specification(route: Any) -> Any:
 
 
 class Application(web.Application):  # type: ignore[misc]
-    """The routes and what handlers share: core, delivery, acl, settings, wheel.
+    """The routes: cyclone's ordinary list of (pattern, handler[, keywords]) or URLSpec.
 
-    `routes` is cyclone's ordinary list of (pattern, handler[, keywords]) or URLSpec.
-    Lean handlers are found first, those that are hot without a regular expression;
-    all others are served by cyclone itself, `given` are its settings. `access`, when
-    set, is called with (request, status, bytes) for every answer.
+    Lean handlers are found first, those that are hot without a regular expression; cyclone itself serves all others,
+    and `given` are its settings. Each handler gets `server` and `services`, which are whatever its class declares.
     """
 
     protocol = Connection
     log = log
 
-    def __init__(
-        self,
-        routes: list[Any],
-        settings: Any,
-        core: Any,
-        delivery: Any,
-        acl: Any,
-        wheel: Wheel,
-        **given: Any,
-    ) -> None:
-        self._heads: dict[tuple[int, bytes, bytes], bytes] = {}
+    def __init__(self, routes: list[Any], server: Server, services: object = None, **given: Any) -> None:
+        self.server, self.services = server, services
         self._hot: dict[bytes, type[Handler]] = {}
         self._cold: list[tuple[re.Pattern[bytes], type[Handler], dict[str, Any]]] = []
         ordinary = [route for route in routes if not self._lean(route)]
         super().__init__(ordinary, transforms=[Chunked], **given)
-        self.config, self.core, self.delivery, self.acl, self.wheel = settings, core, delivery, acl, wheel
-        self.limits = Limits(
-            int(settings.head_timeout), int(settings.body_timeout), int(settings.idle_timeout), settings.max_body
-        )
-        self.answers: Answers = core.answers if core is not None else Answers(settings.max_answers)
-        self.answers.most = settings.max_answers
-        self.choked: set[Connection] = set()  # whose clients do not read as fast as they are written to
-        self.bodies = Room(max(settings.max_bodies, settings.max_body))
-        self.proxies = Proxies(settings.xheader, tuple(settings.trusted_proxies)) if settings.xheaders else None
-        self.connections: set[Connection] = set()
-        self.live: Counter[str] = Counter()  # live consumers of each client's address; of this machine's none
-        self.draining = False
-        self.access: Callable[[Request, int, int], None] | None = None
-        self.refusals = Refusals(wheel)
-        wheel.each(self._tick)
 
     def _lean(self, route: Any) -> bool:
         spec = specification(route)
@@ -120,38 +78,9 @@ class Application(web.Application):  # type: ignore[misc]
 
     def log_request(self, handler: Any) -> None:
         """Called by cyclone for its ordinary handlers."""
-        if self.access is not None:
+        if self.server.access is not None:
             status = CLIENT_LEFT if handler.request.connection.ended else handler.get_status()
-            self.access(handler.request, status, int(handler._headers.get("Content-Length", 0)))
-
-    def _tick(self) -> None:
-        self._heads.clear()
-        now = self.wheel.now
-        for connection in [one for one in self.connections if one.deadline < now]:
-            connection.late()
-        for connection in list(self.choked):
-            connection.watched()
-        if self.bodies.line:  # whoever takes room must not take its time
-            for connection in list(self.connections):
-                connection.hurried()
-        if self.bodies.used:
-            self.bodies.used = self.bodies.held > 0
-            heap.trim(0)
-
-    def head(self, status: int, type: bytes, cache: bytes = b"no-store") -> bytes:
-        """An answer's first lines, remembered for a second. `cache` is its Cache-Control (RFC 9111 section 5.2.2)."""
-        head = self._heads.get((status, type, cache))
-        if head is None:
-            lines = (
-                b"HTTP/1.1 %d %b" % (status, responses.get(status, "Error").encode("ascii")),
-                b"Server: RestMQ",
-                b"Date: " + self.wheel.date,
-                b"Cache-Control: " + cache,
-                b"X-Content-Type-Options: nosniff",
-                *((b"Content-Type: " + type,) if type else ()),
-            )
-            head = self._heads[(status, type, cache)] = b"\r\n".join((*lines, b""))
-        return head
+            self.server.access(handler.request, status, int(handler._headers.get("Content-Length", 0)))
 
     def __call__(self, request: Request) -> None:
         """A request came: hot ones at once, cold ones when those before them are answered."""
@@ -208,7 +137,7 @@ class Application(web.Application):  # type: ignore[misc]
         route = request.route
         handler = route.handler(self, request, **route.given)
         if route.handler.streams and request.method == "GET" and request.connection.half:
-            request.connection.readConnectionLost()  # there is nothing to answer to who asked for this
+            request.connection.readConnectionLost()  # a client that asked for this has nothing to be answered
         else:
             handler.run(route.arguments)
 
@@ -219,19 +148,20 @@ class Application(web.Application):  # type: ignore[misc]
         Idle connections are closed after `grace` seconds: a request may be on its way
         to one. Streams are their owners' to close. What is left after `seconds` is cut.
         """
-        self.draining = True
-        for connection in list(self.connections):
+        self.server.draining = True
+        for connection in list(self.server.connections):
             connection.drain(grace)
         return deferred(self._drained(seconds))
 
     async def _drained(self, seconds: float) -> None:
-        end = self.wheel.clock.seconds() + seconds
-        while self.connections and self.wheel.clock.seconds() < end:
-            await deferLater(self.wheel.clock, 0.02)
-        for connection in list(self.connections):
+        connections, clock = self.server.connections, self.server.wheel.clock
+        end = clock.seconds() + seconds
+        while connections and clock.seconds() < end:
+            await deferLater(clock, 0.02)
+        for connection in list(connections):
             connection.cut(linger=False)
-        while self.connections:
-            await deferLater(self.wheel.clock, 0.02)
+        while connections:
+            await deferLater(clock, 0.02)
 
 
 class Ordinary(Handler):
@@ -247,7 +177,7 @@ class Ordinary(Handler):
 
     def judge(self) -> Most:
         self.allow(self.asked)
-        most = Most(self.app.limits.size, setting="max_body")
+        most = Most(self.server.limits.size, setting="max_body")
         if self.request.fields.length > most.bytes:
             raise most.passed(self.request.fields.length)
         return most
@@ -261,7 +191,7 @@ class Ordinary(Handler):
                 self.reply(self.told())
                 return
             request.handler = None  # cyclone tells its own handlers that the client left
-            web.Application.__call__(self.app, request)
+            web.Application.__call__(self.application, request)
         except Exception as error:
             self.failed(error)
 

@@ -11,7 +11,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from cyclone import httpserver
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
@@ -20,8 +20,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from restmq.http.headers import FIELD, LINE, NOTHING, TOKEN, Fields, fields
-from restmq.http.request import LITTLE, Most, Request
-from restmq.http.stream import MAX_AHEAD, Stream
+from restmq.http.request import LITTLE, Most, Receiver, Request
+from restmq.http.server import Server
+from restmq.http.stream import MAX_AHEAD
 from restmq.model import errors
 from restmq.model.networks import address
 from restmq.model.urlencoded import BROKEN
@@ -52,6 +53,18 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _ABSOLUTE = re.compile(rb"https?://([^/?@]+)(?![^/?])", re.IGNORECASE)
 
 log = Logger()
+
+
+class Routes(Protocol):
+    """The application, as far as a connection knows it: `judge` and `refuse` at a head, `cold` at its turn."""
+
+    server: Server
+
+    def __call__(self, request: Request) -> None: ...
+    def wrong(self, request: Request, text: str) -> None: ...
+    def judge(self, request: Request) -> Most: ...
+    def refuse(self, request: Request, error: Exception) -> None: ...
+    def cold(self, request: Request) -> None: ...
 
 
 class _Body:
@@ -92,7 +105,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.app = self.factory
+        self.app: Routes = self.factory
+        self.server = self.app.server
+        self.wheel = self.server.wheel
         try:
             self.transport.setTcpNoDelay(True)
         except (AttributeError, OSError):
@@ -107,7 +122,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self._gets = 0  # GETs in it that are not answered
         self._kept = 0  # bytes of answers in it
         self._counted = self._still = 0  # of its bytes as application.answers has them; seconds without a change
-        self.stream: Stream | None = None
+        self.stream: Receiver | None = None
         self.ended = False  # the client is gone
         self.half = False  # it has closed its side: it asks no more, and still reads
         self.closing = False  # no further request is read
@@ -122,13 +137,13 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self._resuming = self._choked = self._paused = False
         self._stuck = -1
         self._patient = 0  # until when a peer may still read what the kernel holds
-        self.deadline = self.app.wheel.now + self.app.limits.head
-        self.app.connections.add(self)
+        self.deadline = self.wheel.now + self.server.limits.head
+        self.server.connections.add(self)
         self.transport.registerProducer(self, True)
 
     def client(self, values: dict[bytes, bytes]) -> str:
         """The client's address, from the proxy's header only when the proxy is trusted."""
-        proxies = self.app.proxies
+        proxies = self.server.proxies
         if proxies is None:
             return self.peer_ip
         given = values.get(proxies.header, b"")
@@ -138,10 +153,21 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             self.proven = b""
         return self._client[1]
 
+    def taken_over(self, stream: Receiver) -> None:
+        """A stream answers from now on, and has no deadline."""
+        self.line.clear()
+        self.stream = stream
+        self.deadline = NEVER
+
+    def read_ahead(self) -> bytes:
+        """What the client sent before the stream was there, for its owner."""
+        early, self._buffer, self._paused = self._buffer, b"", False
+        return early
+
     # -- ends
 
     def connectionLost(self, reason: Failure) -> None:
-        self.app.connections.discard(self)
+        self.server.connections.discard(self)
         why = reason.getErrorMessage()
         reason.cleanFailure()  # over TLS it has frames that hold it, and with it this connection
         self._gone(why)
@@ -159,7 +185,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             self._gone("the client closed the connection")
             self._lose()
             return
-        self.deadline = self.app.wheel.now + self.app.limits.idle
+        self.deadline = self.wheel.now + self.server.limits.idle
         for handler in asked:
             _safely(handler.halved)
         self._no_more()
@@ -182,7 +208,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if self.ended:
             return
         self.ended = True
-        self.app.choked.discard(self)
+        self.server.choked.discard(self)
         self._count()
         self._drop_body()
         stream, self.stream = self.stream, None
@@ -206,15 +232,15 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if self._losing or (waiting and not self.line and self.stream is None):
             if waiting and waiting != self._stuck:  # slow, but it moves
                 self._stuck = waiting
-                self.deadline = self.app.wheel.now + self.app.limits.idle
-            elif not waiting and self._patient > self.app.wheel.now and untaken(self.transport):
-                self.deadline = self.app.wheel.now + LINGER
+                self.deadline = self.wheel.now + self.server.limits.idle
+            elif not waiting and self._patient > self.wheel.now and untaken(self.transport):
+                self.deadline = self.wheel.now + LINGER
             elif not waiting:
                 let_go(self.transport)
             else:
                 self.cut()
         elif self._body is not None and self._body.ticket is not None:
-            self.deadline = self.app.wheel.now + self.app.limits.body
+            self.deadline = self.wheel.now + self.server.limits.body
             self._deny(self._body, self._crowded("other bodies took all the room for 10 s; nothing was stored"))
         elif self._body is not None and self._body.most is None:
             self._lose()  # it has its answer
@@ -230,10 +256,10 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self.closing, self._buffer, self._partial = True, b"", False
         self._drop_body()
         body = error.render()
-        head = self.app.head(error.status, b"application/problem+json")
+        head = self.server.head(error.status, b"application/problem+json")
         self._refusal = b"%bConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
-        if self.app.access is not None:
-            self.app.access(Request(self, "-", b"-", False, NOTHING), error.status, len(body))
+        if self.server.access is not None:
+            self.server.access(Request(self, "-", b"-", False, NOTHING), error.status, len(body))
         if not self.line:
             self._answered()
 
@@ -247,11 +273,11 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             if not grace:
                 self._lose()
             else:
-                self.deadline = min(self.deadline, self.app.wheel.now + int(grace))
+                self.deadline = min(self.deadline, self.wheel.now + int(grace))
 
     def closes(self, request: Request) -> bool:
         """Whether the connection ends with this request's answer, so that its head says so."""
-        if self.closing or self.app.draining:
+        if self.closing or self.server.draining:
             return not self._refusal and self.line[-1] is request
         return bool(self.no_keep_alive)
 
@@ -261,7 +287,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         TLS waits for the client's goodbye then, which one that keeps its connections for later does not say.
         """
         self.closing = self._losing = True
-        self.deadline = self.app.wheel.now + (self.app.limits.idle if can_half_close(self.transport) else LINGER)
+        self.deadline = self.wheel.now + (self.server.limits.idle if can_half_close(self.transport) else LINGER)
         cork.flush(self.transport)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
@@ -275,8 +301,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         behind the close, as a pong that a slow client owes, would reset the connection.
         """
         self.closing = self._losing = True
-        self._patient = self.app.wheel.now + int(patience)
-        self.deadline = self.app.wheel.now + LINGER
+        self._patient = self.wheel.now + int(patience)
+        self.deadline = self.wheel.now + LINGER
         finish(self.transport)
         if self.half or not linger:
             let_go(self.transport)
@@ -289,7 +315,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             self.lose()
             return
         self._losing = self._lingering = True
-        self.deadline = self.app.wheel.now + LINGER
+        self.deadline = self.wheel.now + LINGER
         cork.flush(self.transport)
         self.transport.unregisterProducer()
         self._read_on()
@@ -324,9 +350,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if not line:
             return False
         last = line[-1]
-        if last.hold or last.alone or len(line) >= DEPTH or self._gets >= GETS or self._held > self.app.limits.size:
+        if last.hold or last.alone or len(line) >= DEPTH or self._gets >= GETS or self._held > self.server.limits.size:
             return True
-        return bool(self.app.bodies.held > self.app.bodies.most)
+        return bool(self.server.bodies.held > self.server.bodies.most)
 
     def _read_on(self) -> None:
         if self._paused and not self.half:
@@ -349,7 +375,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         finally:
             self._resuming = False
         if self.half:
-            self.deadline = self.app.wheel.now + self.app.limits.idle
+            self.deadline = self.wheel.now + self.server.limits.idle
             self._no_more()
 
     def _parse(self, data: bytes) -> None:
@@ -389,7 +415,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self._scanned = len(head)
         if not self._partial:
             self._partial = True
-            self.deadline = self.app.wheel.now + self.app.limits.head
+            self.deadline = self.wheel.now + self.server.limits.head
 
     def _head(self, data: bytes, at: int, end: int) -> int:
         """Take up the head in data[at:end], and its body if it is here; the position after it."""
@@ -425,8 +451,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         `here` is whether some of the body came already: then nobody waits for 100 Continue.
         """
         self._partial = False
-        body = self._body = _Body(request, self.app.wheel.now)
-        self.deadline = body.began + self.app.limits.body
+        body = self._body = _Body(request, self.wheel.now)
+        self.deadline = body.began + self.server.limits.body
         if here:
             body.expects = False
         try:
@@ -441,20 +467,20 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     def _ask_for_room(self, body: _Body, size: int) -> None:
         """A large body: it is read on when all bodies of this instance leave room for it."""
-        body.room, body.ticket = size, self.app.bodies.enter(size, partial(self._has_room, body))
+        body.room, body.ticket = size, self.server.bodies.enter(size, partial(self._has_room, body))
         if body.ticket is not None:
             body.room = 0
-            self.deadline = self.app.wheel.now + ROOM_WAIT
+            self.deadline = self.wheel.now + ROOM_WAIT
             self.transport.pauseProducing()
 
     def _has_room(self, body: _Body) -> None:
         assert body.ticket is not None
         body.room, body.ticket = body.ticket.size, None
-        body.began = self.app.wheel.now
-        self.deadline = body.began + self.app.limits.body
+        body.began = self.wheel.now
+        self.deadline = body.began + self.server.limits.body
         if not self.line:
             self._continue(body)
-        self.app.wheel.clock.callLater(0, self._read_body, body)
+        self.wheel.clock.callLater(0, self._read_body, body)
 
     def _read_body(self, body: _Body) -> None:
         """It has room now: go on with what was read of it, then with what is to come."""
@@ -476,23 +502,23 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         room, body.room = body.room, 0
         ticket, body.ticket = body.ticket, None
         if ticket is not None:
-            self.app.bodies.leave_line(ticket)
+            self.server.bodies.leave_line(ticket)
             if not self.ended:
                 self.transport.resumeProducing()
         elif room:
-            self.app.bodies.leave(room)
+            self.server.bodies.leave(room)
 
     def hurried(self) -> None:
         """Others wait for room: a body that comes slowly must give its own back."""
         body = self._body
         if body is not None and body.room:
-            age = self.app.wheel.now - body.began
+            age = self.wheel.now - body.began
             if age >= HURRIED and body.size < age * HASTE:
                 self._deny(body, self._crowded("the body came slowly while others waited; nothing was stored"))
 
     def _crowded(self, text: str) -> errors.Crowded:
         """The error of a body that has no room, or has it no longer. It is counted for /metrics."""
-        self.app.bodies.refused += 1
+        self.server.bodies.refused += 1
         return errors.Crowded(text)
 
     def _deny(self, body: _Body, error: Exception) -> None:
@@ -504,7 +530,12 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         request, body.most = body.request, None
         body.data.clear()
         self._leave_room(body)
-        if body.expects or request.fields.close or self.app.draining or request.fields.length > self.app.limits.size:
+        if (
+            body.expects
+            or request.fields.close
+            or self.server.draining
+            or request.fields.length > self.server.limits.size
+        ):
             self.closing = self._unread = True
             self._body = None
         self.line.append(request)
@@ -519,7 +550,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     def _more(self, data: bytes, at: int) -> int:
         """Go on with a body; the position after it, or -1 when more must come (the rest is kept)."""
-        body, limits = self._body, self.app.limits
+        body, limits = self._body, self.server.limits
         assert body is not None
         while True:
             if body.ticket is not None:
@@ -534,7 +565,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 if body.most is not None:
                     body.data += part
                 body.want -= len(part)
-                self.deadline = min(body.began + body.size // MIN_RATE, self.app.wheel.now) + limits.body
+                self.deadline = min(body.began + body.size // MIN_RATE, self.wheel.now) + limits.body
                 if body.want:
                     return -1
                 if not body.chunked:
@@ -554,11 +585,11 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self._body = None
         if body.most is None:
             if not self.line:
-                self.deadline = self.app.wheel.now + limits.idle
+                self.deadline = self.wheel.now + limits.idle
             return at
         body.request.body = bytes(body.data)
         body.data.clear()
-        self.app.bodies.held -= body.room  # _take() counts what it has
+        self.server.bodies.held -= body.room  # _take() counts what it has
         body.room = 0
         self._take(body.request)
         return at
@@ -568,7 +599,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
         One by one, as large ones are taken, a MiB of the smallest would hold the reactor for 0.3 s.
         """
-        most = self.app.limits.size
+        most = self.server.limits.size
         if body.most is not None:
             most = min(most, body.most.bytes if body.room else LITTLE)
         parts, size = [], body.size
@@ -603,8 +634,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             if not found:
                 raise errors.BadRequest("a chunk's size is no number")
             size = int(found[1], 16)
-            if body.size + size > self.app.limits.size:
-                raise errors.TooLarge(f"the body is over {self.app.limits.size} bytes")
+            if body.size + size > self.server.limits.size:
+                raise errors.TooLarge(f"the body is over {self.server.limits.size} bytes")
             if body.most is not None and body.size + size > body.most.bytes:
                 self._deny(body, body.most.passed())
             elif body.most is not None and not body.room and body.size + size > LITTLE:
@@ -628,7 +659,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
     def _take(self, request: Request) -> None:
         """A whole request is here."""
         self.deadline, self._partial = NEVER, False
-        if request.fields.close or self.app.draining:
+        if request.fields.close or self.server.draining:
             self.closing = True
         self.line.append(request)
         if request.method == "GET":
@@ -636,19 +667,19 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if request.body:
             request.size = request.fields.length or len(request.body)
             self._held += request.size
-            self.app.bodies.held += request.size
+            self.server.bodies.held += request.size
         self.app(request)
 
     def may_grow(self, request: Request, most: int) -> None:
         """A body is to be unpacked, to `most` bytes. Raises Crowded when there is no room for that."""
-        bodies = self.app.bodies
+        bodies = self.server.bodies
         if bodies.held - request.size + most > bodies.most and bodies.held > request.size:
             raise self._crowded("too many bodies are under way for one that is to be unpacked; nothing was done")
 
     def replaced(self, request: Request, body: bytes) -> None:
         """A request has another body now, which was unpacked: it counts while the request is under way."""
         self._held += len(body) - request.size
-        self.app.bodies.held += len(body) - request.size
+        self.server.bodies.held += len(body) - request.size
         request.body, request.size = body, len(body)
 
     def freed(self, request: Request) -> None:
@@ -656,7 +687,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         size, request.size = request.size, 0
         if size:
             self._held -= size
-            self.app.bodies.leave(size)
+            self.server.bodies.leave(size)
 
     # -- answering
 
@@ -672,7 +703,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if size:  # freed(), in place
             request.size = 0
             self._held -= size
-            bodies = self.app.bodies
+            bodies = self.server.bodies
             bodies.held -= size
             if bodies.line:
                 bodies.leave(0)
@@ -704,15 +735,15 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             now += unsent(self.transport)
         more, self._counted = now - self._counted, now
         if more:
-            self.app.answers.count(more)
+            self.server.answers.count(more)
 
     def watched(self) -> None:
         """Once a second while the client does not read: it is cut off when it reads nothing and takes others' room."""
         before = self._counted
         self._count()
         self._still = self._still + 1 if self._counted >= before else 0
-        if self._still >= STUCK and self._counted and self.app.answers.over:
-            self.app.answers.cut += 1
+        if self._still >= STUCK and self._counted and self.server.answers.over:
+            self.server.answers.cut += 1
             self.transport.abortConnection()
 
     def _answered(self) -> None:
@@ -732,7 +763,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             if self._body is not None:
                 self._continue(self._body)
             elif not self._partial:
-                self.deadline = self.app.wheel.now + self.app.limits.idle
+                self.deadline = self.wheel.now + self.server.limits.idle
         elif line[0].hold:
             self.app.cold(line[0])
             return
@@ -764,12 +795,12 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
     def pauseProducing(self) -> None:
         self._choked = True
         self._still = 0
-        self.app.choked.add(self)
+        self.server.choked.add(self)
         self._count()
 
     def resumeProducing(self) -> None:
         self._choked = False
-        self.app.choked.discard(self)
+        self.server.choked.discard(self)
         self._count()
         self._resume()
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from cyclone import web
 from twisted.logger import Logger
@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from restmq.http import negotiation
 from restmq.http.accesslog import NO_ADDRESS
 from restmq.http.request import Most, Request
+from restmq.http.server import Server
 from restmq.http.stream import Stream
 from restmq.model import document
 from restmq.model.element import queue_name
@@ -37,9 +38,6 @@ from restmq.model.suggest import hint
 from restmq.model.tokens import FEW
 from restmq.model.urlencoded import unquote
 from restmq.runtime.future import drive
-
-if TYPE_CHECKING:
-    from restmq.http.application import Application
 
 log = Logger()
 JSON = b"application/json"
@@ -77,6 +75,13 @@ class Answer(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+class Site(Protocol):
+    """The application, as far as a handler knows it."""
+
+    server: Server
+    services: object
+
+
 _names: dict[bytes, bytes] = {}
 
 
@@ -94,12 +99,13 @@ def name(raw: bytes) -> bytes:
 class Handler(web.RequestHandler):  # type: ignore[misc]
     """cyclone's handler without its preparations for each request: they are made when asked for.
 
-    `verbs` maps methods to functions of (self, *path arguments) that return bytes,
-    an Answer, None when a stream took over, or a coroutine of these; `sections`
-    maps methods to the ACL section that is asked first. HEAD is GET without the body
-    (RFC 9110 section 9.3.2), but for what streams or has a HEAD of its own.
+    A subclass answers the HTTP methods that it has as methods of (self, *path arguments) in lower case: get, post,
+    delete. They return bytes, an Answer, None when a stream took over, or a coroutine of these. `sections` maps
+    HTTP methods to the ACL section that is asked first. HEAD is GET without the body (RFC 9110 section 9.3.2), but
+    for what streams or has a HEAD of its own.
     """
 
+    #: HTTP method -> the method of the class that answers it, in the order of their definition.
     verbs: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     sections: ClassVar[Mapping[str, str]] = {}
     #: Methods that hand out elements, or stream them, with the types of their answers; see check_use().
@@ -122,11 +128,16 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
     _streaming = False
 
     def __init_subclass__(cls) -> None:
+        own = {word.upper(): verb for word, verb in vars(cls).items() if word.upper() in METHODS - {"OPTIONS"}}
+        cls.verbs = {**cls.verbs, **own}
         if "GET" in cls.verbs and "HEAD" not in cls.verbs and not cls.streams:
             cls.verbs, cls.sections = _with_head(cls.verbs), _with_head(cls.sections)
 
-    def __init__(self, app: Application, request: Request, **given: Any) -> None:
-        self.app = self.application = app
+    #: What handlers of queues use; a class that uses them declares what they are.
+    services: object
+
+    def __init__(self, application: Site, request: Request, **given: Any) -> None:
+        self.application, self.server, self.services = application, application.server, application.services
         self.request = request
         request.handler = self
         if given:
@@ -195,7 +206,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
 
     def _later(self, refused: TooManyGuesses, arguments: tuple[bytes, ...]) -> None:
         """Begin anew when its password is looked at, or refuse it where no more may wait."""
-        waits = self.app.acl.guesses.later(refused, partial(self.run, arguments), self.failed)
+        guesses = self.server.acl.guesses
+        waits = guesses.later(refused, partial(self.run, arguments), self.failed) if guesses is not None else None
         if waits is None:
             self.failed(refused)
         else:
@@ -261,14 +273,12 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
 
     def allow(self, section: str | None) -> None:
         """Ask the ACL. What rests on the address alone is remembered on the connection."""
-        acl = self.app.acl
+        acl = self.server.acl
         request = self.request
-        if acl is None:
-            return
         acl.admit(request)
         if section is not None:
             connection = request.connection
-            if self.app.proxies is not None:
+            if self.server.proxies is not None:
                 connection.client(request.fields.values)  # forgets what another client was allowed
             if connection.allowed.get(section) != acl.generation and acl.check(section, request):
                 connection.allowed[section] = acl.generation
@@ -427,16 +437,17 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         request.connection.freed(request)
         chunked = request.newer
         framing = b"Transfer-Encoding: chunked\r\n" if chunked else b"Connection: close\r\n"
-        head = self.app.head(200, type, self.cache) + _lines((*headers, *request.shared)) + framing + b"\r\n"
+        head = self.server.head(200, type, self.cache) + _lines((*headers, *request.shared)) + framing + b"\r\n"
         self._logged(200, 0)
-        return Stream(request, head, chunked, raw=False)
+        return Stream(request, head, chunked, raw=False, stall=self.server.config.stall)
 
     def upgrade(self, headers: tuple[tuple[bytes, bytes], ...]) -> Stream:
         """Answer 101 and keep the connection, raw both ways."""
         self._streaming = True
         self.request.connection.freed(self.request)
         self._logged(101, 0)
-        return Stream(self.request, self.app.head(101, b"") + _lines(headers) + b"\r\n", False, raw=True)
+        head = self.server.head(101, b"") + _lines(headers) + b"\r\n"
+        return Stream(self.request, head, False, raw=True, stall=self.server.config.stall)
 
     def failed(self, error: BaseException) -> None:
         """The one place that turns an error into an answer."""
@@ -448,7 +459,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
                 path=self.request.raw_path.decode("ascii", "backslashreplace"),
             )
             error = Error("something went wrong inside RestMQ; its log says what")
-        self.app.refusals.note(self.request, error)
+        self.server.refusals.note(self.request, error)
         if self.gone:
             self.request.connection.freed(self.request)
         if self._streaming:
@@ -487,7 +498,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         request = self.request
         connection = request.connection
         empty = status in (204, 304)
-        head = self.app.head(status, b"" if empty else kind, self.cache if status in (200, 304) else b"no-store")
+        head = self.server.head(status, b"" if empty else kind, self.cache if status in (200, 304) else b"no-store")
         if headers or request.shared:
             head += _lines((*headers, *request.shared))
         if connection.closes(request):
@@ -505,8 +516,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         self._logged(status, len(body))
 
     def _logged(self, status: int, size: int) -> None:
-        if self.app.access is not None:
-            self.app.access(self.request, status, size)
+        if self.server.access is not None:
+            self.server.access(self.request, status, size)
 
 
 def _with_head(given: Mapping[str, Any]) -> dict[str, Any]:

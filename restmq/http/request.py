@@ -6,8 +6,9 @@ that its ordinary handlers find what they look for. Read http/connection.py next
 
 from __future__ import annotations
 
+from collections import deque
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 from cyclone import httpserver, httputil
@@ -17,10 +18,7 @@ from restmq.http.forms import check, multipart
 from restmq.http.headers import Fields
 from restmq.model.errors import TooLarge
 from restmq.model.urlencoded import MAX_FIELDS, pairs
-
-if TYPE_CHECKING:
-    from restmq.http.connection import Connection
-
+from restmq.runtime.ticker import Wheel
 
 LITTLE = 64 << 10  # bytes of a body that every address takes
 
@@ -36,6 +34,38 @@ class Most(NamedTuple):
         """The error of a body that is larger; `size` is how large, 0 when nobody knows yet."""
         has = f"has {size} bytes; at most {self.bytes} are allowed" if size else f"may have at most {self.bytes} bytes"
         return TooLarge(f"{self.what} {has}{self.setting and f' ({self.setting})'}")
+
+
+class Receiver(Protocol):
+    """What a stream's connection passes on to it: the bytes of the client, and that it has gone."""
+
+    def received(self, data: bytes) -> None: ...
+    def lost(self) -> None: ...
+
+
+class Carrier(Protocol):
+    """The connection that a request came over, as far as the request, its handler and its stream know it."""
+
+    peer_ip: str
+    proven: bytes  # the user name and password that were right here last
+    allowed: dict[str, int]  # section -> generation of the ACL that let this address in
+    half: bool  # whether the client has closed its side
+    ended: bool  # whether the client is gone
+    line: deque[Request]  # the requests that are not answered yet
+    wheel: Wheel
+    transport: Any  # Twisted's, which has no one interface for TCP, TLS and unix sockets
+
+    def client(self, values: dict[bytes, bytes]) -> str: ...
+    def may_grow(self, request: Request, most: int) -> None: ...
+    def replaced(self, request: Request, body: bytes) -> None: ...
+    def freed(self, request: Request) -> None: ...
+    def closes(self, request: Request) -> bool: ...
+    def answer(self, request: Request, data: bytes) -> None: ...
+    def taken_over(self, stream: Receiver) -> None: ...
+    def read_ahead(self) -> bytes: ...
+    def lose(self) -> None: ...
+    def cut(self, linger: bool = True, patience: float = 0) -> None: ...
+    def readConnectionLost(self) -> None: ...
 
 
 class Request(httpserver.HTTPRequest):  # type: ignore[misc]
@@ -58,12 +88,12 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
 
     body = b""
 
-    def __init__(self, connection: Connection, method: str, target: bytes, newer: bool, given: Fields) -> None:
+    def __init__(self, connection: Carrier, method: str, target: bytes, newer: bool, given: Fields) -> None:
         self.connection, self.method, self.target = connection, method, target
         self.newer, self.fields = newer, given
         self.raw_path, _, self.raw_query = target.partition(b"?")
         self.peer_ip = connection.peer_ip
-        self._start_time = connection.app.wheel.clock.seconds()
+        self._start_time = connection.wheel.clock.seconds()
 
     @property
     def remote_ip(self) -> str:
@@ -95,7 +125,7 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]
 
     def request_time(self) -> float:
         """Seconds since the request was read."""
-        spent: float = self.connection.app.wheel.clock.seconds() - self._start_time
+        spent: float = self.connection.wheel.clock.seconds() - self._start_time
         return spent
 
     # What cyclone's ordinary handlers ask for.

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from restmq.http.request import Request
 from restmq.runtime.cork import bottom, send, unsent, untaken
-from restmq.runtime.ticker import NEVER
-
-if TYPE_CHECKING:
-    from restmq.http.request import Request
 
 MAX_AHEAD = 65536  # bytes read ahead of a request that is not answered yet, or past a stream that listens to none
 _NOTSENT_LOWAT = 25  # Linux's TCP_NOTSENT_LOWAT (tcp(7)), which PyPy's socket module does not name
@@ -37,11 +33,12 @@ class Stream:
     buffer holds more than 64 KiB: on_full() was called, on_drained() will be.
     on_lost() is called once, however it ends. on_data() gets what the client
     sends after an upgrade; before one nobody asked for it, and it is thrown away.
+    A client that takes nothing for `stall` seconds after cut() is let go.
     """
 
-    def __init__(self, request: Request, head: bytes, chunked: bool, raw: bool) -> None:
+    def __init__(self, request: Request, head: bytes, chunked: bool, raw: bool, stall: float = 0) -> None:
         self.connection, self.transport = request.connection, request.connection.transport
-        self._chunked, self._raw = chunked, raw
+        self._chunked, self._raw, self._stall = chunked, raw, stall
         self.written = 0
         self.full = self.closed = False
         self.on_data: Callable[[bytes], None] = nothing
@@ -49,11 +46,8 @@ class Stream:
         self.on_drained: Callable[[], None] = nothing
         self.on_lost: Callable[[], None] = nothing
         self._ignored = 0
-        connection = self.connection
-        connection.line.clear()
         request.handler = None  # it has answered
-        connection.stream = self
-        connection.deadline = NEVER
+        self.connection.taken_over(self)
         send(self.transport, head)
         self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
@@ -105,8 +99,7 @@ class Stream:
 
     def resume(self) -> None:
         """Read on, or begin to: what came before the stream was there is given to on_data first."""
-        connection = self.connection
-        early, connection._buffer, connection._paused = connection._buffer, b"", False
+        early = self.connection.read_ahead()
         self.transport.resumeProducing()
         if early:
             self.received(early)
@@ -124,7 +117,7 @@ class Stream:
     def cut(self) -> None:
         """End it now. What waits here is thrown away; what the kernel has taken can still be read."""
         self.closed = True
-        self.connection.cut(patience=self.connection.app.config.stall)
+        self.connection.cut(patience=self._stall)
 
     def lost(self) -> None:
         """The connection is gone."""

@@ -5,9 +5,10 @@ Owns its framing and its handler. Read live/sse.py next.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from restmq.http.handler import JSON, Handler
+from restmq.api.services import BrokerHandler
+from restmq.http.handler import JSON
 from restmq.http.negotiation import LINES
 from restmq.http.stream import Stream
 from restmq.live.consumer import CACHE, HEADERS, Live, queue_names, wish
@@ -33,7 +34,7 @@ class Comet(Live):
         stream.close(trailer=b"%b: %b\r\n" % (CLOSED, " ".join(why.split()).encode("ascii", "backslashreplace")))
 
 
-class CometHandler(Handler):
+class CometHandler(BrokerHandler):
     """GET /c/NAMES."""
 
     streams = True
@@ -47,5 +48,3 @@ class CometHandler(Handler):
         consumer = Comet(self, queues, wish=wish(self, queues))
         headers = (*HEADERS, (b"Trailer", CLOSED)) if self.request.newer else HEADERS
         await consumer.begin(self, lambda: self.stream(b"application/x-ndjson", headers))
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, NamedTuple
 
 from twisted.logger import Logger, LogLevel
 
+from restmq.api.services import BrokerHandler
 from restmq.delivery import replay as resume
 from restmq.delivery.batch import Batch
 from restmq.delivery.pace import Pace
 from restmq.http.accesslog import NO_ADDRESS
-from restmq.http.handler import Handler, name
+from restmq.http.handler import name
 from restmq.http.stream import Stream
 from restmq.model import options
 from restmq.model.errors import (
@@ -86,7 +87,7 @@ KNOWN: dict[str, Callable[[str], Any]] = {
 }
 
 
-def _check_last_id(handler: Handler) -> None:
+def _check_last_id(handler: BrokerHandler) -> None:
     """Raises BadOption for a parameter that is meant to be the last id, and is not: misspelt, or not on /sse."""
     words = [raw.decode("utf-8", "replace") for raw, _ in handler.request.query if handler.request.raw_query]
     unknown = next((word for word in words if word not in KNOWN and not handler.passes(word)), "")
@@ -104,7 +105,7 @@ class Wish(NamedTuple):
     tap: bool = False
 
 
-def wish(handler: Handler, queues: list[bytes], again: bytes = b"") -> Wish:
+def wish(handler: BrokerHandler, queues: list[bytes], again: bytes = b"") -> Wish:
     """The options of a stream; `again` is the last id with which it comes back, which weighs more than `since`.
 
     Raises BadOption, and Unauthorized or Forbidden for a tap, which is also looking.
@@ -147,12 +148,12 @@ class Live:
 
     def __init__(
         self,
-        handler: Handler,
+        handler: BrokerHandler,
         queues: Sequence[bytes],
         clock: Any = None,
         wish: Wish = Wish(),  # noqa: B008
     ) -> None:
-        self.app = handler.app
+        self.services, self.server = handler.services, handler.server
         self.request = handler.request
         self.queues = list(queues)
         self.wish = wish
@@ -168,16 +169,16 @@ class Live:
         self.ended = False
         self.written = 0
         self.elements = 0  # it was given so many
-        self._clock: Any = clock or self.app.wheel.clock
+        self._clock: Any = clock or self.server.wheel.clock
         self._early: list[bytes] = []
         self._stream: Stream | None = None
         self._timer: Any = None
-        self._access = self.app.acl.generation
-        self.most = self.app.config.max_waiting
+        self._access = self.server.acl.generation
+        self.most = self.services.config.max_waiting
         # Stalls are looked for at heartbeats and counted in them: after this process
         # slept, the first beat must not find that a minute passed without progress.
-        self._period = min(self.app.config.heartbeat, self.app.config.stall)
-        self._stalls = max(1, -int(-self.app.config.stall // self._period))
+        self._period = min(self.services.config.heartbeat, self.services.config.stall)
+        self._stalls = max(1, -int(-self.services.config.stall // self._period))
         self._still = 0
         self._sent: int | None = None
         self.moving = False  # it has not got all yet, and took something since the last heartbeat
@@ -187,7 +188,7 @@ class Live:
         self._unseen: dict[bytes, int] = {}  # of a tap: how many elements of each queue it was not shown
         self._counted = ""  # the client's address, while this is counted as one of its live consumers
 
-    async def begin(self, handler: Handler, head: Callable[[], Stream]) -> None:
+    async def begin(self, handler: BrokerHandler, head: Callable[[], Stream]) -> None:
         """Join, and take the connection over: head() writes the answer's head. Raises Unavailable."""
         positions = await self.join(handler)
         if positions is None:
@@ -198,7 +199,7 @@ class Live:
             self.leave("it could not be begun")
             raise
 
-    async def join(self, handler: Handler) -> dict[bytes, tuple[int, bytes]] | None:
+    async def join(self, handler: BrokerHandler) -> dict[bytes, tuple[int, bytes]] | None:
         """Elements may come from here on. Answers each queue's (position, epoch), None when the client left.
 
         Raises Unavailable when Redis cannot be asked, and TooMany; then nothing is left behind.
@@ -206,7 +207,7 @@ class Live:
         self._count()
         handler.on_gone = [self.leave]
         positions: dict[bytes, tuple[int, bytes]] = {}
-        delivery, since = self.app.delivery, self.wish.since
+        delivery, since = self.services.delivery, self.wish.since
         try:
             if self.wish.tap:
                 await delivery.taps.join(self, self.queues)
@@ -227,14 +228,14 @@ class Live:
         return positions
 
     def _count(self) -> None:
-        client, most = self.request.remote_ip, self.app.config.per_client
+        client, most = self.request.remote_ip, self.services.config.per_client
         if not most or not client or is_loopback(client):
             return
-        if self.app.live[client] >= most:
+        if self.server.live[client] >= most:
             raise TooMany(
                 f"{client} has {most} live consumers on this instance; it may have no more (per_client in restmq.conf)"
             )
-        self.app.live[client] += 1
+        self.server.live[client] += 1
         self._counted = client
 
     def open(self, stream: Stream, positions: dict[bytes, tuple[int, bytes]]) -> None:
@@ -257,7 +258,7 @@ class Live:
 
     async def _replay(self, positions: dict[bytes, tuple[int, bytes]]) -> None:
         for queue in self.queues:
-            await resume.replay(self.app.delivery, self, queue, *positions[queue])
+            await resume.replay(self.services.delivery, self, queue, *positions[queue])
 
     def _unreplayed(self, error: BaseException) -> None:
         fault("sending the past", error)
@@ -304,7 +305,7 @@ class Live:
         if not self._slow:
             self._slow = True
             log.info("{who} reads {where} slowly: it goes on from history", who=self._who, where=self._where)
-        replay = resume.replay(self.app.delivery, self, queue, position, epoch, behind=True)
+        replay = resume.replay(self.services.delivery, self, queue, position, epoch, behind=True)
         drive(replay, nothing, self._unreplayed)
 
     def frame(self, batch: Batch) -> bytes:
@@ -408,7 +409,7 @@ class Live:
         self._end(why)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self.app.delivery.leave(self)
+        self.services.delivery.leave(self)
         self.pace.end()
 
     def lost(self) -> None:
@@ -421,7 +422,7 @@ class Live:
         self.full = True
         self.pace.full(True)
         if not self.ended:
-            self.app.delivery.full(self)
+            self.services.delivery.full(self)
 
     def _drained(self) -> None:
         self.full = False
@@ -431,7 +432,7 @@ class Live:
         for queue, many in unseen.items():
             self._announce("gap", {"queue": queue.decode("utf-8"), "gap": None, "missed": many})
         self.pace.full(self.full)  # what was just written may have filled it again
-        self.app.delivery.drained(self)
+        self.services.delivery.drained(self)
 
     def _drop(self, why: str) -> None:
         """End a consumer that takes nothing: what waits for it is thrown away here and goes on elsewhere."""
@@ -446,7 +447,7 @@ class Live:
         self._left = self.unsent
         self.ended, self._why = True, why
         if self._counted:
-            live = self.app.live
+            live = self.server.live
             live[self._counted] -= 1
             if not live[self._counted]:
                 del live[self._counted]
@@ -474,15 +475,15 @@ class Live:
     def _beat(self) -> None:
         assert self._stream is not None
         self._timer = self._clock.callLater(self._period, self._beat)
-        if self.app.acl.generation != self._access:
+        if self.server.acl.generation != self._access:
             try:
-                self.app.acl.check(self.section, self.request)
+                self.server.acl.check(self.section, self.request)
                 if self.wish.tap:  # which is looking, too
-                    self.app.acl.check("rest:consumer", self.request)
+                    self.server.acl.check("rest:consumer", self.request)
             except Error as refused:
                 self.refuse(refused.text)
                 return
-            self._access = self.app.acl.generation
+            self._access = self.server.acl.generation
         waiting = self._stream.unsent
         left = waiting + self._stream.untaken
         taken = self.written - left

@@ -5,10 +5,11 @@ Owns its framing, its ids and its handler. Read live/websocket.py next.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from restmq.api.services import BrokerHandler
 from restmq.delivery.batch import Batch
-from restmq.http.handler import Answer, Handler
+from restmq.http.handler import Answer
 from restmq.http.stream import Stream
 from restmq.live.consumer import CACHE, HEADERS, Live, documents, queue_names, wish
 from restmq.model.errors import (
@@ -79,7 +80,7 @@ def _last_id(word: str) -> bool:
     return word.lower().replace("-", "").replace("_", "") in ("lasteventid", "evslasteventid")
 
 
-class SseHandler(Handler):
+class SseHandler(BrokerHandler):
     """GET /sse/NAMES."""
 
     streams = True
@@ -112,8 +113,6 @@ class SseHandler(Handler):
         except (BadRequest, Unauthorized, Forbidden, Misdirected):
             raise
         except Error as problem:
-            self.app.refusals.note(self.request, problem)
+            self.server.refusals.note(self.request, problem)
             return Answer(comment(problem.text, RETRY), 200, b"text/event-stream", HEADERS)
         return None
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}

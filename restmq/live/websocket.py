@@ -23,9 +23,10 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 
 from restmq.api import commands
+from restmq.api.client import Client
+from restmq.api.services import BrokerHandler
 from restmq.delivery.batch import Batch
 from restmq.delivery.waiting import Wait
-from restmq.http.handler import Handler
 from restmq.http.negotiation import listed
 from restmq.http.request import LITTLE
 from restmq.http.stream import Stream
@@ -95,7 +96,7 @@ def check_handshake(version: str, fields: dict[bytes, bytes]) -> bytes:
     return key
 
 
-class Asking(commands.Client):
+class Asking(Client):
     """Who sent one command over a WebSocket; `later` once its answer may come after those of other commands."""
 
     def __init__(self, socket: WebSocket) -> None:
@@ -124,7 +125,7 @@ class Asking(commands.Client):
             name, word = queue.encode("utf-8"), parse_lease(lease.encode("utf-8"))
         except (UnicodeEncodeError, BadKey):
             return False
-        return (name, word) in self._socket.leased or self._socket.app.delivery.leases(self._socket, name, word)
+        return (name, word) in self._socket.leased or self._socket.services.delivery.leases(self._socket, name, word)
 
 
 class WebSocket(Live):
@@ -132,9 +133,9 @@ class WebSocket(Live):
 
     section = "websocket:consumer"
 
-    def __init__(self, handler: Handler, queues: Sequence[bytes], clock: Any = None, wish: Wish = Wish()) -> None:  # noqa: B008
+    def __init__(self, handler: BrokerHandler, queues: Sequence[bytes], clock: Any = None, wish: Wish = Wish()) -> None:  # noqa: B008
         super().__init__(handler, queues, clock, wish)
-        self._limit = self.app.config.max_form  # bytes of one message
+        self._limit = self.services.config.max_form  # bytes of one message
         self._parser = Connection(ConnectionType.SERVER)
         self._message = BytesIO()
         self._size = 0
@@ -220,7 +221,7 @@ class WebSocket(Live):
         if event.message_finished:
             self._commands.append(self._message.getvalue())
             self._waiting_size += len(self._commands[-1])
-            self.app.bodies.used |= self._size > LITTLE
+            self.server.bodies.used |= self._size > LITTLE
             self._message, self._size = BytesIO(), 0
             self._hold()
             self._work()
@@ -253,13 +254,13 @@ class WebSocket(Live):
 
     async def command(self, text: bytes, asking: Asking) -> bytes:
         """Run one command; what a client did wrong is an answer too."""
-        return await commands.run(self.app, text, self._allow, whole=True, client=asking)
+        return await commands.run(self.services, text, self._allow, whole=True, client=asking)
 
     def _allow(self, section: str) -> None:
         try:
-            self.app.acl.check(section, self.request)
+            self.server.acl.check(section, self.request)
         except Error as refused:
-            self.app.refusals.note(self.request, refused)
+            self.server.refusals.note(self.request, refused)
             raise
 
     def _answer(self, asking: Asking, answer: bytes) -> None:
@@ -380,7 +381,7 @@ class WebSocket(Live):
             closing.cancel()
 
 
-class WebSocketHandler(Handler):
+class WebSocketHandler(BrokerHandler):
     """GET /ws/NAMES."""
 
     streams = True
@@ -398,5 +399,3 @@ class WebSocketHandler(Handler):
             (b"Sec-WebSocket-Accept", accept(key)),
         )
         await consumer.begin(self, lambda: self.upgrade(headers))
-
-    verbs: ClassVar[dict[str, Any]] = {"GET": get}
