@@ -19,6 +19,7 @@ from typing import Any
 from restmq.access import acl
 from restmq.access.acl import Acl
 from restmq.access.guesses import Guesses
+from restmq.access.origin import Origins
 from restmq.model import ini, suggest, units
 from restmq.model import settings as rules
 from restmq.model.ini import ConfigError, Entry, Section
@@ -386,9 +387,7 @@ def access(settings: Config, guesses: Guesses | None = None) -> Acl:
     return Acl(
         settings.acl,
         others=None if settings.acl != settings.source else {*_KEYS, *_GONE},
-        hosts=settings.hosts,
-        allowed_origins=settings.allowed_origins,
-        trusted_proxies=settings.trusted_proxies,
+        origins=Origins(settings.hosts, settings.allowed_origins, settings.trusted_proxies),
         guesses=guesses,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from restmq.access.acl import KINDS, REMEMBERED, Acl
+from restmq.access.origin import Origins
 from restmq.model.errors import Forbidden, Misdirected, Unauthorized
 from restmq.model.ini import ConfigError
 from restmq.model.networks import Networks
@@ -269,13 +270,13 @@ def test_a_websocket_may_show_the_cookie_if_it_says_its_origin(rules: Any, cooki
     acl = rules(PASSWORD.format("websocket:consumer") + PASSWORD.format("rest:producer"))
     upgrade = {"upgrade": "websocket", "cookie": cookie}
     request = asked("/ws/test", **upgrade, origin="http://10.0.0.1:8888")
-    acl.admit(request)
+    acl.origins.admit(request)
     assert acl.check("websocket:consumer", request) is False
     assert acl.check("rest:producer", request) is False  # a command on that socket
     with pytest.raises(Forbidden, match="Origin"):
         acl.check("websocket:consumer", asked("/ws/test", **upgrade))
     with pytest.raises(Forbidden, match="another origin"):
-        acl.admit(asked("/ws/test", **upgrade, origin="http://evil.example"))
+        acl.origins.admit(asked("/ws/test", **upgrade, origin="http://evil.example"))
 
 
 def test_a_websocket_may_use_basic_and_needs_no_origin_then(rules: Any) -> None:
@@ -382,8 +383,8 @@ def test_what_is_remembered_is_bounded(rules: Any) -> None:
     for n in range(REMEMBERED + 10):
         admitted(acl, "rest:producer", f"10.1.{n >> 8}.{n & 255}")
         with pytest.raises(Misdirected):
-            acl.admit(asked(ip=f"127.0.{n >> 8}.{n & 255}", host=f"h{n}.example"))
-    for memory in (acl._verdicts, acl._known_hosts, acl._bare_peers):
+            acl.origins.admit(asked(ip=f"127.0.{n >> 8}.{n & 255}", host=f"h{n}.example"))
+    for memory in (acl._verdicts, acl.origins._known_hosts, acl.origins._bare_peers):
         assert 0 < len(memory) <= REMEMBERED
 
 
@@ -394,49 +395,49 @@ def test_what_is_remembered_is_bounded(rules: Any) -> None:
     "host", ["localhost", "localhost:8888", "LOCALHOST.:8888", "127.0.0.1:8888", "[::1]:8888", "10.1.1.1", ""]
 )
 def test_over_loopback_a_request_names_an_address_or_localhost(host: Any) -> None:
-    Acl().admit(asked(ip="127.0.0.1", host=host))
+    Origins().admit(asked(ip="127.0.0.1", host=host))
 
 
 @pytest.mark.parametrize("host", ["evil.example:8888", "localhost.evil.example", "127.0.0.1.evil.example", "[::1", "1"])
 def test_over_loopback_another_name_is_421_that_names_the_setting(host: Any) -> None:
     with pytest.raises(Misdirected, match=r"hosts = in \[server\] of restmq.conf, or set xheaders = true there"):
-        Acl().admit(asked(ip="127.0.0.1", host=host))
+        Origins().admit(asked(ip="127.0.0.1", host=host))
     with pytest.raises(Misdirected, match=r"hosts = in \[server\] of restmq.conf$"):  # with hosts, only these help
-        Acl(hosts=["mq.example"]).admit(asked(ip="127.0.0.1", host=host))
+        Origins(hosts=["mq.example"]).admit(asked(ip="127.0.0.1", host=host))
     with pytest.raises(Misdirected):
-        Acl().admit(asked(ip="::1", host=host))
+        Origins().admit(asked(ip="::1", host=host))
 
 
 def test_over_loopback_this_machine_may_be_named() -> None:
     import socket
 
-    Acl().admit(asked(ip="127.0.0.1", host=socket.gethostname().upper() + ":8888"))
+    Origins().admit(asked(ip="127.0.0.1", host=socket.gethostname().upper() + ":8888"))
 
 
 def test_over_the_network_or_a_unix_socket_or_from_a_trusted_proxy_any_name_will_do() -> None:
-    acl = Acl(trusted_proxies=["127.0.0.0/8"])
-    acl.admit(asked(ip="10.0.0.7", host="mq.example"))
-    acl.admit(asked(ip="", host="mq.example"))
-    acl.admit(asked(ip="10.9.9.9", peer="127.0.0.1", host="mq.example"))
+    acl = Acl(origins=Origins(trusted_proxies=["127.0.0.0/8"]))
+    acl.origins.admit(asked(ip="10.0.0.7", host="mq.example"))
+    acl.origins.admit(asked(ip="", host="mq.example"))
+    acl.origins.admit(asked(ip="10.9.9.9", peer="127.0.0.1", host="mq.example"))
     with pytest.raises(Misdirected):
-        Acl().admit(asked(ip="10.9.9.9", peer="127.0.0.1", host="mq.example"))
+        Origins().admit(asked(ip="10.9.9.9", peer="127.0.0.1", host="mq.example"))
 
 
 def test_with_hosts_given_every_request_must_name_one_of_them() -> None:
-    acl = Acl(hosts=["mq.example", "Other.example:8888"], trusted_proxies=["127.0.0.0/8"])
+    acl = Acl(origins=Origins(hosts=["mq.example", "Other.example:8888"], trusted_proxies=["127.0.0.0/8"]))
     for host in ("mq.example", "MQ.example:1234", "other.example:8888"):
-        acl.admit(asked(host=host))
+        acl.origins.admit(asked(host=host))
     for host in ("other.example:1", "127.0.0.1", "localhost", "evil.example", ""):
         for ip in ("10.0.0.7", "127.0.0.1", ""):
             with pytest.raises(Misdirected):
-                acl.admit(asked(ip=ip, host=host))
+                acl.origins.admit(asked(ip=ip, host=host))
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_healthz_and_readyz_are_open_to_every_host_and_page(path: Any) -> None:
-    acl = Acl(hosts=["mq.example"])
-    acl.admit(asked(path, host="10.0.0.1"))
-    acl.admit(asked(path, host="10.0.0.1", origin="http://evil.example"))
+    acl = Acl(origins=Origins(hosts=["mq.example"]))
+    acl.origins.admit(asked(path, host="10.0.0.1"))
+    acl.origins.admit(asked(path, host="10.0.0.1", origin="http://evil.example"))
 
 
 # ---- pages
@@ -463,9 +464,9 @@ OURS = {"host": "mq.example:8888"}
     ],
 )
 def test_our_pages_and_allowed_ones_may_ask_for_anything(headers: Any) -> None:
-    acl = Acl(allowed_origins=["http://friend.example"])
+    acl = Acl(origins=Origins(allowed_origins=["http://friend.example"]))
     for method in ("GET", "POST", "DELETE"):
-        acl.admit(asked(method=method, **{**OURS, **headers}))
+        acl.origins.admit(asked(method=method, **{**OURS, **headers}))
 
 
 @pytest.mark.parametrize(
@@ -491,10 +492,10 @@ def test_our_pages_and_allowed_ones_may_ask_for_anything(headers: Any) -> None:
     ],
 )
 def test_a_page_of_another_origin_gets_403_and_is_named(headers: Any) -> None:
-    acl = Acl(allowed_origins=["http://friend.example"])
+    acl = Acl(origins=Origins(allowed_origins=["http://friend.example"]))
     for method in ("GET", "POST"):
         with pytest.raises(Forbidden, match="allowed_origins"):
-            acl.admit(asked(method=method, **{**OURS, **headers}))
+            acl.origins.admit(asked(method=method, **{**OURS, **headers}))
 
 
 @pytest.mark.parametrize("headers", [{"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"},
@@ -502,7 +503,7 @@ def test_a_page_of_another_origin_gets_403_and_is_named(headers: Any) -> None:
 def test_a_link_from_elsewhere_may_lead_to_a_page_but_not_to_what_hands_out(headers: Any) -> None:
     acl = Acl()
     for page in ("/", "/?_=1", "/queue", "/q/", "/j/test", "/static/restmq.css"):
-        acl.admit(asked(page, **headers))
+        acl.origins.admit(asked(page, **headers))
     for target in (
         "/q/test",
         "/?queue=test",
@@ -513,31 +514,31 @@ def test_a_link_from_elsewhere_may_lead_to_a_page_but_not_to_what_hands_out(head
         "/j/test?callback=f",
     ):
         with pytest.raises(Forbidden):
-            acl.admit(asked(target, **headers))
+            acl.origins.admit(asked(target, **headers))
     with pytest.raises(Forbidden):
-        acl.admit(asked("/queue", method="POST", **headers))
+        acl.origins.admit(asked("/queue", method="POST", **headers))
 
 
 def test_a_page_embedded_elsewhere_as_script_is_no_visit() -> None:
     with pytest.raises(Forbidden):
-        Acl().admit(asked("/j/test", sec_fetch_site="cross-site", sec_fetch_mode="no-cors"))
+        Origins().admit(asked("/j/test", sec_fetch_site="cross-site", sec_fetch_mode="no-cors"))
 
 
 @pytest.mark.parametrize("query", ["callback=f", "a=1&callback=f", "c%61llback=f", "%63%61%6c%6c%62%61%63%6b=f"])
 def test_callback_without_a_page_passes_only_by_a_loopback_name_and_from_no_browser(query: Any) -> None:
-    acl = Acl(trusted_proxies=["127.0.0.0/8"])
+    acl = Acl(origins=Origins(trusted_proxies=["127.0.0.0/8"]))
     target = "/stats/?" + query
     for host in ("localhost", "localhost:8888", "LOCALHOST.", "127.0.0.1:8888", "127.9.9.9", "[::1]:8888", "[::1]"):
-        acl.admit(asked(target, ip="127.0.0.1", host=host))
-        acl.admit(asked(target, ip="10.0.0.7", host=host))
+        acl.origins.admit(asked(target, ip="127.0.0.1", host=host))
+        acl.origins.admit(asked(target, ip="10.0.0.7", host=host))
         with pytest.raises(Forbidden, match="callback"):
-            acl.admit(asked(target, ip="127.0.0.1", host=host, **CHROMIUM))
+            acl.origins.admit(asked(target, ip="127.0.0.1", host=host, **CHROMIUM))
     for host in ("mq.example", "10.0.0.1", "localhost.evil.example", "127.0.0.1.evil.example", "[::2]", ""):
         for ip in ("10.0.0.7", ""):
             with pytest.raises(Forbidden, match="callback"):
-                acl.admit(asked(target, ip=ip, host=host))
-        acl.admit(asked(target, host=host, sec_fetch_site="same-origin"))
-        acl.admit(asked("/stats/?max=3", host=host))
+                acl.origins.admit(asked(target, ip=ip, host=host))
+        acl.origins.admit(asked(target, host=host, sec_fetch_site="same-origin"))
+        acl.origins.admit(asked("/stats/?max=3", host=host))
 
 
 CHROMIUM = {
@@ -589,15 +590,15 @@ LOOKS = ("/", "/?max=1", "/q/", "/q", "/queue", "/j/test", "/stats/", "/stats/te
 def test_a_browser_that_does_not_say_which_page_asks_takes_nothing(name: Any, host: Any) -> None:
     for target in TAKES:
         with pytest.raises(Forbidden, match="POST /q/NAME/take.*curl"):
-            Acl().admit(asked(target, host=host, **BROWSERS[name]))
-        Acl().admit(asked(target, host=host, referer=f"http://{host}/j/test", **BROWSERS[name]))
-        Acl().admit(asked(target, host=host, sec_fetch_site="none", **BROWSERS[name]))
+            Origins().admit(asked(target, host=host, **BROWSERS[name]))
+        Origins().admit(asked(target, host=host, referer=f"http://{host}/j/test", **BROWSERS[name]))
+        Origins().admit(asked(target, host=host, sec_fetch_site="none", **BROWSERS[name]))
     for target in LOOKS:
-        Acl().admit(asked(target, host=host, **BROWSERS[name]))
-    Acl().admit(asked("/q/test", method="HEAD", host=host, **BROWSERS[name]))
+        Origins().admit(asked(target, host=host, **BROWSERS[name]))
+    Origins().admit(asked("/q/test", method="HEAD", host=host, **BROWSERS[name]))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_is_no_browser(name: Any) -> None:
     for target in (*TAKES, *LOOKS):
-        Acl().admit(asked(target, host="mq.example", **PROGRAMS[name]))
+        Origins().admit(asked(target, host="mq.example", **PROGRAMS[name]))

@@ -27,7 +27,7 @@ from twisted.logger import LogLevel
 from wire import until
 
 from restmq import log
-from restmq.access import acl
+from restmq.access import acl, origin
 from restmq.api import commands, values
 from restmq.delivery import replay as resume
 from restmq.http import accesslog, proxies
@@ -168,17 +168,17 @@ def access_rules() -> acl.Acl:
     with tempfile.NamedTemporaryFile("w") as file:
         file.write("[websocket:consumer]\nusername = a\npassword = b\n")
         file.flush()
-        return acl.Acl(Path(file.name), hosts=["localhost"], allowed_origins=["https://friend.example"])
+        return acl.Acl(Path(file.name), origins=origin.Origins(["localhost"], ["https://friend.example"]))
 
 
 def judged(text: str) -> None:
     """Every rule about a page, a host and a password."""
     rules_of, asks = access_rules(), request(text)
     for ask in (
-        lambda: rules_of.admit(asks),
-        lambda: rules_of._judge_page(b"localhost", asks.fields.values, asks),
+        lambda: rules_of.origins.admit(asks),
+        lambda: rules_of.origins._judge_page(b"localhost", asks.fields.values, asks),
         lambda: rules_of.check("websocket:consumer", asks),
-        lambda: acl._has(b"callback", text.encode()),
+        lambda: origin._has(b"callback", text.encode()),
     ):
         with contextlib.suppress(Error):
             ask()

@@ -275,7 +275,7 @@ class Handler(web.RequestHandler):  # type: ignore[misc]
         """Ask the ACL. What rests on the address alone is remembered on the connection."""
         acl = self.server.acl
         request = self.request
-        acl.admit(request)
+        acl.origins.admit(request)
         if section is not None:
             connection = request.connection
             if self.server.proxies is not None:
