@@ -7,7 +7,6 @@ through it. Read http/stream.py next.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +18,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from restmq.http.headers import FIELD, LINE, NOTHING, TOKEN, Fields, fields
+from restmq.http.headers import NOTHING
+from restmq.http.parser import MAX_LINE, Body, check_beginning, read_head
 from restmq.http.request import LITTLE, Most, Receiver, Request
 from restmq.http.server import Server
 from restmq.http.stream import MAX_AHEAD
@@ -27,11 +27,8 @@ from restmq.model import errors
 from restmq.model.networks import address
 from restmq.model.urlencoded import BROKEN
 from restmq.runtime.cork import can_half_close, cork, finish, let_go, send, unsent, untaken
-from restmq.runtime.room import Ticket
 from restmq.runtime.ticker import NEVER
 
-MAX_LINE = 8192
-MAX_HEAD = 16384
 MIN_RATE = 1024  # bytes of a body a second, on average, once its time-out is over
 GETS = 16  # pipelined GETs in flight: each may bring a large element
 STUCK = 10  # seconds for a client to read something, once answers take all the room
@@ -39,18 +36,7 @@ ROOM_WAIT = 10  # seconds that a body waits for room
 HURRIED = 5  # seconds after which a body that others wait for must have come at HASTE
 HASTE = 65536  # bytes a second
 DEPTH = 128  # pipelined requests in flight
-FEW_CHUNKS, SMALL_CHUNK = 4096, 8  # a body may have so many chunks, and one more for each 8 bytes of it
 LINGER = 2  # seconds for a client to stop sending what was refused
-
-_TARGET = rb"[!\"$-~\x80-\xff]+"  # visible, without the # of a fragment
-_HEAD = re.compile(
-    rb"(?!CONNECT )(" + TOKEN + rb"{1,32}) (" + _TARGET + rb") HTTP/1\.([0-9])\r\n((?:" + FIELD + rb"\r\n)*)\r\n"
-)
-_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"+) ([!-~\x80-\xff]+) HTTP/([0-9])\.[0-9]\r\n")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?\Z")
-_SMALL_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,3})\r\n")
-_BARE_LF = re.compile(rb"(?<!\r)\n")
-_ABSOLUTE = re.compile(rb"https?://([^/?@]+)(?![^/?])", re.IGNORECASE)
 
 log = Logger()
 
@@ -65,30 +51,6 @@ class Routes(Protocol):
     def judge(self, request: Request) -> Most: ...
     def refuse(self, request: Request, error: Exception) -> None: ...
     def cold(self, request: Request) -> None: ...
-
-
-class _Body:
-    """A body that is still coming. `want` is how many bytes of it are next, or which line.
-
-    `size` bytes came; `most` is what the address lets it have. Without `most` its request
-    was answered at its head, and what comes is thrown away. `room` bytes are kept free for it,
-    or will be when `ticket` is called.
-    """
-
-    __slots__ = (
-        "began", "chunked", "chunks", "data", "expects", "most", "request", "room", "size", "ticket", "trailer", "want"
-    )  # fmt: skip
-
-    def __init__(self, request: Request, began: int) -> None:
-        self.request, self.began = request, began
-        self.data = bytearray()
-        self.size = self.trailer = self.chunks = 0
-        self.chunked = request.fields.chunked
-        self.want: int | str = request.fields.length or "size"
-        self.expects = request.fields.expects
-        self.most: Most | None = None
-        self.room = 0
-        self.ticket: Ticket | None = None
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -132,7 +94,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self._buffer = b""
         self._scanned = 0  # how far the buffer has no end of a head
         self._partial = False  # whether the buffer is the beginning of a head that is to come
-        self._body: _Body | None = None
+        self._body: Body | None = None
         self._refusal = b""  # the last words, when the answers before them have left
         self._resuming = self._choked = self._paused = False
         self._stuck = -1
@@ -406,12 +368,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     def _unfinished(self, head: bytes) -> None:
         """The beginning of a head: is it still a good one, and how long may the rest take?"""
-        if len(head) > MAX_LINE and head.find(b"\r\n", 0, MAX_LINE + 2) < 0:
-            raise errors.TargetTooLong(f"the request line is over {MAX_LINE} bytes")
-        if len(head) > MAX_HEAD:
-            raise errors.HeadTooLarge(f"the head is over {MAX_HEAD} bytes")
-        if _BARE_LF.search(head, max(0, self._scanned - 1)):
-            raise errors.BadRequest("lines end in CRLF (RFC 9112 section 2.2)")
+        check_beginning(head, self._scanned)
         self._scanned = len(head)
         if not self._partial:
             self._partial = True
@@ -419,20 +376,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     def _head(self, data: bytes, at: int, end: int) -> int:
         """Take up the head in data[at:end], and its body if it is here; the position after it."""
-        if end - at > MAX_LINE and data.find(b"\r\n", at, at + MAX_LINE + 2) < 0:
-            raise errors.TargetTooLong(f"the request line is over {MAX_LINE} bytes")
-        if end - at > MAX_HEAD:
-            raise errors.HeadTooLarge(f"the head is over {MAX_HEAD} bytes")
-        found = _HEAD.match(data, at, end)
-        if found is None:
-            raise _malformed(data, at, end)
-        method, target, minor, block = found.groups()
-        newer = minor != b"0"  # RFC 9110 section 2.5: what is newer than 1.1 is read as 1.1
-        given = fields(block, newer)
+        method, target, newer, given = read_head(data, at, end)
         length = given.length
-        if target[:1] != b"/":
-            target, given = _origin_form(method, target, given, newer)
-        request = Request(self, method.decode("ascii"), target, newer, given)
+        request = Request(self, method, target, newer, given)
         if b"%" in target and BROKEN.search(target):
             self.app.wrong(request, "the target has a % without two hexadecimal digits behind it: write it as %25")
         if not (length or given.chunked):
@@ -451,7 +397,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         `here` is whether some of the body came already: then nobody waits for 100 Continue.
         """
         self._partial = False
-        body = self._body = _Body(request, self.wheel.now)
+        body = self._body = Body(request, self.wheel.now)
         self.deadline = body.began + self.server.limits.body
         if here:
             body.expects = False
@@ -465,7 +411,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if not self.line:
             self._continue(body)
 
-    def _ask_for_room(self, body: _Body, size: int) -> None:
+    def _ask_for_room(self, body: Body, size: int) -> None:
         """A large body: it is read on when all bodies of this instance leave room for it."""
         body.room, body.ticket = size, self.server.bodies.enter(size, partial(self._has_room, body))
         if body.ticket is not None:
@@ -473,7 +419,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             self.deadline = self.wheel.now + ROOM_WAIT
             self.transport.pauseProducing()
 
-    def _has_room(self, body: _Body) -> None:
+    def _has_room(self, body: Body) -> None:
         assert body.ticket is not None
         body.room, body.ticket = body.ticket.size, None
         body.began = self.wheel.now
@@ -482,7 +428,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             self._continue(body)
         self.wheel.clock.callLater(0, self._read_body, body)
 
-    def _read_body(self, body: _Body) -> None:
+    def _read_body(self, body: Body) -> None:
         """It has room now: go on with what was read of it, then with what is to come."""
         if self._body is not body or self.ended:
             return
@@ -498,7 +444,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         if body is not None:
             self._leave_room(body)
 
-    def _leave_room(self, body: _Body) -> None:
+    def _leave_room(self, body: Body) -> None:
         room, body.room = body.room, 0
         ticket, body.ticket = body.ticket, None
         if ticket is not None:
@@ -521,7 +467,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self.server.bodies.refused += 1
         return errors.Crowded(text)
 
-    def _deny(self, body: _Body, error: Exception) -> None:
+    def _deny(self, body: Body, error: Exception) -> None:
         """Answer a request whose body is not all here. What comes of the body is thrown away, if it has a near end.
 
         It has none if the client waits for 100 Continue: perhaps it sends the body, perhaps the next request (RFC
@@ -543,7 +489,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
             self._gets += 1  # answer() counts it off
         self.app.refuse(request, error)
 
-    def _continue(self, body: _Body) -> None:
+    def _continue(self, body: Body) -> None:
         if body.expects and body.ticket is None:
             body.expects = False
             send(self.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -557,7 +503,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 self._buffer = data[at:]
                 return -1
             if body.want == "size":
-                at = self._small_chunks(body, data, at)
+                most = limits.size if body.most is None else min(limits.size, body.most.bytes if body.room else LITTLE)
+                at = body.small_chunks(data, at, most)
             if isinstance(body.want, int):
                 part = data[at : at + body.want]
                 at += len(part)
@@ -578,8 +525,10 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
                 self._buffer = data[at:]
                 return -1
             line, at = data[at:end], end + 2
-            if self._between(body, line):
+            if body.between(line, limits.size):
                 break
+            if isinstance(body.want, int):
+                self._announced(body, body.want)
             if self.closing:
                 return -1
         self._body = None
@@ -594,67 +543,12 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
         self._take(body.request)
         return at
 
-    def _small_chunks(self, body: _Body, data: bytes, at: int) -> int:
-        """Take small chunks that are here as a whole, as many as follow each other; the position after them.
-
-        One by one, as large ones are taken, a MiB of the smallest would hold the reactor for 0.3 s.
-        """
-        most = self.server.limits.size
-        if body.most is not None:
-            most = min(most, body.most.bytes if body.room else LITTLE)
-        parts, size = [], body.size
-        while found := _SMALL_CHUNK.match(data, at):
-            begin = found.end()
-            end = begin + int(found[1], 16)
-            size += end - begin
-            if end == begin or size > most or data[end : end + 2] != b"\r\n":
-                break
-            parts.append(data[begin:end])
-            at = end + 2
-        if parts:
-            taken = b"".join(parts)
-            body.size += len(taken)
-            self._count_chunks(body, len(parts))
-            if body.most is not None:
-                body.data += taken
-        return at
-
-    def _count_chunks(self, body: _Body, many: int) -> None:
-        body.chunks += many
-        if body.chunks > FEW_CHUNKS + body.size // SMALL_CHUNK:
-            raise errors.BadRequest(
-                f"the body comes in chunks of less than {SMALL_CHUNK} bytes, and in more than {FEW_CHUNKS} of them: "
-                "gather some before you send them"
-            )
-
-    def _between(self, body: _Body, line: bytes) -> bool:
-        """A line before, between or behind chunks (RFC 9112 section 7.1); whether it is the last."""
-        if body.want == "size":
-            found = _CHUNK.match(line)
-            if not found:
-                raise errors.BadRequest("a chunk's size is no number")
-            size = int(found[1], 16)
-            if body.size + size > self.server.limits.size:
-                raise errors.TooLarge(f"the body is over {self.server.limits.size} bytes")
-            if body.most is not None and body.size + size > body.most.bytes:
-                self._deny(body, body.most.passed())
-            elif body.most is not None and not body.room and body.size + size > LITTLE:
-                self._ask_for_room(body, body.most.bytes)
-            self._count_chunks(body, 1)
-            body.want = size if size else "trailer"
-        elif body.want == "end":
-            if line:
-                raise errors.BadRequest("a chunk is longer than it said")
-            body.want = "size"
-        elif line:
-            body.trailer += len(line)
-            if body.trailer > MAX_HEAD:
-                raise errors.HeadTooLarge("the trailer is too large")
-            if not LINE.match(line):
-                raise errors.BadRequest("a trailer line is malformed")
-        else:
-            return True
-        return False
+    def _announced(self, body: Body, size: int) -> None:
+        """A chunk of so many bytes is next: may the body have them, and is there room?"""
+        if body.most is not None and body.size + size > body.most.bytes:
+            self._deny(body, body.most.passed())
+        elif body.most is not None and not body.room and body.size + size > LITTLE:
+            self._ask_for_room(body, body.most.bytes)
 
     def _take(self, request: Request) -> None:
         """A whole request is here."""
@@ -806,43 +700,6 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
 
     def stopProducing(self) -> None:
         """The connection is closing; connectionLost follows."""
-
-
-def _malformed(data: bytes, at: int, end: int) -> errors.Error:
-    """Why the head in data[at:end] is none (RFC 9112 sections 2.3, 3 and 5)."""
-    line = _REQUEST_LINE.match(data, at, end)
-    if line is None:
-        return errors.BadRequest("the request line is malformed: it is METHOD TARGET HTTP/1.1, one space between")
-    method, target, major = line.groups()
-    if major != b"1":
-        return errors.VersionNotSupported("this server speaks HTTP/1.1 and HTTP/1.0")
-    if len(method) > 32:
-        return errors.NotImplementedHere("no method is so long")
-    if method == b"CONNECT":
-        return errors.BadRequest("CONNECT is for proxies, and this is none")
-    if b"#" in target:
-        return errors.BadRequest("a target has no fragment: leave away what begins with #, or write %23")
-    return errors.BadRequest("a header line is malformed: it is NAME: VALUE, no space before the colon, no fold")
-
-
-def _origin_form(method: bytes, target: bytes, given: Fields, newer: bool) -> tuple[bytes, Fields]:
-    """The path of a target that does not begin with one: the form for proxies, or * (RFC 9112 sections 3.2.2, 3.2.4).
-
-    The host of the form for proxies counts, whatever Host says: the header lines come back with it as their Host.
-    Raises BadRequest for any other form.
-    """
-    found = _ABSOLUTE.match(target)
-    if not found:
-        if target == b"*" and method == b"OPTIONS":
-            return target, given
-        raise errors.BadRequest("the target must begin with a slash; only OPTIONS may have *, and a proxy http://HOST/")
-    if found[1] != given.values.get(b"host"):
-        lines = [line for line in given.block.split(b"\r\n") if line and line[:5].lower() != b"host:"]
-        given = fields(b"\r\n".join((b"Host: " + found[1], *lines, b"")), newer)
-    rest = target[found.end() :]
-    if not rest and method == b"OPTIONS":
-        return b"*", given
-    return (rest if rest[:1] == b"/" else b"/" + rest), given
 
 
 def _safely(call: Callable[[], object]) -> None:
