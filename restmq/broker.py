@@ -14,16 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from restmq import config
 from restmq.access.guesses import Guesses
 from restmq.api.frontend import Frontend
 from restmq.api.rates import Rates
 from restmq.api.services import Services
-from restmq.config import Config
+from restmq.config import Config, access
 from restmq.delivery.channels import Inbox
 from restmq.delivery.presence import Presence
 from restmq.delivery.service import Delivery
@@ -33,7 +32,7 @@ from restmq.http.accesslog import Access, ToFile, to_log
 from restmq.http.application import Application
 from restmq.http.counts import Counts
 from restmq.http.server import Server
-from restmq.listener import Door
+from restmq.listener import Listener
 from restmq.log import FILE_SIZE, FILES
 from restmq.runtime.future import deferred
 from restmq.runtime.ticker import Wheel
@@ -61,32 +60,32 @@ def _fail() -> None:
 class Broker(Service):
     """Everything that runs: begins with the wheel, ends with the links to Redis."""
 
-    def __init__(self, settings: Config, reactor: Any) -> None:
-        self.settings = settings
+    def __init__(self, config: Config, reactor: Any) -> None:
+        self.config = config
         self.wheel = Wheel(reactor)
         link: dict[str, Any] = {
-            "db": settings.redis_db,
-            "username": settings.redis_username or None,
-            "password": settings.redis_password or None,
-            "deadline": settings.deadline,
+            "db": config.redis_db,
+            "username": config.redis_username or None,
+            "password": config.redis_password or None,
+            "deadline": config.deadline,
         }
-        self.redis = Redis(settings.redis, reactor, **link)
-        self.messages = Redis(settings.redis, reactor, heard=lambda channel, data: None, **link)
-        self.core = Core(self.redis, reactor, settings.rules)
-        self.presence = Presence(self.core, reactor, lasts=settings.silence)
+        self.redis = Redis(config.redis, reactor, **link)
+        self.messages = Redis(config.redis, reactor, heard=lambda channel, data: None, **link)
+        self.core = Core(self.redis, reactor, config.queues)
+        self.presence = Presence(self.core, reactor, lasts=config.silence)
         self.inbox = Inbox(self.core, self.messages, self.presence)
         self.delivery = Delivery(self.core, self.messages, self.presence, self.inbox, reactor)
         self.waiting = Waiting(self.core, self.inbox, reactor)
         self.delivery.woken, self.delivery.up = self.waiting.woken, self.waiting.up
-        self.acl = config.access(settings, Guesses(reactor))
-        where = settings.access_log
+        self.acl = access(config, Guesses(reactor))
+        where = config.access_log
         self.access_file = ToFile(where, FILE_SIZE, FILES) if isinstance(where, Path) else None
         self.access_log = Access(self.wheel, self.access_file or to_log) if where else None
         counts = Counts(ROUTES, self.access_log)
-        self.server = Server(settings, self.acl, self.wheel, self.core.answers, counts)
+        self.server = Server(config, self.acl, self.wheel, self.core.answers, counts)
         readiness = Readiness(self.core)
-        frontend = Frontend(frontend_path(), settings.static_path, settings.template_path)
-        services = Services(settings, self.core, self.delivery, self.waiting, frontend, Rates(), readiness, counts)
+        frontend = Frontend(frontend_path(), config.static_path, config.template_path)
+        services = Services(config, self.core, self.delivery, self.waiting, frontend, Rates(), readiness, counts)
         self.app = Application(ROUTES, self.server, services)
         watches = (self.redis.watch, self.messages.watch, self.delivery.watch, readiness.tick)
         for each in (*watches, self.acl.reload_if_changed):
@@ -137,7 +136,7 @@ class Broker(Service):
             try:
                 self.access_file.open()
             except OSError as error:
-                why = f"[server] access_log: {self.settings.access_log} cannot be opened: {error.strerror}"
+                why = f"[server] access_log: {self.config.access_log} cannot be opened: {error.strerror}"
                 self._reactor.callWhenRunning(self._refuse, why)
         self._reactor.callWhenRunning(self._listen)
         self.wheel.start()
@@ -155,7 +154,7 @@ class Broker(Service):
         log.info("ending: finishing requests and closing live consumers")
         if self.acl.guesses is not None:
             self.acl.guesses.close()
-        drained = self.app.drain(self.settings.drain, self.settings.grace)
+        drained = self.app.drain(self.config.drain, self.config.grace)
         self.waiting.close()
         await self.delivery.close()
         await drained
@@ -167,31 +166,14 @@ class Broker(Service):
         await self.messages.disconnect()
 
 
-def service(settings: Config) -> MultiService:
-    """All of it, not started. The port is opened last and closed first."""
+def services(config: Config) -> list[Service]:
+    """The broker and its port, not started, in the order in which they start: the port opens last and closes first."""
     from twisted.internet import reactor
 
-    broker = Broker(settings, reactor)
-    exposure = Exposure(settings, broker.acl)
+    broker = Broker(config, reactor)
+    exposure = Exposure(config, broker.acl)
     broker.wheel.each(exposure.look)
-    door = Door(settings.endpoint, broker.app, reactor, broker.connected, exposure.opened)
-    if door.certificates is not None:
-        broker.wheel.each(door.certificates.reload_if_changed)
-    return _Ordered(broker, door)
-
-
-class _Ordered(MultiService):
-    """Starts in order, ends in reverse order, each after the one before it has ended."""
-
-    def __init__(self, *parts: Any) -> None:
-        MultiService.__init__(self)
-        for part in parts:
-            part.setServiceParent(self)
-
-    def stopService(self) -> Deferred[None]:
-        Service.stopService(self)
-        return deferred(self._stop())
-
-    async def _stop(self) -> None:
-        for part in reversed(list(self)):
-            await maybeDeferred(part.stopService)
+    listener = Listener(config.endpoint, broker.app, reactor, broker.connected, exposure.opened)
+    if listener.certificates is not None:
+        broker.wheel.each(listener.certificates.reload_if_changed)
+    return [broker, listener]

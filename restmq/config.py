@@ -21,10 +21,9 @@ from restmq.access.acl import Acl
 from restmq.access.guesses import Guesses
 from restmq.access.origin import Origins
 from restmq.model import ini, suggest, units
-from restmq.model import settings as rules
 from restmq.model.ini import ConfigError, Entry, Section
 from restmq.model.networks import Networks
-from restmq.model.settings import RULES
+from restmq.model.settings import DEFAULTS, SETTINGS
 
 __all__ = ["Config", "ConfigError", "access", "load"]
 
@@ -86,18 +85,10 @@ class Config:
     heartbeat: float = 15.0
     per_client: int = 1000
 
-    # [queues]: what holds for queues that were not told otherwise, as the functions read it (times in ms)
-    policy: str = "broadcast"
-    history: int = 1000
-    history_bytes: int = _MIB
+    # [queues]
     idempotency: float = 600.0
-    max_deliveries: int = 0
-    backoff: str = ""
-    dead_ttl: int = 0
-    max_length: int = 0
-    max_bytes: int = 0
-    overflow: str = "refuse"
-    idle_ttl: int = 0
+    #: What holds for queues that were not told otherwise, by the names of settings.SETTINGS, as the functions read it.
+    queues: Mapping[str, int | str] = field(default_factory=lambda: dict(DEFAULTS))
 
     # [frontend]: None is what comes with RestMQ
     static_path: Path | None = None
@@ -114,11 +105,6 @@ class Config:
     def max_form(self) -> int:
         """The largest form, in bytes: a value may be escaped threefold."""
         return 3 * self.max_value + 64 * _KIB
-
-    @property
-    def rules(self) -> dict[str, object]:
-        """[queues], by the names of settings.RULES."""
-        return {name: getattr(self, name) for name in RULES}
 
     @property
     def endpoint(self) -> str:
@@ -194,23 +180,17 @@ def _seconds(low: float, high: float) -> Callable[[str, Path], float]:
     return parse
 
 
-def _size(low: int, high: int) -> Callable[[str, Path], int]:
-    def parse(text: str, _base: Path) -> int:
-        value = units.size(text)
-        if not low <= value <= high:
-            raise ValueError(f"it takes {low} to {high} bytes")
-        return value
+def _plain(parse: Callable[[str], Any]) -> Callable[[str, Path], Any]:
+    """A value that names no file."""
+    return lambda text, _base: parse(text)
 
-    return parse
+
+def _size(low: int, high: int) -> Callable[[str, Path], int]:
+    return _plain(units.size_within(low, high))
 
 
 def _number(low: int, high: int) -> Callable[[str, Path], int]:
-    def parse(text: str, _base: Path) -> int:
-        if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
-            raise ValueError(f"it takes a number from {low} to {high}")
-        return int(text)
-
-    return parse
+    return _plain(units.number_within(low, high))
 
 
 #: The kinds of Twisted's endpoint descriptions that `listen` may be.
@@ -271,11 +251,11 @@ def _proxies(text: str, base: Path) -> tuple[str, ...]:
     return Networks(words).cidr
 
 
-def _rule(name: str) -> Callable[[str, Path], Any]:
+def _queue_setting(name: str) -> Callable[[str, Path], int | str]:
     """How POST /settings reads it; but no backoff is what the functions begin with, and needs no word here."""
 
     def parse(text: str, _base: Path) -> int | str:
-        value = rules.parse(name, text)
+        value = SETTINGS[name].parse(text)
         return "" if value == "none" else value
 
     return parse
@@ -327,7 +307,7 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
         "per_client": ("per_client", _number(0, 10**9)),
     },
     "queues": {
-        **{name: (name, _rule(name)) for name in RULES},
+        **{name: (f"queues.{name}", _queue_setting(name)) for name in SETTINGS},
         "idempotency": ("idempotency", _seconds(1, 7 * 86400)),
     },
     "frontend": {
@@ -375,7 +355,8 @@ def load(path: Path | None, **overrides: object) -> Config:
         raise ConfigError(
             f"{access_rules[0].where}: access sections stand in one place: here or in acl_file, not in both"
         )
-    settings = Config(**values, source=path, notes=tuple(notes))
+    queues = {name: values.pop(f"queues.{name}", default) for name, default in DEFAULTS.items()}
+    settings = Config(**values, queues=queues, source=path, notes=tuple(notes))
     if overrides.get("port") is not None and re.match(r"(tcp|tcp6|ssl|tls):.", settings.listen):
         note = f"--port {settings.port} does nothing: listen = {settings.listen} is an endpoint, which says its own"
         settings = replace(settings, notes=(*settings.notes, note))

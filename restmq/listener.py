@@ -34,7 +34,7 @@ HANDSHAKE = 0.002
 _log = Logger()
 
 
-class Door(Service):
+class Listener(Service):
     """Listens on a Twisted endpoint `description` for `factory`; opens when `ready()` says so.
 
     `listening`, when given, is called with the port's address, as soon as whoever connects is not refused.

@@ -2,7 +2,7 @@
 
 Owns what starts, in which order, and what it says when it cannot. Must not know
 how anything is done. `twistd --help` lists it by twisted/plugins/restmq_plugin.py.
-Read broker.py next: what is started here is `broker.service`.
+Read broker.py next: what is started here is `broker.services`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.application.service import MultiService
 from twisted.internet.error import CannotListenError
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
@@ -25,6 +24,7 @@ import restmq
 from restmq import config, embedded, log
 from restmq.config import Config
 from restmq.model.ini import ConfigError
+from restmq.runtime.ordered import Ordered
 
 _log = Logger()
 
@@ -103,8 +103,8 @@ class Options(usage.Options):
         return config.load(path, **{name: self[name] for name in ("port", "listen", "redis", "data")})
 
 
-class RestMQ(MultiService):
-    """The services in their order: each starts after the ones before it, and ends before them."""
+class RestMQ(Ordered):
+    """The services of one process, under twistd: Redis if it runs its own, the broker, the port."""
 
     def __init__(self, observer: ILogObserver | None = None, daemon: bool = False) -> None:
         MultiService.__init__(self)
@@ -133,16 +133,6 @@ class RestMQ(MultiService):
         except ConfigError as error:
             raise self._refused(error) from None
 
-    def stopService(self) -> Deferred[None]:
-        """End the last one first, and the next when that has ended: Redis goes after who needs it."""
-        Service.stopService(self)
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        for service in reversed(list(self)):
-            ended = maybeDeferred(service.stopService)
-            await ended.addErrback(lambda failure: _log.failure("a part of RestMQ did not end well", failure))
-
     def _refused(self, reason: object) -> CannotStart:
         if self._daemon:  # in the foreground, the line Python prints is enough
             _log.error("cannot start: {reason}", reason=reason)
@@ -169,7 +159,7 @@ def makeService(options: Options) -> MultiService:
         _check_endpoint(wanted.endpoint)
         settings, before = embedded.prepare(wanted)
         main = RestMQ(_observer(twistd), not twistd.get("nodaemon", True))
-        for service in (*before, broker.service(settings)):
+        for service in (*before, *broker.services(settings)):
             service.setServiceParent(main)
     except ConfigError as error:
         raise CannotStart(error) from None

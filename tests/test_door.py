@@ -20,7 +20,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import capturedLogs, formatEvent
 from wire import FORM, LONG, PATIENCE
 
-from restmq.listener import Door
+from restmq.listener import Listener
 
 
 def answer(link: socket.socket) -> bytes:
@@ -151,7 +151,7 @@ DOORS = """
 import sys
 from twisted.internet import reactor, task
 from twisted.internet.protocol import Factory, Protocol
-from restmq.listener import Door
+from restmq.listener import Listener
 
 class Echo(Protocol):
     def dataReceived(self, data):
@@ -159,7 +159,7 @@ class Echo(Protocol):
 
 async def main(reactor):
     for _ in range(int(sys.argv[2])):
-        door = Door(sys.argv[1], Factory.forProtocol(Echo), reactor, lambda: True)
+        door = Listener(sys.argv[1], Factory.forProtocol(Echo), reactor, lambda: True)
         door.startService()
         await task.deferLater(reactor, 0.003)
         await door.stopService()
@@ -222,7 +222,7 @@ def test_where_the_kernel_refuses_the_filter_a_door_closes_all_the_same() -> Non
     reactor.run()
 
     def refused() -> Any:
-        door = Door("tcp:0:interface=127.0.0.1", Factory.forProtocol(Protocol), reactor.reactor, lambda: True)
+        door = Listener("tcp:0:interface=127.0.0.1", Factory.forProtocol(Protocol), reactor.reactor, lambda: True)
         door.startService()
         listening = door._port.socket
         listening.setsockopt(socket.SOL_SOCKET, 44, 1)  # SO_LOCK_FILTER: no other filter from here on

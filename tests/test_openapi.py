@@ -15,7 +15,7 @@ from restmq import web
 from restmq.api import queue as rest
 from restmq.api.commands import COMMANDS
 from restmq.http.handler import Handler
-from restmq.model.settings import RULES
+from restmq.model.settings import DEFAULTS
 
 JSON = {"Content-Type": "application/json"}
 
@@ -53,7 +53,7 @@ def test_every_reference_leads_somewhere_and_nothing_is_there_for_nobody() -> No
 def test_it_knows_the_settings_and_the_commands() -> None:
     schemas = API["components"]["schemas"]
     settings = schemas["Settings"]["properties"]["settings"]["properties"]
-    assert set(schemas["Change"]["properties"]) == set(settings) == {*RULES}
+    assert set(schemas["Change"]["properties"]) == set(settings) == {*DEFAULTS}
     command = schemas["Command"]["properties"]
     assert set(command["cmd"]["enum"]) == set(COMMANDS)
     assert set(command) == {"cmd", "queue", "id"}.union(*(field for *_, field in COMMANDS.values()))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wire import FORM, add, until
 
 from restmq.config import ConfigError, load
-from restmq.model import settings as rules
+from restmq.model import settings
 from restmq.model.errors import BadOption, BadRequest
 
 DEFAULTS = {
@@ -23,12 +23,12 @@ JSON = {"Content-Type": "application/json"}
 times = st.integers(0, YEAR_MS)
 waits = st.integers(1, YEAR_MS)
 values = st.one_of(
-    st.tuples(st.just("policy"), st.sampled_from(rules.POLICIES)),
+    st.tuples(st.just("policy"), st.sampled_from(settings.POLICIES)),
     st.tuples(st.just("overflow"), st.sampled_from(["refuse", "drop_oldest"])),
     st.tuples(st.sampled_from(["history", "max_deliveries"]), st.integers(0, 1_000_000)),
     st.tuples(st.just("history_bytes"), st.integers(0, 1 << 30)),
-    st.tuples(st.sampled_from(["max_length", "max_bytes"]), st.integers(0, rules.MOST)),
-    st.tuples(st.sampled_from(rules.TIMES), times),
+    st.tuples(st.sampled_from(["max_length", "max_bytes"]), st.integers(0, settings.MOST)),
+    st.tuples(st.sampled_from(["dead_ttl", "idle_ttl"]), times),
     st.tuples(st.just("backoff"), st.just("none")),
     st.tuples(st.just("backoff"), waits.map(lambda ms: f"fixed:{ms}")),
     st.tuples(st.just("backoff"), st.tuples(waits, waits).map(lambda two: f"exp:{min(two)}:{max(two)}")),
@@ -41,9 +41,9 @@ values = st.one_of(
 @given(values)
 def test_what_is_shown_is_read_as_what_was_stored(setting: tuple[str, Any]) -> None:
     name, stored = setting
-    shown = rules.shown({name: str(stored)}, {})[name]
-    assert rules.checked([(name, str(shown))]) == {name: str(stored)}
-    assert rules.checked(rules.of_json(json.dumps({name: shown}).encode())) == {name: str(stored)}
+    shown = settings.shown({name: str(stored)}, settings.DEFAULTS)[name]
+    assert settings.checked([(name, str(shown))]) == {name: str(stored)}
+    assert settings.checked(settings.of_json(json.dumps({name: shown}).encode())) == {name: str(stored)}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_is_shown_is_read_as_what_was_stored(setting: tuple[str, Any]) -> N
     ],
 )
 def test_settings_are_written_as_people_write_them(name: str, text: str, stored: str) -> None:
-    assert rules.checked([(name, text)]) == {name: stored}
+    assert settings.checked([(name, text)]) == {name: stored}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_settings_are_written_as_people_write_them(name: str, text: str, stored:
         *(("policy", text) for text in ("random", "Broadcast", "roundrobin ")),
         *(("history", text) for text in ("-1", "1e3", "1.0", "1000001", "٣", "9" * 30, " 1")),
         *(("history_bytes", text) for text in ("1.5m", "1g", "2048m")),
-        *(("max_length", text) for text in ("many", "1k", str(rules.MOST + 1))),
+        *(("max_length", text) for text in ("many", "1k", str(settings.MOST + 1))),
         *(("dead_ttl", text) for text in ("soon", "-1", "367d", "1w", "1e3")),
         *(("overflow", text) for text in ("drop", "REFUSE")),
         *(
@@ -86,14 +86,14 @@ def test_settings_are_written_as_people_write_them(name: str, text: str, stored:
 )  # fmt: skip
 def test_a_wrong_value_is_an_error_that_names_its_setting(name: str, text: str) -> None:
     with pytest.raises(BadOption, match=rf"^{name}: .*; this is "):
-        rules.checked([("overflow" if name != "overflow" else "policy", ""), (name, text)])
+        settings.checked([("overflow" if name != "overflow" else "policy", ""), (name, text)])
 
 
 def test_an_unknown_setting_is_an_error_with_the_nearest_that_is_known() -> None:
     with pytest.raises(BadOption, match="no setting 'max_lenght'; did you mean 'max_length'?"):
-        rules.checked([("history", "5"), ("max_lenght", "5")])
+        settings.checked([("history", "5"), ("max_lenght", "5")])
     with pytest.raises(BadOption, match="twice"):
-        rules.checked([("history", "5"), ("history", "5")])
+        settings.checked([("history", "5"), ("history", "5")])
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,11 @@ def test_an_unknown_setting_is_an_error_with_the_nearest_that_is_known() -> None
 )
 def test_json_that_is_none_or_holds_what_no_setting_is_is_refused(text: bytes, error: Any) -> None:
     with pytest.raises(error):
-        rules.checked(rules.of_json(text))
+        settings.checked(settings.of_json(text))
 
 
-def test_every_rule_of_the_scripts_is_a_setting() -> None:
-    assert tuple(rules.RULES) == rules.NAMES
-    assert rules.shown({}, {}) == DEFAULTS
+def test_every_setting_is_shown_with_its_default() -> None:
+    assert settings.shown({}, settings.DEFAULTS) == DEFAULTS
 
 
 # The wire

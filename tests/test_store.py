@@ -23,7 +23,7 @@ from model_live import AWAY, DEAD, DELAYED, LEASED, WAITING, by_time
 from stored import BEGAN, KEY, LEDGER, Stored, Verbs, groups, triples
 from watched import NOTHING, SETTINGS, Watched
 
-from restmq.model.settings import RULES
+from restmq.model.settings import DEFAULTS
 
 pytestmark = pytest.mark.store
 EXAMPLES = int(os.environ.get("RESTMQ_EXAMPLES", "60"))
@@ -62,7 +62,7 @@ class Queue(Watched):
         self.looks = looks
         self.run = self.loaded(conf)
         bounded = bool(set(conf) - {"policy", "history", "history_bytes"})
-        self.model = Model({**RULES, **conf}, bounded)
+        self.model = Model({**DEFAULTS, **conf}, bounded)
         self.time(BEGAN)
         self.least = (self.model.rule("history"), self.model.rule("history_bytes"))
         if turns:

@@ -16,7 +16,7 @@ from model import Model, Stopped
 from model_live import AWAY, BROADCAST, CHUNK, DEAD, DELAYED, LEASED, WAITING, WINDOW
 from stored import BEGAN, LEDGER, Ear, Stored, Verbs, groups
 
-from restmq.model.settings import RULES
+from restmq.model.settings import DEFAULTS
 
 MOST = 700  # elements in a queue: any script ends within one call
 SETTINGS = {
@@ -46,7 +46,7 @@ class Watched(RuleBasedStateMachine):
         self.ears = {inst: Ear(self.link, inst) for inst in ("A", "B")}
         self.epochs = (f"epoch{count}" for count in range(10_000))
         self.run = self.loaded({})
-        self.model = Model(dict(RULES))
+        self.model = Model(dict(DEFAULTS))
         self.beyond: set[int] = set()  # positions that history was too small for at some time
         self.leases: list[tuple[int, int, str]] = []  # ever given, whether they hold or not
         self.taken: list[tuple[Any, str, bytes, bytes]] = []  # for GETs whose clients left

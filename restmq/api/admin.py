@@ -12,9 +12,9 @@ from typing import ClassVar
 from restmq.api.services import BrokerHandler
 from restmq.api.stats import LOOK, named, together
 from restmq.http.handler import Answer, is_object, name
-from restmq.model import options
-from restmq.model import settings as rules
+from restmq.model import options, settings
 from restmq.model.errors import BadOption
+from restmq.model.settings import SETTINGS
 from restmq.model.suggest import hint
 
 CHANGE = "admin"
@@ -145,13 +145,13 @@ class Settings(BrokerHandler):
     async def post(self, raw: bytes) -> Answer:
         """Change settings, all or none."""
         queue = name(raw)
-        changed = rules.checked(self._given())
+        changed = settings.checked(self._given())
         if not changed:
-            raise BadOption(f"there is nothing to set; known are {', '.join(rules.NAMES)}")
+            raise BadOption(f"there is nothing to set; known are {', '.join(SETTINGS)}")
         self.jsonp(b"")
         await self.services.core.set(queue, changed)
         told = ", ".join(
-            f"{word} to {rules.written(word, text) if text else 'its default'}" for word, text in changed.items()
+            f"{word} to {SETTINGS[word].show(text) if text else 'its default'}" for word, text in changed.items()
         )
         self.did("set {told} of {queue}", told=told, queue=queue.decode("utf-8"))
         return await self._shown(queue)
@@ -159,10 +159,10 @@ class Settings(BrokerHandler):
     def _given(self) -> list[tuple[str, str | None]]:
         """The settings in query, headers and body, in that order of weight. Raises BadOption, BadRequest."""
         body, form = self.request.body, self.request.fields.form
-        told = self.options(dict.fromkeys(rules.NAMES, str))
+        told = self.options(dict.fromkeys(SETTINGS, str))
         given: list[tuple[str, str | None]]
         if is_object(body) or (body and not form):  # curl -d says of any body that it is a form
-            given = rules.of_json(body)
+            given = settings.of_json(body)
         else:  # an empty field is no option, but takes a setting back
             fields = self.request.form
             given = [(word.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for word, value in fields]
@@ -171,6 +171,6 @@ class Settings(BrokerHandler):
     async def _shown(self, queue: bytes) -> Answer:
         core = self.services.core
         told, policy = await together([core.settings(queue), core.policy(queue)])
-        settings = rules.shown(told, {**self.services.config.rules, "policy": policy})
-        own = [word for word in settings if word in told]
-        return self.json({"queue": queue.decode("utf-8"), "settings": settings, "own": own})
+        shown = settings.shown(told, {**self.services.config.queues, "policy": policy})
+        own = [word for word in shown if word in told]
+        return self.json({"queue": queue.decode("utf-8"), "settings": shown, "own": own})

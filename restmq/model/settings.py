@@ -1,57 +1,24 @@
 """A queue's settings: their names, what each may be, how people write it and how the functions in Redis read it.
 
-Owns every setting's range and form; asks nobody and changes nothing. What they
-are when nobody says otherwise stands in RULES, then in restmq.conf.
-api/admin.py takes them over the wire, config.py out of restmq.conf. Read those next.
+Owns the one table of them, SETTINGS: a line there is all that a new setting needs to be read, shown and refused over
+the wire and in restmq.conf, and to reach the functions. api/admin.py takes them over the wire, config.py out of
+restmq.conf. Read those next.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import NamedTuple
 
 from restmq.model import document, options, units
 from restmq.model.errors import BadOption
 from restmq.model.suggest import hint
 from restmq.model.tokens import FEW
 
-#: A queue's policy and rules, and what they are when nobody says otherwise (restmq.conf, then its own). Times in ms.
-RULES: dict[str, object] = {
-    "policy": "broadcast",
-    "history": 1000,
-    "history_bytes": 1 << 20,
-    "max_deliveries": 0,
-    "backoff": "",
-    "dead_ttl": 0,
-    "max_length": 0,
-    "max_bytes": 0,
-    "overflow": "refuse",
-    "idle_ttl": 0,
-}
 SEND = 'settings are one JSON object, such as {"max_length": 1000}'
 POLICIES = ("broadcast", "roundrobin")
 MOST = 10**12  # elements or bytes of a queue
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
-
-
-def _number(high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) > high:
-            raise ValueError(f"it takes a number from 0 to {high}")
-        return int(text)
-
-    return parse
-
-
-def _size(high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = units.size(text)
-        if value > high:
-            raise ValueError(f"it takes 0 to {high} bytes")
-        return value
-
-    return parse
 
 
 def _time(text: str) -> int:
@@ -86,26 +53,46 @@ def _backoff(text: str) -> str:
     return ":".join([kind, *map(str, ms)])
 
 
-_PARSERS: dict[str, Callable[[str], int | str]] = {
-    "policy": _one_of(*POLICIES),
-    "history": _number(1_000_000),
-    "history_bytes": _size(1 << 30),
-    "max_deliveries": _number(1_000_000),
-    "backoff": _backoff,
-    "dead_ttl": _time,
-    "max_length": _number(MOST),
-    "max_bytes": _size(MOST),
-    "overflow": _one_of("refuse", "drop_oldest"),
-    "idle_ttl": _time,
-}
+def _shown(stored: str) -> int | str:
+    return int(stored) if stored.isdecimal() else stored
+
+
+def _time_shown(stored: str) -> str:
+    return timewritten(int(stored))
+
+
+def _backoff_shown(stored: str) -> str:
+    kind, *times = stored.split(":")
+    return ":".join([kind or "none", *map(_time_shown, times)])
+
+
+class Setting(NamedTuple):
+    """One setting of a queue.
+
+    `default` holds when neither restmq.conf nor the queue says otherwise: times in ms, 0 and "" are none. `parse` makes
+    what is stored of what people write and raises ValueError; `show` makes what people write of what is stored.
+    """
+
+    default: int | str
+    parse: Callable[[str], int | str]
+    show: Callable[[str], int | str] = _shown
+
+
 #: Every setting of a queue, in the order in which they are shown.
-NAMES = tuple(_PARSERS)
-TIMES = ("dead_ttl", "idle_ttl")
-
-
-def parse(name: str, text: str) -> int | str:
-    """A setting as it is stored, out of what people write: times in ms, sizes in bytes. Raises ValueError: why not."""
-    return _PARSERS[name](text)
+SETTINGS: dict[str, Setting] = {
+    "policy": Setting("broadcast", _one_of(*POLICIES)),
+    "history": Setting(1000, units.number_within(0, 1_000_000)),
+    "history_bytes": Setting(1 << 20, units.size_within(0, 1 << 30)),
+    "max_deliveries": Setting(0, units.number_within(0, 1_000_000)),
+    "backoff": Setting("", _backoff, _backoff_shown),
+    "dead_ttl": Setting(0, _time, _time_shown),
+    "max_length": Setting(0, units.number_within(0, MOST)),
+    "max_bytes": Setting(0, units.size_within(0, MOST)),
+    "overflow": Setting("refuse", _one_of("refuse", "drop_oldest")),
+    "idle_ttl": Setting(0, _time, _time_shown),
+}
+#: What holds when neither restmq.conf nor the queue says otherwise.
+DEFAULTS: dict[str, int | str] = {name: setting.default for name, setting in SETTINGS.items()}
 
 
 def checked(given: Iterable[tuple[str, str | None]]) -> dict[str, str]:
@@ -115,12 +102,12 @@ def checked(given: Iterable[tuple[str, str | None]]) -> dict[str, str]:
     """
     told: dict[str, str] = {}
     for name, text in given:
-        if name not in _PARSERS:
-            raise BadOption(f"there is no setting {name[:80]!a}; {hint(name, NAMES)}")
+        if name not in SETTINGS:
+            raise BadOption(f"there is no setting {name[:80]!a}; {hint(name, SETTINGS)}")
         if name in told:
             raise BadOption(f"the setting {name} was given twice")
         try:
-            told[name] = str(parse(name, text)) if text else ""
+            told[name] = str(SETTINGS[name].parse(text)) if text else ""
         except ValueError as error:
             raise BadOption(f"{name}: {error}; this is {(text or '')[:40]!a}") from None
     return told
@@ -138,18 +125,8 @@ def of_json(text: bytes) -> list[tuple[str, str | None]]:
 
 def shown(told: Mapping[str, str], defaults: Mapping[str, object]) -> dict[str, int | str]:
     """Every setting with the value that holds, as people write it: what the queue was told, else the default."""
-    values: dict[str, Any] = {**RULES, **defaults, **told}
-    return {name: written(name, str(values[name])) for name in NAMES}
-
-
-def written(name: str, stored: str) -> int | str:
-    """A setting as people write it, out of what is stored."""
-    if name in TIMES:
-        return timewritten(int(stored))
-    if name == "backoff":
-        kind, *times = stored.split(":")
-        return ":".join([kind or "none", *(timewritten(int(ms)) for ms in times)])
-    return int(stored) if stored.isdecimal() else stored
+    values: dict[str, object] = {**defaults, **told}
+    return {name: setting.show(str(values[name])) for name, setting in SETTINGS.items()}
 
 
 def timewritten(ms: int) -> str:

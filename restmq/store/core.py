@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from restmq.model.element import Element, Lease
 from restmq.model.errors import Error, Full, LeaseLost
-from restmq.model.settings import RULES
+from restmq.model.settings import DEFAULTS
 from restmq.runtime.answers import Answers
 from restmq.runtime.future import Slot, begun, pause
 from restmq.store import replies as books
@@ -92,10 +92,10 @@ class Core:
     deadline, add also errors.Full and QueueFull, add and what hands out Stopped.
     """
 
-    def __init__(self, redis: Redis, clock: IReactorTime, rules: Mapping[str, object] | None = None) -> None:
+    def __init__(self, redis: Redis, clock: IReactorTime, defaults: Mapping[str, object] | None = None) -> None:
         self.redis, self.clock = redis, clock
         self.redis_name = redis.name
-        self.context = context(redis.dbid or 0, rules)
+        self.context = context(redis.dbid or 0, defaults)
         self.turn = Turn(redis, clock)
         self.turn.first = self._first_use
         self._call = self.turn.call
@@ -103,7 +103,7 @@ class Core:
         self.due = Due(self.turn, self.context, clock)
         self.due.forgotten = self._forgotten
         self.joined: Callable[[], None] = lambda: None
-        self._idle = int(str((rules or {}).get("idle_ttl", 0)))  # ms
+        self._idle = int(str((defaults or {}).get("idle_ttl", 0)))  # ms
         self.known: dict[bytes, _Known] = {}
         self._times_up = 0
         self.greeting = Greeting(redis, clock, self.turn.loaded)
@@ -531,7 +531,7 @@ class Core:
 
     async def settings(self, queue: bytes) -> dict[str, str]:
         """What this queue was told to do otherwise than restmq.conf says: name -> text."""
-        names = [name.encode() for name in RULES]
+        names = [name.encode() for name in DEFAULTS]
         told = await self.redis.call(b"HMGET", b"restmq:{%b}:a" % queue, *names)
         return {name.decode(): text.decode() for name, text in zip(names, told) if text is not None}
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from restmq.model.settings import RULES
+from restmq.model.settings import DEFAULTS
 
 FOLDER = Path(__file__).parent / "lua"
 #: Each uses those before it, and no other.
@@ -31,10 +31,10 @@ _RUN = "\nreturn verbs[ARGV[1]].run(KEYS, {unpack(ARGV, 2)})\n"
 
 def source(time: str = TIME) -> str:
     """The text of all files in their order; `time` is where it reads the time (TIME)."""
-    names = [name for name in RULES if name != "policy"]
+    names = [name for name in DEFAULTS if name != "policy"]
     words = {
         "time": time,
-        "defaults": _table(f"{name} = {_literal(value)}" for name, value in RULES.items()),
+        "defaults": _table(f"{name} = {_literal(value)}" for name, value in DEFAULTS.items()),
         "names": _table(_literal(name) for name in names),
     }
     files = [FOLDER / "lib" / f"{name}.lua" for name in MODULES]
@@ -86,7 +86,7 @@ class Library:
         return self.growing if verb == "add" else self.freeing
 
 
-def context(db: int, rules: Mapping[str, object] | None = None) -> bytes:
-    """What an instance says with every call: its database, and what its restmq.conf says otherwise than RULES."""
-    own = {name: value for name, value in (rules or {}).items() if value != RULES[name]}
+def context(db: int, defaults: Mapping[str, object] | None = None) -> bytes:
+    """What an instance says with every call: its database, and what its restmq.conf says otherwise than DEFAULTS."""
+    own = {name: value for name, value in (defaults or {}).items() if value != DEFAULTS[name]}
     return b"%d %b" % (db, json.dumps(own).encode()) if own else b"%d" % db
