@@ -99,7 +99,7 @@ class Site:
         code, said = self.script("start")
         assert code == 0, said + self.logs()
         for port in self.ports:
-            until(lambda port=port: self.answers(port), self.logs, LONG)  # type: ignore[misc]
+            until(lambda port=port: self.answers(port), self.logs, LONG)
 
     def answers(self, port: int) -> bool:
         """Whether an instance is ready."""

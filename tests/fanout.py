@@ -188,27 +188,31 @@ class _Producer(asyncio.Protocol):
             self.done.set_exception(error or ConnectionError("a producer's connection was closed"))
 
 
+async def _connect(plan: Plan, protocol: asyncio.Protocol) -> None:
+    await asyncio.get_running_loop().create_connection(lambda: protocol, plan.host, plan.port)
+
+
 async def run(plan: Plan) -> Result:
     """Open the consumers, let the producers run, count. Raises TimeoutError when not all open in time."""
     state = _Run(plan)
-    loop = asyncio.get_running_loop()
     consumers = [_Consumer(state, place == 0) for place in range(plan.consumers)]
     for consumer in consumers:
-        await loop.create_connection(lambda consumer=consumer: consumer, plan.host, plan.port)  # type: ignore[misc]
+        await _connect(plan, consumer)
     await asyncio.wait_for(state.all_open, plan.limit)
     await asyncio.sleep(0.2)
     before = sum(consumer.ends for consumer in consumers)
     start = time.perf_counter()
     producers = [_Producer(state, range(place, plan.messages, plan.producers)) for place in range(plan.producers)]
     for producer in producers:
-        await loop.create_connection(lambda producer=producer: producer, plan.host, plan.port)  # type: ignore[misc]
+        await _connect(plan, producer)
     await asyncio.wait_for(asyncio.gather(*(producer.done for producer in producers)), plan.limit)
     added = time.perf_counter()
     await asyncio.wait([state.all_came], timeout=plan.limit)
     end = state.all_came.result() if state.all_came.done() else time.perf_counter()
     await asyncio.sleep(0.1)  # for what comes twice
     state.ending = True
-    for connection in [*consumers, *producers]:
+    connections: list[_Consumer | _Producer] = [*consumers, *producers]
+    for connection in connections:
         connection.transport.abort()
     latencies = sorted(state.latencies) or [0.0]
     counts = [consumer.count for consumer in consumers]

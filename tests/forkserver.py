@@ -87,11 +87,15 @@ def become(asked: dict[str, Any]) -> None:
     os.environ.update(asked["env"])
     sys.argv = ["-c", *asked["words"]]
     from twisted.internet import reactor
+    from twisted.internet.epollreactor import EPollReactor
+    from twisted.internet.error import ConnectionDone
+    from twisted.python.failure import Failure
 
     for of_all in reactor.removeAll():  # the waker, whose pipe is everybody's
-        of_all.connectionLost(None)
+        of_all.connectionLost(Failure(ConnectionDone()))
+    assert isinstance(reactor, EPollReactor)
     vars(reactor).clear()  # its epoll is everybody's, too
-    reactor.__init__()
+    EPollReactor.__init__(reactor)
     exec(asked["program"], {"__name__": "__main__"})
     sys.exit()
 

@@ -7,12 +7,12 @@ unless the test moves `now`. Each verb answers what its script must answer.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Union
 
 from model_live import AWAY, BROADCAST, DEAD, DELAYED, LEASED, WAITING, Element, Live, by_time
 
 SWEPT = 250  # of each kind a sweep
-Lease = tuple  # number, hand-outs, epoch
+Lease = tuple[int, Union[int, str], str]  # number, hand-outs, epoch
 
 
 class Stopped(Exception):
@@ -481,7 +481,7 @@ class Model(Live):
             kept += ["live", "position", "left", "ring", "consumers", "since", "line", "waits", "taps"]
             kept += ["floor", "sure", "best"]
         keeping = {name: getattr(self, name) for name in kept}
-        self.__init__(self.conf, self.bounded)  # type: ignore[misc]
+        Model.__init__(self, self.conf, self.bounded)
         self.__dict__.update(keeping)
         self.ruled = bool(self.taps)
         self.epoch = epoch if heard else ""

@@ -7,13 +7,15 @@ must do, and so is written here again.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Union
 
 CHUNK, WINDOW, AHEAD = 256, 1000, 64
 BROADCAST = "*"
 FLOWS = ("taken", "delivered", "acked", "deleted", "expired", "purged", "dropped")
 WAITING, AWAY, LEASED, DELAYED, DEAD = "waiting", "away", "leased", "delayed", "dead"
-Message = tuple  # kind, epoch, what it says
+#: What a message says: a number or several, a text, nothing, or a position and (number, hand-outs, value) of each.
+Said = Union[int, str, list[int], tuple[int, list[tuple[int, int, bytes]]], None]
+Message = tuple[str, str, Said]  # kind, epoch, what it says
 
 
 class Element:
@@ -132,13 +134,13 @@ class Live:
 
     # -- what is published
 
-    def to_all(self, kind: str, what: Any) -> int:
+    def to_all(self, kind: str, what: Said) -> int:
         """To every instance that listens; answers how many."""
         for inst in self.subscribed:
             self.to_one(inst, kind, what)
         return len(self.subscribed)
 
-    def to_one(self, inst: str, kind: str, what: Any) -> int:
+    def to_one(self, inst: str, kind: str, what: Said) -> int:
         """To one instance; answers 0 when it does not listen."""
         if inst in self.subscribed:
             self.sent.setdefault(inst, []).append((kind, self.epoch, what))

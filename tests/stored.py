@@ -6,9 +6,10 @@ Owns the functions' words and the keys' formats (lua/lib/keys.lua); judges nothi
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from model_live import Message, Said
 from wire import PATIENCE
 
 from restmq.store.library import Library, context
@@ -109,10 +110,10 @@ class Ear:
         self.messages = link.pubsub()
         self.messages.subscribe("nothing")  # so that it always has a connection to be asked over
 
-    def heard(self) -> list[Any]:
+    def heard(self) -> list[Message]:
         """All that came. Redis answers PING on the same connection, so nothing can still be under way."""
         self.messages.ping()
-        came = []
+        came: list[Message] = []
         while True:
             message = self.messages.get_message(timeout=PATIENCE)
             if message["type"] == "pong":
@@ -121,7 +122,7 @@ class Ear:
                 came.append(self.read(message["data"]))
 
     @staticmethod
-    def read(data: bytes) -> Any:
+    def read(data: bytes) -> Message:
         """The message as the model has it: kind, epoch, what it says."""
         head, words, body = data.split(b"\n", 2)
         kind, epoch, first = head.decode().split(" ")
@@ -132,14 +133,15 @@ class Ear:
                 number, handed, length = numbers[at : at + 3]
                 told.append((number, handed, body[:length]))
                 body = body[length:]
-            what: Any = (int(first), told)
+            what: Said = (int(first), told)
         else:
-            what = {
+            others: dict[str, Callable[[], Said]] = {
                 "W": lambda: int(first),
                 "A": lambda: list(map(int, words.split())),
                 "Z": lambda: None,
                 "P": words.decode,
-            }[kind]()
+            }
+            what = others[kind]()
         assert body == b""
         return kind, epoch, what
 

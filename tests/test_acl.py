@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from twisted.logger import formatEvent, globalLogPublisher
+from wire import Observer
 
 from restmq.access.acl import KINDS, REMEMBERED, Acl
 from restmq.access.origin import Origins
@@ -48,9 +50,9 @@ def basic(user: str, password: str) -> str:
 def rules(tmp_path: Any) -> Any:
     """Makes an Acl of the text of its file."""
 
-    def make(text: str, **settings: object) -> Acl:
+    def make(text: str) -> Acl:
         (tmp_path / "acl.conf").write_text(text)
-        return Acl(tmp_path / "acl.conf", **settings)
+        return Acl(tmp_path / "acl.conf")
 
     return make
 
@@ -331,14 +333,9 @@ def test_an_editor_that_empties_the_file_before_it_writes_lets_nobody_in(rules: 
 def test_a_file_that_is_no_longer_understood_keeps_the_old_rules_and_logs_one_line(
     rules: Any, tmp_path: Any, broken: Any
 ) -> None:
-    from twisted.logger import formatEvent, globalLogPublisher
-
     acl = rules("[rest:producer]\nhosts_deny = 10.0.0.7\n")
     lines: list[str] = []
-
-    def keep(event: Any) -> None:
-        lines.append(formatEvent(event))
-
+    keep = Observer(lambda event: lines.append(formatEvent(event)))
     globalLogPublisher.addObserver(keep)
     try:
         if broken is None:

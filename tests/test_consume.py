@@ -215,7 +215,7 @@ def test_who_waits_is_served_in_order_of_coming_over_all_instances(instance: Any
     asked = []
     for place, where in enumerate((instance, other, other, instance), 1):
         asked.append(Asked(where, "GET", f"/q/{queue}?wait=60"))
-        until(lambda place=place: waiters(instance, queue) == place)  # type: ignore[misc]
+        until(lambda place=place: waiters(instance, queue) == place)
     for value, one in zip("abcd", asked):  # one at a time: two that are woken at once may take in either order
         other.form(f"/q/{queue}", f"value={value}")
         assert json.loads(one.answer()[2])["value"] == value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.task import Clock
-from wire import Wire, batch, handler, ring
+from wire import Wire, as_stream, batch, handler, ring
 
 from restmq.live.comet import Comet
 from restmq.live.consumer import Wish
@@ -17,7 +17,7 @@ LEASING = Wish(lease=1000, prefetch=2)
 def opened(wish: Wish = Wish()) -> tuple[Any, Wire]:  # noqa: B008
     """A consumer with an open stream."""
     consumer, wire = Comet(handler(), [b"q"], Clock(), wish), Wire()
-    consumer.open(wire, {b"q": (0, b"e")})
+    consumer.open(as_stream(wire), {b"q": (0, b"e")})
     return consumer, wire
 
 
@@ -50,7 +50,8 @@ def test_who_gets_the_past_first_vouches_for_nothing_until_it_is_there() -> None
 def test_one_that_has_its_past_vouches_for_others_that_do_not() -> None:
     slow, fast = opened()[0], opened()[0]
     all_of_them = ring(slow, fast)
-    all_of_them.broadcast.replaying(slow), all_of_them.broadcast.replaying(fast)
+    for one in (slow, fast):
+        all_of_them.broadcast.replaying(one)
     all_of_them.broadcast.everyone(batch("a"))
     all_of_them.broadcast.replayed(fast, 0)
     assert all_of_them.broadcast.confirmed(0) == 1

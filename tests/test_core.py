@@ -128,18 +128,18 @@ def test_a_stopped_redis_is_503_maybe_within_its_deadline_and_all_works_when_it_
 
 
 @pytest.mark.parametrize(
-    ("answers", "words"),
+    ("answers", "password"),
     [
-        ({}, {}),  # SELECT
-        ({}, {"password": "x"}),  # AUTH
-        ({"select": b"+OK\r\n"}, {}),  # INFO
+        ({}, None),  # SELECT
+        ({}, "x"),  # AUTH
+        ({"select": b"+OK\r\n"}, None),  # INFO
     ],
 )
 def test_a_redis_that_accepts_and_never_answers_is_given_up_and_tried_again(
-    silent: Any, answers: dict[str, bytes], words: dict[str, str]
+    silent: Any, answers: dict[str, bytes], password: str | None
 ) -> None:
     server = silent(**answers)
-    with reactor.core(server.address, deadline=0.2, **words) as core:
+    with reactor.core(server.address, deadline=0.2, password=password) as core:
         for already in range(3):
             until(lambda already=already: server.links > already)
             time.sleep(0.25)
@@ -169,6 +169,7 @@ def test_what_this_process_slept_over_is_read_before_a_deadline_counts(own: Any)
     with reactor.core(own.address, deadline=5.0) as core:
         until(lambda: core.redis.link is not None)
         link, seconds, clock = core.redis.link, [0.0], Clock()
+        assert link is not None
         core.redis.now, core.redis.clock = lambda: seconds[0], clock
         value = b"x" * 1_000_000  # more than one read of a socket takes
         reactor.wait(core.redis.call, b"SET", b"large", value)

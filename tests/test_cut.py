@@ -136,7 +136,7 @@ class Heard:
         for one in (self.job, *self.all):
             one.until(lambda c: len(c.elements) >= self.count)
         for name in (self.news, self.jobs):
-            until(lambda name=name: stats(self.pair.there, name)["leased"] == 0)  # type: ignore[misc]
+            until(lambda name=name: stats(self.pair.there, name)["leased"] == 0)
         self.add()  # comes after all that might have come twice
         for one in (self.job, *self.all):
             one.until(lambda c: f"v{self.count - 1}" in c.values)

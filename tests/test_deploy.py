@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, http_call
-from deployed import Site, deployed, environment, until
+from deployed import Site, deployed, environment
 from transcripts import Play, parse, same
-from wire import LONG, PATIENCE
+from wire import LONG, PATIENCE, until
 
 from restmq.config import Config
 from restmq.model import options
@@ -53,9 +53,8 @@ def alive(process: int) -> bool:
 def owner(process: int) -> tuple[set[str], set[str]]:
     """The user ids and group ids a process has, all of them."""
     status = Path(f"/proc/{process}/status").read_text()
-    groups = set(re.search(r"^Gid:\t(.*)$", status, re.M)[1].split())  # type: ignore[index]
-    groups |= set(re.search(r"^Groups:\t(.*)$", status, re.M)[1].split())  # type: ignore[index]
-    return set(re.search(r"^Uid:\t(.*)$", status, re.M)[1].split()), groups  # type: ignore[index]
+    found = dict(line.split(":", 1) for line in status.splitlines())
+    return set(found["Uid"].split()), {*found["Gid"].split(), *found["Groups"].split()}
 
 
 def test_init_d_starts_tells_restarts_and_stops_all_instances(site: Site) -> None:
@@ -435,7 +434,7 @@ def test_a_folder_that_is_a_link_is_refused(site: Site, tmp_path: Path) -> None:
         link.symlink_to("/etc")
         os.lchown(link, *ids(site.user))
         for verb in ("start", "stop", "status")[: 3 if name == "RUN" else 1]:
-            code, said = site.script(verb, **{name: f"{link}/"})
+            code, said = site.script(verb, True, **{name: f"{link}/"})
             assert code == 6 and f"{link} is a symbolic link" in said, (verb, said)
         link.unlink()
 

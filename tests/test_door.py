@@ -34,14 +34,17 @@ def answer(link: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_who_has_connected_when_the_end_comes_is_answered(start: Any, queue: str, tmp_path: Path, kind: str) -> None:
+def test_who_has_connected_when_the_end_comes_is_answered(
+    start: Any, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     path = tmp_path / "restmq.sock"
     one = start()
     if kind == "unix":
         # An instance of its own start, as the fixture waits for a port.
         one.stop()
         one.conf.write_text(f"[server]\nlisten = unix:{path}\n")
-        _start_on(one, path)
+        monkeypatch.setattr(one, "http", lambda method, target: _over(path, method, target))
+        one.start()
     links = []
     one.process.send_signal(signal.SIGSTOP)
     for number in range(300):  # many more than Twisted lets wait when it is not told
@@ -62,11 +65,6 @@ def test_who_has_connected_when_the_end_comes_is_answered(start: Any, queue: str
         link.close()
     one.process.wait(PATIENCE)
     assert not path.exists()
-
-
-def _start_on(one: Instance, path: Path) -> None:
-    one.http = lambda method, target, body=None, headers=None: _over(path, method, target)  # type: ignore[method-assign]
-    one.start()
 
 
 def _over(path: Path, method: str, target: str) -> tuple[int, dict[str, str], bytes]:
@@ -104,7 +102,9 @@ def test_without_idle_connections_the_end_does_not_wait(start: Any) -> None:
     start("[server]\ngrace = 30m\ndrain = 1h\n").stop()  # which waits for a minute
 
 
-def test_nobody_is_let_in_before_redis_is_there_or_was_waited_for(tmp_path: Path) -> None:
+def test_nobody_is_let_in_before_redis_is_there_or_was_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "redis").mkdir()
     (tmp_path / "instance").mkdir()
     redis = RedisServer(tmp_path / "redis")
@@ -112,7 +112,7 @@ def test_nobody_is_let_in_before_redis_is_there_or_was_waited_for(tmp_path: Path
     one.stop()
     try:
         os.kill(redis.process.pid, signal.SIGSTOP)
-        one.http = lambda *_: (200, {}, b"")  # type: ignore[method-assign]  # not asked while Redis is stopped
+        monkeypatch.setattr(one, "http", lambda *_: (200, {}, b""))  # not asked while Redis is stopped
         one.start()
         began = time.monotonic()
         while True:  # as early as anybody can

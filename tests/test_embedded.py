@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.fixture
-def start() -> Iterator:
+def start() -> Iterator[Callable[..., Instance]]:
     """Starts instances, and ends them and their Redis afterwards."""
     running: list[Instance] = []
 
@@ -205,13 +205,14 @@ def test_ctrl_c_at_the_terminal_ends_restmq_first_and_redis_last(start: Any, tmp
 def test_a_redis_that_died_is_back_with_its_data(start: Any, tmp_path: Any) -> Any:
     one = start(tmp_path / "data").ready()
     one.ask("SET a 1")
-    dead = one.pid()
+    dead: int = one.pid()
     os.kill(dead, signal.SIGKILL)
     until(lambda: not alive(dead))
 
     def back() -> bool:
         with contextlib.suppress(OSError, ValueError):
-            return one.pid() != dead
+            now: int = one.pid()
+            return now != dead
         return False
 
     until(back)  # an idle machine takes a few hundredths of a second

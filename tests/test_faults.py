@@ -12,9 +12,10 @@ import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from conftest import Instance
 from faults import World, failures, findings, options, run
 from lanes import Broadcast, Cut, Ended, Fault, Lease, Once
 
@@ -85,6 +86,11 @@ def world(folder: Path, words: str = "") -> World:
             lane.acked[number], lane.acked_at[number] = value, time.monotonic()
             lane.sent.add(value)
     return one
+
+
+def on_port(port: int) -> Instance:
+    """An instance of which nothing is asked but its port. The cast is needed because a real one is started."""
+    return cast(Instance, SimpleNamespace(port=port))
 
 
 def give(lane: Any, number: int, who: str, instance: int = 0, P: int = 0) -> None:
@@ -299,7 +305,7 @@ def test_who_leaves_while_it_waits_is_no_excuse_for_what_is_lost(
 
 def test_nginx_names_the_instance_that_answered_last(tmp_path: Path) -> None:
     one = world(tmp_path)
-    one.instances = [SimpleNamespace(port=port) for port in (9901, 9902, 9903)]  # type: ignore[misc]
+    one.instances = [on_port(port) for port in (9901, 9902, 9903)]
     found = lane(one, "roundrobin")
     assert found.served(b"X-Upstream: 127.0.0.1:9901, 127.0.0.1:9903\r\nX: 1:9902\r\n", 0) == 2
     assert found.served(b"Server: RestMQ\r\n", 1) == 1

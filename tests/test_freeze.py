@@ -16,6 +16,7 @@ from conftest import Instance, RedisServer
 from twisted.internet.task import Clock, LoopingCall
 from wire import PATIENCE, TEXT, add, until
 
+from restmq.model.errors import Unavailable
 from restmq.runtime.future import begun
 
 pytestmark = pytest.mark.store
@@ -71,13 +72,17 @@ def test_who_is_not_answered_hears_so(own: RedisServer, start: Any, queue: str) 
 
 
 @pytest.mark.parametrize("phase", [0.0, 0.3, 0.7, 0.99])
-def test_who_is_not_answered_hears_so_in_less_than_the_deadline(redis_server: RedisServer, phase: float) -> None:
+def test_who_is_not_answered_hears_so_in_less_than_the_deadline(
+    redis_server: RedisServer, phase: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By a clock that the test turns: the watch looks once a second, and something is asked between two looks."""
     with reactor.core(redis_server.address, 12, deadline=3.0) as core:
         until(lambda: core.redis.link is not None)
         clock, redis = Clock(), core.redis
         redis.now, redis.clock = clock.seconds, clock
-        watch, errors, after = LoopingCall(redis.watch), [], []
+        watch = LoopingCall(redis.watch)
+        errors: list[BaseException | None] = []
+        after: list[float] = []
         watch.clock = clock
         cut = redis.cut
 
@@ -85,14 +90,19 @@ def test_who_is_not_answered_hears_so_in_less_than_the_deadline(redis_server: Re
             watch.start(1.0)
             clock.pump([0.01] * round(phase * 100))
             asked = clock.seconds()
-            redis.cut = lambda why: (after.append(clock.seconds() - asked), cut(why))
+
+            def noted(why: str) -> None:
+                after.append(clock.seconds() - asked)
+                cut(why)
+
+            monkeypatch.setattr(redis, "cut", noted)
             redis.call(b"PING").then(lambda reply, error: errors.append(error))
             clock.pump([0.01] * 500)  # all in one turn of the reactor: nothing is read meanwhile
             watch.stop()
 
         reactor.call(ask)
         until(lambda: errors)
-        assert errors[0].maybe and "did not answer within 3 s" in errors[0].text
+        assert isinstance(errors[0], Unavailable) and errors[0].maybe and "did not answer within 3 s" in errors[0].text
         assert 2 < after[0] < 3
 
 
@@ -107,7 +117,7 @@ def test_no_lease_ends_for_five_seconds_when_redis_did_not_answer_at_first(
         one.stop()
         with frozen(own):
             one.launch()
-            until(lambda number=number: one.log.read_text().count("cannot be used") == number)  # type: ignore[misc]
+            until(lambda number=number: one.log.read_text().count("cannot be used") == number)
             back = time.monotonic()
         until(lambda: one.http("GET", "/readyz")[0] == 200)
         acked = json.loads(one.http("POST", f"/q/{queue}/ack", json.dumps({"ack": [lease]}))[2])["acked"]

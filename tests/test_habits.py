@@ -68,7 +68,7 @@ def test_make_run_serves_and_starts_again_when_a_file_changes(tmp_path: Path) ->
             before = (tmp_path / "log").read_text().count("RestMQ listens on")
             path.write_text(path.read_text("utf-8") + "\n", "utf-8")
             until(
-                lambda before=before: (tmp_path / "log").read_text().count("RestMQ listens on") > before,  # type: ignore[misc]
+                lambda before=before: (tmp_path / "log").read_text().count("RestMQ listens on") > before,
                 (tmp_path / "log").read_text,
                 START,
             )

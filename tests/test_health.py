@@ -37,7 +37,8 @@ def test_the_log_says_what_is_not_well_with_redis_once_each_time_it_changes(own:
     one = start("", own.address)
 
     def said(words: str) -> int:
-        return one.log.read_text().count(words)
+        count: int = one.log.read_text().count(words)
+        return count
 
     link.config_set("appendonly", "no")
     for _ in range(3):

@@ -582,7 +582,7 @@ class Closing(Protocol):
 def test_a_connection_that_is_cut_off_while_it_closes_ends() -> None:
     reactor.run()
     made = Closing()
-    factory = Factory.forProtocol(lambda: made)  # type: ignore[arg-type]
+    factory = Factory.forProtocol(lambda: made)
     port = reactor.call(reactor.reactor.listenTCP, 0, factory, 1, "127.0.0.1")
     with socket.create_connection(("127.0.0.1", port.getHost().port), timeout=PATIENCE) as link:
         assert link.recv(10) == b""

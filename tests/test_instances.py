@@ -242,7 +242,7 @@ def test_what_a_killed_instance_had_not_confirmed_goes_to_another_and_nothing_of
     print(f"{len(unconfirmed)} were taken over after {took:.1f} s")
     for name, left in ((queue, 1), (beside, 0), (f"{queue}-w", 0)):
         joined(other, name, left)
-        until(lambda name=name: life.traces(name) == [], lambda name=name: life.traces(name))  # type: ignore[misc]
+        until(lambda name=name: life.traces(name) == [], lambda name=name: life.traces(name))
         assert stats(other, name)["waiters"] == 0
     until(lambda: stats(other, queue)["leased"] == 0, lambda: stats(other, queue))
     assert len(set(keys(reader))) == count(reader)
@@ -282,7 +282,7 @@ def test_an_instance_that_stood_still_longer_than_its_beat_gives_nothing_twice_a
     joined(other, queue, 3)
     joined(other, news, 2)
     for name in (queue, news):
-        until(lambda name=name: life.traces(name) == [], lambda name=name: life.traces(name))  # type: ignore[misc]
+        until(lambda name=name: life.traces(name) == [], lambda name=name: life.traces(name))
     batch_add(other, queue, *texts(9, 21))
     add(other, news, *texts(3, 6))
     for one, many in ((still[0], 6), (still[1], 6), (reader, 18)):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
 import reactor
@@ -258,22 +259,17 @@ def comet(queue: str) -> Any:
 
 def beats_until_refused(delivery: Delivery, queue: str) -> int:
     """How many beats are asked for from a join until it is refused."""
-    beat, asked, told = delivery.core.instances.beat, [], []
-
-    def counted(*words: Any) -> Any:
-        asked.append(words)
-        return beat(*words)
+    instances = delivery.core.instances
+    told: list[tuple[Any, int]] = []
+    asked = Mock(wraps=instances.beat)
 
     def begin() -> None:
         joining = deferred(delivery.join(comet(queue), [queue.encode()]))
-        joining.addBoth(lambda outcome: told.append((outcome, len(asked))))
+        joining.addBoth(lambda outcome: told.append((outcome, asked.call_count)))
 
-    delivery.core.instances.beat = counted  # type: ignore[method-assign]
-    try:
+    with patch.object(instances, "beat", asked):
         reactor.call(begin)
         until(lambda: told)
-    finally:
-        delivery.core.instances.beat = beat  # type: ignore[method-assign]
     assert told[0][0].check(Unavailable)
     return told[0][1]
 

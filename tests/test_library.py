@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, TWISTD, Instance, RedisServer, free_port, troubles, until
+from conftest import ROOT, TWISTD, Instance, RedisServer, free_port, troubles
 from stored import BEGAN, CLOCK
+from wire import until
 
 from restmq.store.library import FOLDER, MODULES, TIME, Library, context, source
 
@@ -388,6 +389,8 @@ def test_a_library_that_nobody_has_used_for_ten_minutes_is_told_once(own: RedisS
 
         def beat(minutes: float, *words: str) -> list[bytes]:
             link.set("clock", BEGAN + int(60_000 * minutes))
+            dead: int
+            names: list[bytes]
             _, _, dead, *names = link.fcall(library.functions["beat"], 4, *keys, *words)
             return names[dead:]
 

@@ -11,7 +11,22 @@ from conftest import RedisServer
 from fanout import Plan, run
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
-from wire import HANDSHAKE, TEXT, Talker, Wire, add, batch, batch_add, handler, ring, stats, texts, until
+from wire import (
+    HANDSHAKE,
+    TEXT,
+    Observer,
+    Talker,
+    Wire,
+    add,
+    as_stream,
+    batch,
+    batch_add,
+    handler,
+    ring,
+    stats,
+    texts,
+    until,
+)
 
 from restmq.http.headers import fields
 from restmq.live.comet import Comet
@@ -27,7 +42,7 @@ START = {b"q": (0, b"e")}
 def opened(kind: Any, clock: Clock, queues: tuple[bytes, ...] = (b"q",), **settings: Any) -> tuple[Any, Wire]:
     """A consumer with an open stream."""
     consumer, wire = kind(handler(**settings), queues, clock), Wire()
-    consumer.open(wire, dict.fromkeys(queues, (0, b"e")))
+    consumer.open(as_stream(wire), dict.fromkeys(queues, (0, b"e")))
     return consumer, wire
 
 
@@ -40,10 +55,7 @@ def give(*consumers: Live, **parts: Any) -> None:
 def logged() -> Any:
     """The lines that were logged."""
     lines: list[str] = []
-
-    def keep(event: Any) -> None:
-        lines.append(formatEvent(event))
-
+    keep = Observer(lambda event: lines.append(formatEvent(event)))
     globalLogPublisher.addObserver(keep)
     yield lines
     globalLogPublisher.removeObserver(keep)
@@ -87,20 +99,20 @@ def test_sse_leaves_the_id_out_for_roundrobin() -> None:
 
 def test_sse_opens_with_the_pause_before_a_reconnect_and_its_id() -> None:
     wire = Wire()
-    Sse(handler(), [b"q"], Clock()).open(wire, {b"q": (5, b"e")})
+    Sse(handler(), [b"q"], Clock()).open(as_stream(wire), {b"q": (5, b"e")})
     assert wire.data == b"retry: 2000\nid: 5@e\n"
 
 
 def test_sse_ends_the_opening_for_a_browser_which_else_would_not_keep_its_id() -> None:
     wire, asked = Wire(), handler()
     asked.request.fields = fields(b"Host: a\r\nPragma: No-Cache\r\n", True)
-    Sse(asked, [b"q"], Clock()).open(wire, {b"q": (5, b"e")})
+    Sse(asked, [b"q"], Clock()).open(as_stream(wire), {b"q": (5, b"e")})
     assert wire.data == b"retry: 2000\nid: 5@e\n\n"
 
 
 def test_sse_of_several_queues_has_one_word_for_each_in_the_order_asked() -> None:
     sse, wire = Sse(handler(), [b"b", b"a"], Clock()), Wire()
-    sse.open(wire, {b"a": (1, b"x"), b"b": (2, b"y")})
+    sse.open(as_stream(wire), {b"a": (1, b"x"), b"b": (2, b"y")})
     assert wire.data == b"retry: 2000\nid: 2@y,1@x\n"
     assert sse.frame(batch("v", queue="a", first=2, epoch=b"x")).startswith(b"id: 2@y,2@x\n")
     assert sse.frame(batch("v", queue="b", first=3, epoch=b"y")).startswith(b"id: 3@y,2@x\n")
@@ -111,7 +123,7 @@ def test_what_came_early_on_several_queues_lies_between_the_ids_before_and_after
     sse, wire = Sse(handler(), [b"a", b"b"], Clock()), Wire()
     ring(sse).broadcast.everyone(batch("v", queue="a", first=6, epoch=b"x"))
     assert sse.unsent == sse.written > 0
-    sse.open(wire, {b"a": (6, b"x"), b"b": (2, b"y")})
+    sse.open(as_stream(wire), {b"a": (6, b"x"), b"b": (2, b"y")})
     assert wire.data == (b'retry: 2000\nid: 5@x,2@y\ndata: {"key": "a:1", "value": "v"}\n\nid: 6@x,2@y\n')
     assert sse.unsent == 0
     assert sse.written == 36
@@ -136,7 +148,7 @@ def test_what_comes_before_the_stream_is_open_waits_and_goes_out_first() -> None
     comet, wire = Comet(handler(), [b"q"], Clock()), Wire()
     give(comet)
     assert comet.unsent == comet.written == 30
-    comet.open(wire, START)
+    comet.open(as_stream(wire), START)
     assert wire.data == b'{"key": "q:1", "value": "v"}\r\n'
     assert (comet.written, comet.unsent) == (30, 0)
 
@@ -301,7 +313,7 @@ def test_a_stream_whose_first_words_cannot_be_written_leaves_nothing_behind_eith
     wire.closed = True
     sse = Sse(asked, [b"q"], clock)
     with pytest.raises(AssertionError):
-        asyncio.run(sse.begin(asked, lambda: wire))  # type: ignore[arg-type, return-value]
+        asyncio.run(sse.begin(asked, lambda: as_stream(wire)))
     assert asked.services.delivery.told == ["joined", "left"]
     assert clock.getDelayedCalls() == []
 

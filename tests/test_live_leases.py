@@ -93,7 +93,8 @@ def test_prefetch_is_for_each_queue_and_each_consumer(instance: Any, listen: Any
     for name in (east, west):
         assert instance.form(f"/p/{name}", "policy=roundrobin")[0] == 200
     one, two = (listen(instance, f"/c/{east},{west}?lease=60&prefetch=2") for _ in range(2))
-    batch_add(instance, east, *texts(20)), batch_add(instance, west, *texts(20))
+    batch_add(instance, east, *texts(20))
+    batch_add(instance, west, *texts(20))
     for consumer in (one, two):
         keys = [item["key"].rpartition(":")[0] for item in consumer.until(have(4)).quiet().elements]
         assert sorted(keys) == [east, east, west, west]

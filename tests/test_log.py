@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.logger import Logger, LogLevel, LogPublisher
+from twisted.logger import LogEvent, Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
+from wire import Observer
 
 from restmq import log
 
 
 def lines(level: str, *args: object, **fields: object) -> str:
     """What one call of a logger writes."""
-    events: list = []
-    Logger("restmq.test", observer=LogPublisher(events.append)).__getattribute__(level)(*args, **fields)
+    events: list[LogEvent] = []
+    Logger("restmq.test", observer=LogPublisher(Observer(events.append))).__getattribute__(level)(*args, **fields)
     events[0]["log_time"] = 1795440506.0129
     return log.line(events[0]) or ""
 

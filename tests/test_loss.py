@@ -33,10 +33,10 @@ def lose(server: RedisServer, before: Path | None, *instances: Instance) -> None
     if before is not None:
         shutil.copytree(before, server.folder / "appendonlydir")
     for instance in instances:
-        until(lambda instance=instance: instance.http("GET", "/readyz")[0] == 503)  # type: ignore[misc]
+        until(lambda instance=instance: instance.http("GET", "/readyz")[0] == 503)
     server.start()
     for instance in instances:
-        until(lambda instance=instance: instance.http("GET", "/readyz")[0] == 200)  # type: ignore[misc]
+        until(lambda instance=instance: instance.http("GET", "/readyz")[0] == 200)
 
 
 def add(instance: Instance, queue: str, value: str = "x") -> str:

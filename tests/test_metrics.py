@@ -6,12 +6,11 @@ import json
 import re
 import signal
 import socket
-from types import SimpleNamespace
 from typing import Any
 
 from conftest import ROOT, RedisServer
 from prometheus_client.parser import text_string_to_metric_families
-from wire import HANDSHAKE, PATIENCE, Listener, until
+from wire import HANDSHAKE, PATIENCE, Listener, as_request, until
 
 from restmq.api.metrics import COUNTERS, GAUGES
 from restmq.http.counts import Counts, route_name
@@ -105,7 +104,7 @@ def test_nothing_that_a_client_sends_makes_the_counts_grow() -> None:
     for number in range(5000):
         for path in (b"/q/%d", b"/%d/x", b"/q/a/%d", b"/q/a/b/%d", b"/static/%d", b"/c/%d"):
             for method in ("GET", f"M{number}"):
-                requests(SimpleNamespace(raw_path=path % number, method=method), 200, 0)
+                requests(as_request(method, path % number), 200, 0)
     counts = requests.counts()
     assert counts["/q/NAME", "GET", 200] == counts["/q/NAME", "other", 200] == 5000
     assert counts["other", "GET", 200] == 10_000

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, http_call
-from deployed import Nginx, Site, deployed, until
+from deployed import Nginx, Site, deployed
 from websockets.sync.client import connect
-from wire import FORM, LONG, PATIENCE, Listener, add
+from wire import FORM, LONG, PATIENCE, Listener, add, until
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +353,7 @@ def test_nginx_reloads_under_load_and_fails_no_request(nginx: Nginx, queue: str,
     for _ in range(3):
         had = length(nginx.port, queue)
         nginx.reload()
-        until(lambda had=had: length(nginx.port, queue) > had)  # type: ignore[misc]
+        until(lambda had=had: length(nginx.port, queue) > had)
     count, bad = load.end()
     assert bad == [], nginx.log.read_text()[-1500:]
     assert count <= length(nginx.port, queue) <= count + 8

@@ -7,14 +7,13 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import TWISTD, Instance
 from cyclone import web as cyclone
 from test_http import CLOSED, OPEN, asking, statuses, talk
-from wire import until
+from wire import as_request, until
 
 from restmq.api.queue import Queue
 from restmq.http.counts import Counts, route_name
@@ -313,7 +312,7 @@ def test_a_route_may_be_written_in_every_way_that_cyclone_has() -> None:
     ]
     requests = Counts(routes)
     for path in (b"/q/a", b"/given/a", b"/files/a/b", b"/by-name", b"/named", b"/none"):
-        requests(SimpleNamespace(raw_path=path, method="GET"), 200, 0)
+        requests(as_request("GET", path), 200, 0)
     names = {route for route, *_ in requests.counts()}
     assert names == {"/q/NAME", "/given/NAME", "/files/FILE", "/by-name", "/named", "other"}
     assert route_name(r"/files/(.*)") == "/files/FILE"

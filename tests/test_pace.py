@@ -371,8 +371,12 @@ def test_what_the_kernel_holds_can_be_read_after_a_long_pause(start: Any, listen
 
 def test_turns_come_in_order_one_at_a_time_and_only_while_there_is_room() -> None:
     pace, went = Pace(), []
+
+    def wait(name: str) -> None:
+        pace.turn().then(lambda value, error: went.append(name))
+
     for name in "abc":
-        pace.turn().then(lambda value, error, name=name: went.append(name))
+        wait(name)
     assert went == ["a"]
     pace.full(True)
     pace.done()

@@ -186,7 +186,7 @@ def test_an_environment_that_was_left_half_made_is_made_anew(checkout: Path, tmp
     assert entry
     lock, place = tmp_path / "lock", tmp_path / "place"
     lock.write_text(entry[0])  # one package is enough
-    command = [checkout / "_build" / "environment", sys.executable, place, lock]
+    command: list[str | Path] = [checkout / "_build" / "environment", sys.executable, place, lock]
     first = subprocess.Popen(
         command, env=environment(), text=True, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -205,7 +205,7 @@ def test_an_environment_that_was_left_half_made_is_made_anew(checkout: Path, tmp
 
 def test_root_makes_no_environment_in_another_user_s_folder(checkout: Path, tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)
-    command = [checkout / "start.sh", "--help"]
+    command: list[str | Path] = [checkout / "start.sh", "--help"]
     start = subprocess.run(
         command, env=environment(RESTMQ_ENV=str(tmp_path)), text=True, capture_output=True, check=False
     )
@@ -244,7 +244,7 @@ def installed(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pins = re.sub(r" \\$", "", re.sub(r"^ +--hash.*\n?", "", lock, flags=re.M), flags=re.M)
     (place / "pins.txt").write_text(pins)
     subprocess.run([sys.executable, "-m", "venv", place / "env"], check=True)
-    pip = [place / "env" / "bin" / "python", "-m", "pip", "-q", "--disable-pip-version-check"]
+    pip: list[str | Path] = [place / "env" / "bin" / "python", "-m", "pip", "-q", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "-c", place / "pins.txt", checkout], check=True, env=environment())
     return place / "env"
 
@@ -267,7 +267,14 @@ def test_pip_check_finds_nothing_after_pip_install(installed: Path) -> None:
 
 def test_the_newest_pip_builds_it_as_well(checkout: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
-    pip = [tmp_path / "env" / "bin" / "python", "-m", "pip", "-q", "--disable-pip-version-check", "install"]
+    pip: list[str | Path] = [
+        tmp_path / "env" / "bin" / "python",
+        "-m",
+        "pip",
+        "-q",
+        "--disable-pip-version-check",
+        "install",
+    ]
     for words in (["--upgrade", "pip"], ["--no-deps", checkout]):
         subprocess.run([*pip, *words], check=True, env=environment())
     site = next(tmp_path.glob("env/lib/*/site-packages"))
@@ -293,7 +300,7 @@ def test_a_wheel_holds_nothing_of_an_earlier_build(checkout: Path, tmp_path: Pat
     left.parent.mkdir(parents=True)
     left.write_text("")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    wheel = ["wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, checkout]
+    wheel: list[str | Path] = ["wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, checkout]
     subprocess.run([*pip, *wheel], check=True, env=environment())
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
         names = archive.namelist()

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from test_http import H, talk
+from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from wire import until
 
@@ -37,6 +38,7 @@ from restmq.live.consumer import queue_names
 from restmq.model import element, networks, options, urlencoded
 from restmq.model import settings as rules
 from restmq.model.errors import Error
+from restmq.runtime.ticker import Wheel
 
 FEW, MANY = 1 << 14, 1 << 16  # bytes
 #: Whatever is read of restmq.conf or of a Redis, and no client's.
@@ -185,7 +187,7 @@ def judged(text: str) -> None:
 
 
 PROXY = proxies.Proxies("X-Forwarded-For", ())
-ACCESS = accesslog.Access(SimpleNamespace(each=lambda call: None), lambda lines: None)  # type: ignore[arg-type]
+ACCESS = accesslog.Access(Wheel(Clock()), lambda lines: None)
 #: Functions that get a client's text, and the words with which a hostile one begins.
 ENTRANCES: dict[str, tuple[Callable[[str], object], list[str]]] = {
     "a line of the log": (

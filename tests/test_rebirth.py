@@ -243,9 +243,9 @@ def test_who_is_given_up_again_while_it_is_born_is_reaped_of_both_by_one_rebirth
     lives.between.slow = 0
     for name in names:
         joined(other, name, 2)
-        until(lambda name=name: lives.gone(name) == {old, second})  # type: ignore[misc]
+        until(lambda name=name: lives.gone(name) == {old, second})
         for one in (old, second):
-            until(lambda one=one, name=name: lives.known(one, name) == [])  # type: ignore[misc]
+            until(lambda one=one, name=name: lives.known(one, name) == [])
     (third,) = lives.ids()
     assert third not in (old, second)
     assert (lives.reaped(old), lives.reaped(second)) == (1, 1)
@@ -255,7 +255,7 @@ def test_who_is_given_up_again_while_it_is_born_is_reaped_of_both_by_one_rebirth
     for one in (here, there):
         one.until(have(24))
     for name in names:
-        until(lambda name=name: stats(other, name)["leased"] == 0)  # type: ignore[misc]
+        until(lambda name=name: stats(other, name)["leased"] == 0)
     came = [one["key"] for listener in (here, there) for one in listener.quiet().elements]
     assert sorted(came) == sorted(f"{name}:{number}" for name in names for number in range(1, 7))
     assert lives.store.pubsub_channels(f"restmq:*:{old.decode()}") == []

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from conftest import RedisServer
 from twisted.internet.task import Clock
-from wire import PATIENCE, Listener, Wire, add, batch, batch_add, handler, stats, texts, until
+from wire import PATIENCE, Listener, Wire, add, as_stream, batch, batch_add, handler, stats, texts, until
 
 from restmq.delivery import replay as resume
 from restmq.delivery.subscription import Subscription
@@ -116,7 +117,8 @@ def test_a_time_ago_leaves_out_what_is_older(instance: Any, listen: Any, queue: 
     def since_then() -> list[str]:  # a machine that is late may ask for too long a time, or too short a one
         ago = time.monotonic() - between
         again = listen(instance, f"/c/{queue}?since={ago:.3f}s").until(have(1))
-        return again.quiet().values
+        values: list[str] = again.quiet().values
+        return values
 
     until(lambda: since_then() == ["young"])
     assert len(listen(instance, f"/c/{queue}?since=0.5h").until(have(11)).values) == 11
@@ -191,7 +193,8 @@ def test_one_word_is_for_all_queues_or_there_is_one_each(instance: Any, listen: 
     found: dict[str, list[str]] = {}
     for words in ("-1", f"{east}:8", "latest,-2", f"now,{west}:9"):
         consumer = listen(instance, f"{both}?since={words}").until(lambda c: c.ids)
-        add(instance, east, "end"), add(instance, west, "end")
+        add(instance, east, "end")
+        add(instance, west, "end")
         consumer.until(lambda c: c.values.count("end") == 2)
         found[words] = sorted(one["key"].removeprefix(queue) for one in consumer.elements if one["value"] != "end")
         consumer.close()
@@ -698,7 +701,7 @@ def test_an_id_beyond_what_was_ever_broadcast_swallows_nothing() -> None:
 
     clock, wire, queue = Clock(), Wire(), Subscription(b"q", cast(Any, None))
     consumer = Comet(handler(), [b"q"], clock, Wish())
-    consumer.open(wire, {b"q": (5, b"e")})
+    consumer.open(as_stream(wire), {b"q": (5, b"e")})
     queue.epoch, queue.position = b"e", 4
     queue.consumers.join(consumer, 4)
     queue.consumers.broadcast.replaying(consumer)
@@ -727,7 +730,7 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
 
     clock, wire, queue, late = Clock(), Wire(), Subscription(b"q", cast(Any, None)), Late()
     consumer = Comet(handler(), [b"q"], clock, Wish())
-    consumer.open(wire, {b"q": (0, b"e")})
+    consumer.open(as_stream(wire), {b"q": (0, b"e")})
     queue.epoch, queue.position = b"e", 1
     queue.consumers.join(consumer)
     queue.consumers.broadcast.replaying(consumer)
@@ -754,7 +757,7 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
 def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_its_queues() -> None:
     clock, wire = Clock(), Wire()
     consumer = Comet(handler(), [b"a", b"b"], clock, Wish())
-    consumer.open(wire, {b"a": (0, b"e"), b"b": (0, b"e")})
+    consumer.open(as_stream(wire), {b"a": (0, b"e"), b"b": (0, b"e")})
     queues = {name: Subscription(name, cast(Any, None)) for name in (b"a", b"b")}
     for queue in queues.values():
         queue.epoch = b"e"
@@ -799,8 +802,10 @@ def test_large_elements_are_read_a_few_at_a_time(own: Any, start: Any, listen: A
     for _ in range(30):
         batch_add(one, queue, *["x" * 100_000] * 10)
     with own.client() as client:
+
+        def read(target: str) -> None:
+            listen(one, target).until(lambda c: c.body.count(b'"key"') >= 300)
+
         for target in (f"/c/{queue}", f"/c/{queue}?since=all"):
-            asked = counts(
-                client, lambda target=target: listen(one, target).until(lambda c: c.body.count(b'"key"') >= 300)
-            )
+            asked = counts(client, partial(read, target))
             assert 300 <= asked < 2000, (target, asked)

@@ -83,7 +83,8 @@ def test_an_add_that_is_answered_again_is_not_seen_again(instance: Any, listen: 
 
 def test_a_tap_on_several_queues_sees_all_of_them(instance: Any, listen: Any, queue: str) -> None:
     tap = listen(instance, f"/sse/{queue}.a,{queue}.b?tap=1")
-    add(instance, f"{queue}.b", "b"), add(instance, f"{queue}.a", "a")
+    add(instance, f"{queue}.b", "b")
+    add(instance, f"{queue}.a", "a")
     assert sorted(tap.until(have(2)).values) == ["a", "b"]
 
 
@@ -157,9 +158,9 @@ def test_a_tap_that_leaves_while_it_is_being_opened_leaves_nothing_behind(
         time.sleep(0.3)
         until(lambda: [link.pubsub_channels(f"restmq:{{{queue}.{name}}}:*") for name in "ab"] == [[], []])
         until(lambda: [link.exists(f"restmq:{{{queue}.{name}}}:taps") for name in "ab"] == [0, 0])
-        tap = Listener(one.port, f"/c/{queue}.a,{queue}.b?tap=1")
+        again = Listener(one.port, f"/c/{queue}.a,{queue}.b?tap=1")
         assert len(link.pubsub_channels(f"restmq:{{{queue}.?}}:*")) == 2  # these are what was looked for
-        tap.close()
+        again.close()
 
 
 def test_a_tap_that_reads_slowly_disturbs_nobody_and_is_told_how_much_it_did_not_see(

@@ -33,6 +33,8 @@ TRANSPORTS = ("c", "sse", "ws")
 class Secure(Instance):
     """One that speaks TLS, with key.pem and certificate.pem of the folder `pems`; its conf begins in [server]."""
 
+    context: ssl.SSLContext
+
     def __init__(self, folder: Path, redis: str, pems: Path, conf: str = "") -> None:
         self.pems = pems
         self.context = ssl.create_default_context(cafile=str(pems / "certificate.pem"))

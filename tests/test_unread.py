@@ -92,7 +92,8 @@ def test_who_does_not_read_leaves_room_for_others_or_is_cut_off(start: Any, queu
         if stats(one, f"{queue}.other")["len"] == 0:
             filled(one, f"{queue}.other", 1)
         said = one.http("GET", f"/q/{queue}.other")
-        return said[0] == 503
+        status: int = said[0]
+        return status == 503
 
     until(refused)
     assert json.loads(said[2])["type"] == "urn:restmq:crowded" and said[1]["retry-after"]

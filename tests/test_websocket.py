@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 from websockets.exceptions import ConnectionClosed
-from wire import HANDSHAKE, PATIENCE, Talker, Wire, add, batch, handler, ring, stats, until
+from wire import HANDSHAKE, PATIENCE, Talker, Wire, add, as_stream, batch, desk, door, handler, ring, stats, until
 
 from restmq.live.websocket import (
     MOST_COMMANDS,
@@ -65,7 +65,7 @@ class Echo(WebSocket):
 def opened(clock: Clock, **settings: Any) -> tuple[Echo, Wire]:
     """A consumer with an open stream."""
     consumer, wire = Echo(handler(**settings), [b"q"], clock), Wire()
-    consumer.open(wire, {b"q": (0, b"e")})
+    consumer.open(as_stream(wire), {b"q": (0, b"e")})
     return consumer, wire
 
 
@@ -164,7 +164,7 @@ def test_what_breaks_the_protocol_or_ends_it_is_answered_with_the_right_code(fra
     consumer, wire = opened(Clock())
     consumer.heard(frames)
     assert code(wire) == expected
-    assert consumer.services.delivery.told == ["left"]
+    assert desk(consumer).told == ["left"]
     assert wire.closed or expected == 1003  # 1003 waits for the client's Close
 
 
@@ -299,7 +299,7 @@ def test_what_a_client_did_wrong_is_an_answer_and_the_socket_stays() -> None:
                 return problem.render()
 
     consumer, wire = Refusing(handler(), [b"q"], Clock()), Wire()
-    consumer.open(wire, {})
+    consumer.open(as_stream(wire), {})
     consumer.heard(client(0x81, b"{}"))
     assert b'{"error": "not you"' in wire.parts[0]
     assert not wire.parts[0].endswith(b"\r\n")
@@ -327,7 +327,7 @@ def test_who_answers_no_ping_for_the_stall_time_is_gone() -> None:
     assert wire.parts == [b"\x89\x00"] * 4
     clock.advance(15)
     assert code(wire) == 1001
-    assert consumer.services.delivery.told == ["left"]
+    assert desk(consumer).told == ["left"]
     wire.stuck, wire.unsent = True, 4
     clock.advance(2)
     assert wire.was_cut
@@ -362,8 +362,8 @@ def test_the_end_of_an_instance_is_1001_and_waits_for_the_clients_answer() -> No
 def test_reloaded_rules_that_forbid_it_close_it_as_a_violation_of_policy() -> None:
     clock = Clock()
     consumer, wire = opened(clock)
-    consumer.server.acl.generation += 1
-    consumer.server.acl.refusal = Forbidden("127.0.0.1 is not let in")
+    door(consumer).generation += 1
+    door(consumer).refusal = Forbidden("127.0.0.1 is not let in")
     clock.advance(15)
     assert code(wire) == 1008
 

@@ -334,7 +334,7 @@ class Play:
             def came(out: Path = out) -> str:
                 return out.read_text("utf-8").rstrip("\n")  # with LF for CRLF, as ever in Python's text files
 
-            until(lambda came=came, wanted=wanted: fits(came(), wanted), came, PATIENCE)  # type: ignore[misc]
+            until(lambda came=came, wanted=wanted: fits(came(), wanted), came, PATIENCE)
             time.sleep(QUIET)
             same(came(), wanted, self.where(step))
             process.terminate()

@@ -13,20 +13,27 @@ import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from twisted.logger import ILogObserver, LogEvent
 from websockets.client import ClientProtocol
-from websockets.frames import Opcode
+from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, TextMessage
+from zope.interface import implementer
 
 from restmq.delivery.batch import Batch
 from restmq.delivery.consumers import Consumers
 from restmq.http.headers import NOTHING
 from restmq.model.element import Element
 from restmq.runtime.room import Room
+
+if TYPE_CHECKING:  # they import the reactor, which programs that use this may do without
+    from restmq.http.request import Request
+    from restmq.http.stream import Stream
+    from restmq.live.consumer import Live
 
 #: Seconds until what has to come counts as missing. It is the end of a wait for an event, never a measure of speed:
 #: on a busy machine a process may stand still for many seconds, and PyPy runs slowly until it is warm.
@@ -101,6 +108,28 @@ class Wire:
         self.closed = self.was_cut = True
 
 
+def as_stream(wire: Wire) -> Stream:
+    """A Wire where a Stream is wanted. The cast is needed because a real Stream takes over a socket as it is made."""
+    return cast("Stream", wire)
+
+
+def as_request(method: str, raw_path: bytes) -> Request:
+    """What is counted of a request. The cast is needed because a real Request belongs to a connection."""
+    return cast("Request", SimpleNamespace(method=method, raw_path=raw_path))
+
+
+@implementer(ILogObserver)
+class Observer:
+    """Hands every event of the log to a function."""
+
+    def __init__(self, keep: Callable[[LogEvent], object]) -> None:
+        self._keep = keep
+
+    def __call__(self, event: LogEvent) -> None:
+        """An event was logged."""
+        self._keep(event)
+
+
 class Desk:
     """Stands where Delivery stands: writes down what a consumer tells it."""
 
@@ -155,6 +184,20 @@ def handler(heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 100
     return SimpleNamespace(server=server, services=services, request=request, gone=False, on_gone=None)
 
 
+def desk(consumer: Live) -> Desk:
+    """What stands where a consumer's Delivery stands."""
+    found: object = consumer.services.delivery
+    assert isinstance(found, Desk)
+    return found
+
+
+def door(consumer: Live) -> Door:
+    """What stands where a consumer's ACL stands."""
+    found: object = consumer.server.acl
+    assert isinstance(found, Door)
+    return found
+
+
 def batch(*values: str, queue: str = "q", first: int = 1, number: int = 1, epoch: bytes = b"e") -> Batch:
     """Some elements of a queue that arrived together."""
     name = queue.encode("utf-8")
@@ -201,12 +244,16 @@ def texts(count: int, first: int = 0) -> list[str]:
 
 
 def until(
-    done: Callable[[], Any],
-    what: Callable[[], Any] = lambda: "it did not come",
+    done: Callable[..., object],
+    what: Callable[..., object] = lambda: "it did not come",
     seconds: float = PATIENCE,
     step: float = 0.02,
 ) -> None:
-    """Wait until something is so. Raises AssertionError with `what` when it does not come."""
+    """Wait until something is so. Raises AssertionError with `what` when it does not come.
+
+    Both are called without arguments. Their types admit arguments with defaults: in a loop, a lambda binds the loop's
+    variables so.
+    """
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, what()
@@ -293,9 +340,9 @@ class Talker:
         else:
             self._protocol.receive_eof()
         for event in self._protocol.events_received():
-            if getattr(event, "opcode", None) is Opcode.TEXT:
+            if isinstance(event, Frame) and event.opcode is Opcode.TEXT:
                 self._texts.append(bytes(event.data).decode("utf-8"))
-            elif getattr(event, "opcode", None) is Opcode.PONG:
+            elif isinstance(event, Frame) and event.opcode is Opcode.PONG:
                 self.pongs.append(bytes(event.data))
 
     def send(self, message: str | bytes) -> None:
