@@ -9,7 +9,7 @@ from pathlib import Path
 from setuptools import setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "restmq/__init__.py").read_text("utf-8"))[1]
+(VERSION,) = re.findall(r'^__version__ = "([^"]+)"', (HERE / "restmq/__init__.py").read_text("utf-8"), re.M)
 
 FOLDERS = sorted(path.parent.name for path in HERE.glob("restmq/*/__init__.py"))
 

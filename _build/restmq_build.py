@@ -22,6 +22,12 @@ import sys
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Mapping
+from typing import Optional, Union
+
+#: What setuptools' hooks are given (PEP 517).
+Folder = Union[str, os.PathLike[str]]
+Settings = Optional[Mapping[str, Union[str, list[str], None]]]
 
 CYCLONE = "cyclone==1.3 --hash=sha256:6e5ec576c719240180d56e6e8f83bb474ab52ca3e56ed6417a90f60fd0bf562b\n"
 
@@ -84,13 +90,17 @@ else:
     from setuptools import build_meta as _setuptools
     from setuptools.build_meta import *  # noqa: F403  the other hooks are setuptools' own
 
-    def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):  # type: ignore[no-untyped-def]
+    def build_wheel(
+        wheel_directory: Folder, config_settings: Settings = None, metadata_directory: Folder | None = None
+    ) -> str:
         """PEP 517: the wheel, with cyclone in it."""
         name = _setuptools.build_wheel(wheel_directory, config_settings, metadata_directory)
         _add(os.path.join(wheel_directory, name))
         return name
 
-    def build_editable(wheel_directory, config_settings=None, metadata_directory=None):  # type: ignore[no-untyped-def]
+    def build_editable(
+        wheel_directory: Folder, config_settings: Settings = None, metadata_directory: Folder | None = None
+    ) -> str:
         """PEP 660: the same for `pip install -e .`."""
         name = _setuptools.build_editable(wheel_directory, config_settings, metadata_directory)
         _add(os.path.join(wheel_directory, name))

@@ -15,12 +15,12 @@ from typing import Any
 
 import twisted.plugins  # noqa: F401  # before the checkout is in the path: it looks for its folders as it is imported
 from twisted.application.app import run
-from twisted.scripts.twistd import ServerOptions, runApp
+from twisted.scripts.twistd import ServerOptions, runApp  # type: ignore[attr-defined]  # not in its __all__
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-class Options(ServerOptions):  # type: ignore[misc]
+class Options(ServerOptions):
     """twistd's options, and one service that it can make."""
 
     @property

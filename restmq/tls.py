@@ -108,7 +108,7 @@ class _Transport(BufferingTLSTransport):
     _producer: Any
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
-        super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]
+        super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]  # Twisted has no types for it
         if reason is not None:
             reason.cleanFailure()
 

@@ -40,7 +40,7 @@ def specification(route: Any) -> Any:
     return route if isinstance(route, web.URLSpec) else web.URLSpec(*route)
 
 
-class Application(web.Application):  # type: ignore[misc]
+class Application(web.Application):  # type: ignore[misc]  # cyclone has no types
     """The routes: cyclone's ordinary list of (pattern, handler[, keywords]) or URLSpec.
 
     Lean handlers are found first, those that are hot without a regular expression; cyclone itself serves all others,

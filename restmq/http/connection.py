@@ -54,7 +54,7 @@ class Routes(Protocol):
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class Connection(httpserver.HTTPConnection):  # type: ignore[misc]
+class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone has no types
     """One client. Reads heads, then bodies; answers leave in the order of requests.
 
     A request whose handler is `hot` may be under way beside others; any other

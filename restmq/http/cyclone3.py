@@ -23,7 +23,7 @@ from restmq.runtime.future import deferred
 log = Logger()
 
 
-class Chunked(web.ChunkedTransferEncoding):  # type: ignore[misc]
+class Chunked(web.ChunkedTransferEncoding):  # type: ignore[misc]  # cyclone has no types
     """flush() on HTTP/1.1 joined str and bytes: a TypeError, and the request was never answered."""
 
     def transform_chunk(self, block: bytes, finishing: bool) -> bytes:
@@ -38,7 +38,7 @@ def methods_of(handler: Any) -> tuple[str, ...]:
     return tuple(one for one in handler.SUPPORTED_METHODS if one != "OPTIONS" and hasattr(handler, one.lower()))
 
 
-class _Repairs(web.RequestHandler):  # type: ignore[misc]
+class _Repairs(web.RequestHandler):  # type: ignore[misc]  # cyclone has no types
     """Stands before an ordinary handler, so that these methods are found first."""
 
     _reason: str
@@ -146,7 +146,7 @@ class _Problems(_Repairs):
         self._problem(problem)
 
 
-class _NoEtag(web.RequestHandler):  # type: ignore[misc]
+class _NoEtag(web.RequestHandler):  # type: ignore[misc]  # cyclone has no types
     """Every answer to a GET was hashed, and a queue's read could answer 304."""
 
     def compute_etag(self) -> None:
@@ -154,10 +154,10 @@ class _NoEtag(web.RequestHandler):  # type: ignore[misc]
 
 
 @cache
-def repaired(handler: type) -> type:
+def repaired(handler: type[web.RequestHandler]) -> type:
     """The handler with the repairs; what it overrides itself stays its own."""
-    own_errors = hasattr(handler, "get_error_html") or handler.write_error is not web.RequestHandler.write_error  # type: ignore[attr-defined]
+    own_errors = hasattr(handler, "get_error_html") or handler.write_error is not web.RequestHandler.write_error
     bases: tuple[type, ...] = (_Repairs if own_errors else _Problems, handler)
-    if handler.compute_etag is web.RequestHandler.compute_etag:  # type: ignore[attr-defined]
+    if handler.compute_etag is web.RequestHandler.compute_etag:
         bases = (_NoEtag, *bases)
     return type(handler.__name__, bases, {"__module__": handler.__module__, "__doc__": handler.__doc__})

@@ -96,7 +96,7 @@ def name(raw: bytes) -> bytes:
     return good
 
 
-class Handler(web.RequestHandler):  # type: ignore[misc]
+class Handler(web.RequestHandler):  # type: ignore[misc]  # cyclone has no types
     """cyclone's handler without its preparations for each request: they are made when asked for.
 
     A subclass answers the HTTP methods that it has as methods of (self, *path arguments) in lower case: get, post,

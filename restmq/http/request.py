@@ -68,7 +68,7 @@ class Carrier(Protocol):
     def readConnectionLost(self) -> None: ...
 
 
-class Request(httpserver.HTTPRequest):  # type: ignore[misc]
+class Request(httpserver.HTTPRequest):  # type: ignore[misc]  # cyclone has no types
     """cyclone's request; what a lean handler does not ask for is built on first use.
 
     `target`, `raw_path` and `raw_query` are as they came, `query` and `form` decoded

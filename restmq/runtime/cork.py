@@ -163,7 +163,7 @@ def let_go(transport: Any) -> None:
     """
     lower: Any = bottom(transport)
     if isinstance(lower, FileDescriptor) and lower.connected:
-        handle: socket.socket = lower.getHandle()  # type: ignore[attr-defined]
+        handle: socket.socket = lower.getHandle()  # type: ignore[attr-defined]  # a socket's transport has it
         with suppress(OSError):  # refused, or the peer has gone already
             if handle.family != socket.AF_UNIX:
                 where = _NO_DATA.buffer_info()[0]

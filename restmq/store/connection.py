@@ -76,7 +76,7 @@ def too_old(said: Mapping[str, str]) -> str:
     return f"this is {product} {version}: RestMQ needs Redis 7.0 or later, or Valkey 8 or later; nothing was touched"
 
 
-class Link(txredisapi.HiredisProtocol):  # type: ignore[misc]
+class Link(txredisapi.HiredisProtocol):  # type: ignore[misc]  # txredisapi has no types
     """One connection. `asked` holds, in order, who waits for which reply."""
 
     def connectionMade(self) -> Any:
@@ -148,7 +148,7 @@ class _Endpoint:
         return failure
 
 
-class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
+class Redis(txredisapi.RedisFactory):  # type: ignore[misc]  # txredisapi has no types
     """Keeps one link connected, for ever. `link` is None while there is none that may be used.
 
     A new link goes to greet(), which calls admit() when it has found the Redis good;
