@@ -14,6 +14,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "restmq"
 LAYERS = [{"model", "runtime"}, {"store"}, {"delivery"}, {"http", "access", "api", "live"}, {""}]
 BESIDE = {"config": 3}
 LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
+#: All that is written in Python: folders, and files beside others.
+PYTHON = {"restmq", "tests", "_build", "docs/examples", "setup.py", "twisted/plugins/restmq_plugin.py"} | {
+    f"scripts/{path.name}"
+    for path in (PACKAGE.parent / "scripts").iterdir()
+    if path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env python3")
+}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     for path in PACKAGE.rglob("*.py")
@@ -72,8 +78,10 @@ def test_every_folder_has_its_layer_and_its_types_are_checked() -> None:
     assert {module.rpartition(".")[0] for module in MODULES} == set(LEVEL)
     text = (PACKAGE.parent / "pyproject.toml").read_text("utf-8")
     settings = text.partition("[tool.mypy]")[2].partition("[tool.pytest")[0]
-    assert 'files = ["restmq"]' in settings and "strict = true" in settings
+    assert "strict = true" in settings
     assert "restmq." not in settings and "ignore_errors" not in settings
+    checked = re.search(r"^files = \[(.*?)\]", settings, re.M | re.S)
+    assert checked is not None and set(re.findall(r'"(.+?)"', checked[1])) == PYTHON
 
 
 def test_the_architecture_names_every_module_in_its_layer() -> None:
