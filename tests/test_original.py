@@ -14,16 +14,18 @@ TEXT = (Path(__file__).parent.parent / "docs/protocol.txt").read_text("utf-8")
 TOLD = " ".join(TEXT.partition("Differences from the first RestMQ\n")[2].split())
 
 # Reasons: words of that section.
-PROBLEM = "Errors were pages of HTML; they are JSON that tells what to do"
-PAGE = "GET / and GET /queue redirected to files; they are the pages."
-LISTS = "What stands on pages is laid out anew, and escaped."
-LINKS = "/q/ linked to /q/NAME, which takes an element; it links to /j/NAME, which does not."
-REDIS = "redis was the text of an object; it is the address, without a password."
-STATS = "/stats was not quite JSON and told status, policy and length; it is, and tells more."
-WORD = "with another word answered null, POST /control/NAME with another word a text, both 200; they are 400"
-NEVER = 'get answered "empty queue" for a queue that was never used; it says "Null resultset"'
+PROBLEM = "Errors were pages of HTML. They are JSON that says what to do"
+PAGE = "GET / and GET /queue redirected to files. They are the pages."
+LISTS = "The content of pages has a new layout, and is escaped."
+LINKS = "/q/ linked to /q/NAME, which takes an element. It links to /j/NAME, which takes none."
+REDIS = "redis was the text of an object. It is the address, without a password."
+STATS = "/stats was not quite JSON, and said status, policy and length. It is JSON, and says more."
+WORD = (
+    "with another word answered null, and POST /control/NAME with another word answered a text, both 200. They are 400"
+)
+NEVER = 'get answered "empty queue" for a queue that was never used. It says "Null resultset"'
 ORDER = "and its fields have the README's order."
-NAMED = 'An unknown command answered "null resultset", a missing field only its name in quotes; both are named'
+NAMED = 'An unknown command answered "null resultset", and a missing field only its name in quotes. Both answers name'
 CONTROL = '{"queue": "queue_name", "status": {"queue": "queue_name", "status": %d}, "redis": "…"}\r\n'
 
 
@@ -40,7 +42,7 @@ DIFFERENT: dict[str, tuple[int, str, list[str]]] = {
     "policy-default": (
         200,
         '{"queue": "queue_name", "value": "broadcast"}\r\n',
-        ['it says "broadcast", which is what holds.'],
+        ['It says "broadcast", which is what holds.'],
     ),
     "policy-set-bad": (400, problem("bad-option", "policy is broadcast or roundrobin…"), [WORD]),
     "policy-set-none": (400, problem("bad-option", "policy is broadcast or roundrobin…"), [PROBLEM]),
@@ -50,7 +52,7 @@ DIFFERENT: dict[str, tuple[int, str, list[str]]] = {
     "control-all": (
         200,
         '{"count": 4, "queues": {…"queue_name": {"queue": "queue_name", "status": 1}…}, "redis": "…"}\r\n',
-        ["GET /control/ listed a set of Redis as its only queue; it lists the queues.", REDIS],
+        ["GET /control/ listed a set of Redis as its only queue. It lists the queues.", REDIS],
     ),
     "stats-queue": (200, '{"queue": "queue_name", "redis": "…", "len": 0, …}', [STATS, REDIS]),
     "stats-all": (
@@ -69,7 +71,7 @@ DIFFERENT: dict[str, tuple[int, str, list[str]]] = {
     "number-consume": (
         200,
         '{"count": 0, "key": "num:1", "value": "007"}\r\n',
-        ["it stays the text it was, byte for byte."],
+        ["It stays the text it was, byte for byte."],
     ),
     "list-queues": (200, '<!doctype html>…<a href="../j/queue_name">queue_name</a>…', [LINKS, LISTS]),
     "form-page": (200, "<!doctype html>…<form…", [PAGE]),
