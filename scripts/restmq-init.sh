@@ -1,34 +1,36 @@
-# What restmq.init and restmq-multi.init have in common: one of them reads this, and it reads /etc/default/restmq.
-# shellcheck shell=sh disable=SC2154,SC3045  # MANY, defaults and here are set by who reads this; dash has ulimit -H
+# The common part of restmq.init and restmq-multi.init. One of them reads this file, which reads /etc/default/restmq.
+# shellcheck shell=sh disable=SC2154,SC3045  # the script that reads this sets MANY, defaults and here; dash has ulimit -H
 #
 # /etc/default/restmq (RESTMQ_DEFAULTS names another) may set, each as NAME=VALUE:
 #
-#   PLACE        the folder of RestMQ: the one above this file's
-#   USER GROUP   who the instances run as: restmq, and a group of the same name. Make them once, as root:
+#   PLACE        the folder of RestMQ: the one above this file's folder
+#   USER GROUP   the user and group that run the instances: restmq, and a group of the same name. Make them once, as root:
 #                useradd --system --user-group --no-create-home --shell /usr/sbin/nologin restmq
-#   REDIS        HOST:PORT or unix:/PATH: what restmq.conf names, which must be one of these two
+#   REDIS        HOST:PORT or unix:/PATH: the Redis. Without REDIS, restmq.conf must name one in one of these two ways
 #   CONF         the configuration file: PLACE/restmq.conf. USER must be able to read it
-#   FIRST_PORT   the port of the first instance, the others follow: 9901
+#   FIRST_PORT   the port of the first instance; the others follow: 9901
 #   INSTANCES    how many restmq-multi.init runs: one for each core it may use
 #   SOCKETS      a folder: instance PORT listens on SOCKETS/PORT.sock instead of the port. USER must be able to write there
-#   HOST         the address they listen at, where restmq.conf says another: 127.0.0.1. A rolling restart asks there
-#   PIN          yes: the first instance stays on the first core, and so on: yes for several, no for one
+#   HOST         the address at which the instances listen, if restmq.conf says another than 127.0.0.1. A rolling restart
+#                asks there
+#   PIN          yes: the first instance stays on the first core, and so on. The default is yes for several, no for one
 #   LOGS RUN     folders for PORT.log and PORT.pid: /var/log/restmq and /run/restmq
-#   LOCK         the file that root locks, in a folder where only root may write: it is named after RUN, in /run
-#   DATA         a folder whose PORT is the instance's data directory: /var/lib/restmq. With a named Redis it stays empty
-#   PYTHON       what PLACE/.venv is made for: python3
-#   RESTMQ_ENV   where that environment is instead
-#   ENDING       seconds an instance has to end before it is killed: 20. Above `drain` of restmq.conf
-#   STARTING     seconds that one may take to become a daemon: 120
-#   READY        seconds a rolling restart waits for each: 60
+#   LOCK         the file that root locks, in a folder where only root may write. The default is in /run, named after RUN
+#   DATA         a folder; DATA/PORT is the instance's data directory: /var/lib/restmq. With a named Redis it stays empty
+#   PYTHON       the Python for which PLACE/.venv is made: python3
+#   RESTMQ_ENV   another place for that environment
+#   ENDING       seconds that an instance has to end before it is killed: 20. Above `drain` of restmq.conf
+#   STARTING     seconds that an instance may take to become a daemon: 120
+#   READY        seconds that a rolling restart waits for each instance: 60
 #   PATIENCE     seconds to wait for another start, stop or rolling restart that is under way: 120
 #
-# POSIX sh on Linux: /proc, readlink -f, flock and setpriv, GNU's dd and timeout, and taskset for PIN.
+# It needs POSIX sh on Linux: /proc, readlink -f, flock and setpriv, GNU's dd and timeout, and taskset for PIN.
 #
-# What lies in LOGS, RUN, DATA and SOCKETS belongs to USER, whom root does not trust. Root itself opens only pid files there:
-# plain ones, without following links, without waiting, and 32 bytes of them. All else it does there as USER (as_user),
-# signals too: so root never ends, reads, writes or removes what USER could not. A process of USER that calls itself
-# "twistd restmq --port 9901", and is named in 9901.pid, is taken for that instance: USER can have its own processes ended.
+# The files in LOGS, RUN, DATA and SOCKETS belong to USER, whom root does not trust. Root itself opens only pid files there:
+# plain files, without following links, without waiting, and 32 bytes of them. Root does everything else there as USER
+# (as_user), signals too. So root never ends, reads, writes or removes anything that USER could not. A process of USER that
+# calls itself "twistd restmq --port 9901", and is named in 9901.pid, counts as that instance. So USER can have its own
+# processes ended.
 set -u
 umask 022
 cd / || exit 1
@@ -38,7 +40,7 @@ export PATH
 PLACE=$(dirname "$here")
 USER=restmq GROUP='' REDIS='' CONF='' FIRST_PORT=9901 INSTANCES='' SOCKETS='' HOST=127.0.0.1 PIN=$MANY PYTHON=python3 RESTMQ_ENV=''
 LOGS=/var/log/restmq RUN=/run/restmq DATA=/var/lib/restmq LOCK='' ENDING=20 STARTING=120 READY=60 PATIENCE=120
-drop='' held=no  # what makes of root the user USER, where this is root; whether the lock is held
+drop='' held=no  # drop: the command by which root becomes USER; held: whether the lock is held
 # shellcheck source=/dev/null
 [ ! -r "$defaults" ] || . "$defaults"
 GROUP=${GROUP:-$USER}
@@ -48,14 +50,14 @@ me=$(basename "$0")
 say() { printf '%s: %s\n' "$me" "$*"; }
 stop() { code=$1; shift; say "$*" >&2; exit "$code"; }
 
-cores() {  # the cores this may use, one a line
+cores() {  # the cores that this process may use, one a line
     awk '/^Cpus_allowed_list:/ {
         n = split($2, parts, ",")
         for (i = 1; i <= n; i++) { m = split(parts[i], ends, "-"); for (c = ends[1] + 0; c <= ends[m] + 0; c++) print c }
     }' /proc/self/status
 }
 
-ports() {  # those that are wanted; with the word `all`, those that are still there too
+ports() {  # the ports of the instances that are wanted; with the word `all`, also of those that are still there
     [ "$MANY" = yes ] || { echo "$FIRST_PORT"; return; }
     {
         last=$((FIRST_PORT + ${INSTANCES:-$(cores | wc -l)} - 1))
@@ -68,15 +70,15 @@ ports() {  # those that are wanted; with the word `all`, those that are still th
     } | sort -nu
 }
 
-surplus() {  # those that are still there and not wanted any more
+surplus() {  # the ports of instances that are still there and not wanted any more
     wanted=" $(ports | tr '\n' ' ')"
     for one in $(ports all); do
         case $wanted in *" $one "*) ;; *) echo "$one" ;; esac
     done
 }
 
-# Run a command as USER, where this is root. A signal that is sent so cannot reach another user's process. USER may stop the
-# command, for it is a process of USER: root waits for ten seconds.
+# Run a command as USER, if this is root. A signal that is sent so cannot reach another user's process. USER may stop the
+# command, because it is a process of USER. So root waits for ten seconds.
 as_user() {
     if [ "$(id -u)" = 0 ] && [ "$USER" != root ]; then
         timeout -k 1 10 setpriv --reuid="$USER" --regid="$GROUP" --init-groups "$@"
@@ -85,17 +87,17 @@ as_user() {
     fi
 }
 
-ours() {  # ours PROCESS PORT: whether it is that instance; what a process says of itself may be long, or not come at all
+ours() {  # ours PROCESS PORT: whether it is that instance. The command line of a process may be long, or never come
     [ "$(stat -c %U "/proc/$1" 2>/dev/null)" = "$USER" ] || return 1
     { timeout 5 head -c 65536 "/proc/$1/cmdline" | tr '\0' ' '; } 2>/dev/null | grep -q "twistd .*restmq .*--port $2 "
 }
 
-real() {  # real FOLDER: whether it is one itself; a link could lead root anywhere
+real() {  # real FOLDER: stop if it is a link, which could lead root anywhere
     [ ! -L "$1" ] || stop 6 "$1 is a symbolic link: name the folder itself in $defaults"
 }
 
-# state PORT: sets pid, and returns what LSB has for status: 0 it runs, 1 it died and left its pid file,
-# 3 it does not run, 4 nobody knows. A pid file may name a process that is somebody else's by now.
+# state PORT: sets pid, and returns the status of LSB: 0 it runs, 1 it died and left its pid file,
+# 3 it does not run, 4 it cannot be known. A pid file may name a process that belongs to another user by now.
 state() {
     pid=''
     real "$RUN"
@@ -108,7 +110,7 @@ state() {
     ours "$pid" "$1" || return 1
 }
 
-forget() {  # forget PORT: remove its pid file; whether it is gone
+forget() {  # forget PORT: remove its pid file; returns whether the file is gone
     as_user rm -f "$RUN/$1.pid" 2>/dev/null
     [ ! -e "$RUN/$1.pid" ] && [ ! -L "$RUN/$1.pid" ]
 }
@@ -119,13 +121,13 @@ environment() {  # sets env
         stop 1 "there is no environment for $PYTHON; why stands above"
 }
 
-# What Python and Twisted note beside the code: only root may write there, and the instances start faster with it.
+# Compile the code, and make Twisted's cache of plugins. Only root may write there, and instances start faster with them.
 noted() {
     "$env/bin/python" -m compileall -qq "$PLACE/restmq" "$PLACE/twisted" || :
     (launch "$FIRST_PORT" --help) >/dev/null
 }
 
-launch() {  # launch PORT TWISTD'S OPTIONS: become that instance
+launch() {  # launch PORT TWISTD'S OPTIONS: this process becomes that instance
     port=$1
     shift
     set -- "$env/bin/python" "$env/bin/twistd" "$@" restmq --shared --port "$port" --data "$DATA/$port"
@@ -139,14 +141,14 @@ launch() {  # launch PORT TWISTD'S OPTIONS: become that instance
     fi
     PYTHONPATH=$PLACE
     export PYTHONPATH
-    # Each live consumer is an open file, and the usual 1024 are for programs that use select(), which this does not.
+    # Each live consumer is an open file. The usual limit of 1024 is for programs that use select(); RestMQ does not.
     files=$(ulimit -H -n)
     ulimit -S -n "$files" 2>/dev/null || say "$port may open $(ulimit -S -n) files only: $files was refused" >&2
     # shellcheck disable=SC2086  # words, or none
     exec ${limit:+timeout -k 1 "$limit"} $drop "$@"
 }
 
-folder() {  # folder NAME: make it for USER, or see that it is theirs
+folder() {  # folder NAME: make it for USER, or check that it belongs to USER
     real "$1"
     if [ ! -d "$1" ]; then
         { mkdir -p "$(dirname "$1")" && mkdir "$1" && chown -h "$USER:$GROUP" "$1"; } || stop 4 "cannot make $1"
@@ -181,9 +183,9 @@ prepared() {
     locked
 }
 
-# One at a time: of two starts the later would take the other's pid file. The instances do not inherit it. Whoever may open
-# a file may lock it, so root's lies where only root may write. USER, who can start and stop too, locks RUN itself: the two do
-# not wait for each other.
+# One script runs at a time: of two starts, the later would take the other's pid file. The instances do not inherit the lock.
+# A user who may open a file may lock it. So root's lock lies where only root may write. USER can start and stop, too, and
+# locks RUN itself. The two do not wait for each other.
 locked() {
     [ $held = no ] || return 0
     held=yes
@@ -206,22 +208,22 @@ start_one() {
     [ -z "$pid" ] || say "$1 had died; removing its pid file"
     forget "$1" || stop 4 "cannot remove $RUN/$1.pid"
     log=$LOGS/$1.log
-    # A FIFO would let this wait for a reader, a link would lead elsewhere.
+    # With a FIFO this would wait for a reader, and a link would lead elsewhere.
     as_user dd if=/dev/null of="$log" oflag=append,nofollow,nonblock conv=notrunc status=none 2>/dev/null && [ -f "$log" ] ||
         stop 4 "$USER cannot write $log, or it is no plain file"
-    # What USER put in the way of its own instance must not keep root waiting.
+    # USER may delay its own instance, but must not keep root waiting.
     (limit=$STARTING; launch "$1" --pidfile="$RUN/$1.pid" --logfile="$log" --no_save 9>&-) ||
         { say "$1 did not start" >&2; return 1; }
-    since=$(date +%s)  # twistd writes the file a moment after it said that all is well
+    since=$(date +%s)  # twistd writes the pid file a moment after it reported success
     until state "$1"; do
         [ $(($(date +%s) - since)) -lt "$STARTING" ] || { say "$1 ended at once; its log is $log" >&2; return 1; }
         sleep 0.1
     done
-    as_user chmod 644 "$RUN/$1.pid"  # so that anybody may ask for the status
+    as_user chmod 644 "$RUN/$1.pid"  # so that every user may ask for the status
     say "$1 started, as process $pid"
 }
 
-stop_these() {  # stop_these PORTS: tell them all to end, then wait for each
+stop_these() {  # stop_these PORTS: send all of them SIGTERM, then wait for each
     ending='' unknown=''
     for each; do  # not `one`, which is the caller's
         state "$each"
@@ -229,21 +231,21 @@ stop_these() {  # stop_these PORTS: tell them all to end, then wait for each
             0) signal TERM "$pid" "$each" || stop 4 "may not end process $pid"; ending="$ending $each:$pid" ;;
             1) if forget "$each"; then say "$each had died; removed its pid file"; else unknown="$unknown $each"; fi ;;
             3) say "$each does not run" ;;
-            *) unknown="$unknown $each" ;;  # which keeps none of the others from its end
+            *) unknown="$unknown $each" ;;  # the others end all the same
         esac
     done
     for each in $ending; do ended "${each%:*}" "${each#*:}"; done
     [ -z "$unknown" ] || stop 4 "cannot read, or remove, the pid files in $RUN of:$unknown"
 }
 
-signal() {  # signal NAME PROCESS PORT: whether it was sent, or is not needed any more
+signal() {  # signal NAME PROCESS PORT: returns whether the signal was sent, or is not needed any more
     # shellcheck disable=SC2016  # the inner shell's
     as_user sh -c 'kill -s "$0" "$1"' "$1" "$2" 2>/dev/null || ! ours "$2" "$3"
 }
 
 ended() {  # ended PORT PROCESS: wait until it has ended, or kill it
     pid=$2 tries=$((ENDING * 10))
-    while ours "$pid" "$1"; do  # its pid file goes a little before it does
+    while ours "$pid" "$1"; do  # the pid file vanishes a little before the process does
         tries=$((tries - 1))
         if [ $tries -le 0 ]; then
             say "$1 did not end in $ENDING s; killing process $pid" >&2
@@ -276,7 +278,7 @@ except OSError:
 start_all() {
     prepared
     failed='' why=0
-    for one in $(ports); do  # in a shell of its own, which may stop: what keeps one away need not keep the others away
+    for one in $(ports); do  # each in a shell of its own: if one does not start, the others still do
         (start_one "$one") || { why=$?; failed="$failed $one"; }
     done
     [ -z "$failed" ] || stop $why "not started:$failed"
@@ -288,13 +290,13 @@ stop_all() {
     stop_these $(ports all)
 }
 
-restart_all() {  # what they need is made while they still serve
+restart_all() {  # makes what the new instances need while the old ones still serve
     prepared
-    (stop_all) || :  # it has said why; the start tells what could not be started for that
+    (stop_all) || :  # stop_all has said why; the start says which instances could not start because of it
     start_all
 }
 
-roll_all() {  # the others serve while one is away; it must be back before the next goes
+roll_all() {  # the others serve while one is away; it must be back before the next one ends
     prepared
     for one in $(ports); do
         stop_these "$one"
@@ -314,7 +316,7 @@ roll_all() {  # the others serve while one is away; it must be back before the n
     done
 }
 
-status_all() {  # 0 when all run, 1 when one died, 4 when nobody knows, else 3
+status_all() {  # exits with 0 when all run, 1 when one died, 4 when it cannot be known, else 3
     died=no unknown=no away=no
     for one in $(ports all); do
         state "$one"
@@ -338,7 +340,7 @@ case ${1:-} in
     force-reload) if [ "$MANY" = yes ]; then roll_all; else restart_all; fi ;;
     try-restart) state "$FIRST_PORT" || exit 0; restart_all ;;
     status) status_all ;;
-    # For systemd, which does the rest itself.
+    # These two are for systemd, which does the rest itself.
     prepare) trusted "$PLACE"; environment; noted ;;
     run) environment; launch "${2:-$FIRST_PORT}" -n --pidfile= ;;
     *) stop 2 "usage: $me start|stop|restart|try-restart|rolling|force-reload|status" ;;
