@@ -230,7 +230,7 @@ def test_the_page_of_a_queue_shows_its_numbers_and_links_to_looks_that_answer(in
     instance.http("GET", f"/q/{name}?lease=1h")
     page = instance.http("GET", f"/j/{name}")[2].decode()
     told = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page))
-    shown = {"waiting": "2", "leased or on their way": "1", "delayed": "1", "dead": "0", "added so far": "4"}
+    shown = {"waiting": "2", "leased or in flight": "1", "delayed": "1", "dead": "0", "added so far": "4"}
     assert {word: told[word] for word in shown} == shown
     links = re.findall(r'href="(../(?:peek|dead|stats|ledger|control|settings)/[^"]+)"', page)
     assert len(links) == 9

@@ -1,4 +1,4 @@
-// Sends a command without leaving the page and shows the answer; without this script the forms do the same themselves.
+// Sends a command without leaving the page and shows the answer. Without this script, the forms do the same.
 "use strict";
 const body = document.getElementById("body");
 const answer = document.getElementById("answer");
