@@ -1,5 +1,5 @@
 # What takes a second of those tests that a change trips first.
-FAST = layers slot config form tokens wide acl consumers due log store protocol readme original settings
+FAST = unit store/test_store.py wire/test_protocol.py wire/test_readme.py wire/test_original.py wire/test_settings.py
 env = $$(_build/environment "$${PYTHON:-python3}" .test-env requirements-test.lock)/bin
 
 help:  ## this list
@@ -14,7 +14,7 @@ fmt:  ## format the Python files
 lint:  ## what is amiss in the Python files and the Lua library
 	"$(env)/ruff" check .
 	"$(env)/ruff" format --check .
-	scripts/test tests/test_library.py -k luacheck
+	scripts/test tests/store/test_library.py -k luacheck
 
 types:  ## mypy, strict
 	"$(env)/python" -m mypy
@@ -22,7 +22,7 @@ types:  ## mypy, strict
 test-fast:  ## in less than a minute: style, types, and the tests that a change trips first
 	"$(env)/ruff" check .
 	"$(env)/python" -m mypy
-	RESTMQ_EXAMPLES=20 scripts/test $(FAST:%=tests/test_%.py)
+	RESTMQ_EXAMPLES=20 scripts/test $(FAST:%=tests/%)
 
 test:  ## what every change must pass
 	scripts/test

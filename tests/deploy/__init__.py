@@ -1,0 +1,1 @@
+"""How RestMQ is installed, started, served through proxies, and ended."""

@@ -1,0 +1,1 @@
+"""What breaks: instances, Redis and the links between them."""

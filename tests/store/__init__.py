@@ -1,0 +1,1 @@
+"""The functions in Redis, and the links to it."""

@@ -1,0 +1,1 @@
+"""What the tests share; each file is named by what it holds."""

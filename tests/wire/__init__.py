@@ -1,0 +1,1 @@
+"""What a client sees: one instance, real requests."""
