@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from restmq.runtime.future import Slot, drive
-from restmq.store.timers import Due
+from restmq.store.timers import Timers
 
 
 class Index:
@@ -16,7 +16,7 @@ class Index:
     def __init__(self) -> None:
         self.asked = 0
 
-    def whole(self, name: str, keys: list[bytes], *args: bytes) -> Slot[Any]:
+    def call_now(self, name: str, keys: list[bytes], *args: bytes) -> Slot[Any]:
         """The index, asked once more."""
         self.asked += 1
         slot: Slot[Any] = Slot()
@@ -26,12 +26,12 @@ class Index:
 
 def test_however_long_there_is_always_something_due_soon_the_index_is_asked_no_more_often() -> None:
     clock, index = Clock(), Index()
-    due = Due(index, b"0", clock)  # type: ignore[arg-type]
+    due = Timers(index, b"0", clock)  # type: ignore[arg-type]
 
     def beats(many: int) -> int:
         before = index.asked
         for _ in range(many):
-            drive(due.look(), lambda _: None, lambda error: None)
+            drive(due.sweep_due(), lambda _: None, lambda error: None)
             clock.pump([0.01] * 100)
         return index.asked - before
 
@@ -63,8 +63,8 @@ class Queue(Index):
 def test_what_is_due_is_swept_at_its_time_in_one_go() -> None:
     clock = Clock()
     redis = Queue(clock, 10)
-    due = Due(redis, b"0", clock)  # type: ignore[arg-type]
-    due.here(b"q", 2000)
+    due = Timers(redis, b"0", clock)  # type: ignore[arg-type]
+    due.schedule_here(b"q", 2000)
     clock.pump([0.001] * 1999)
     assert redis.swept == []
     clock.pump([0.001] * 10)

@@ -61,7 +61,7 @@ class Consumer(Protocol):
     def overfull(self) -> bool:
         """Whether more waits for its socket than its buffer may hold."""
 
-    def fell_behind(self, queue: bytes, position: int, epoch: bytes) -> None:
+    def on_fell_behind(self, queue: bytes, position: int, epoch: bytes) -> None:
         """It is given no more of what comes: what was broadcast after this position it reads from history."""
 
     def frame(self, batch: Batch) -> bytes:
@@ -70,10 +70,10 @@ class Consumer(Protocol):
     def deliver(self, data: bytes, queue: bytes, batch: Batch) -> None:
         """Write framed bytes. Never raises."""
 
-    def missed(self, queue: bytes, first: int, last: int) -> None:
+    def on_missed(self, queue: bytes, first: int, last: int) -> None:
         """These positions will never come: tell."""
 
-    def renewed(self, queue: bytes, epoch: bytes, position: int, behind: bool = False) -> None:
+    def on_new_epoch(self, queue: bytes, epoch: bytes, position: int, behind: bool = False) -> None:
         """The queue has begun another life, and goes on from this position in it. `behind`: it was reading the past."""
 
     def close(self, why: str) -> None:

@@ -22,21 +22,21 @@ class _Witness(NamedTuple):
 
     after: int
     position: int
-    who: Consumer | None = None
-    mark: int = 0
+    consumer: Consumer | None = None
+    end: int = 0
     batch: Batch | None = None
     start: int = 0
 
     def partly(self) -> int:
         """The position of the last element whose bytes its socket took wholly; 0 for none."""
-        if self.who is None or self.batch is None:
+        if self.consumer is None or self.batch is None:
             return 0
-        batch, out = self.batch, flushed(self.who) - self.start
+        batch, out = self.batch, flushed(self.consumer) - self.start
         parts = [Batch(batch.queue, [one], batch.first + at, batch.epoch) for at, one in enumerate(batch.elements)]
-        sizes = [len(self.who.frame(part)) for part in parts]
-        if sum(sizes) != len(batch.frames.get(self.who.framing, b"")):
+        sizes = [len(self.consumer.frame(part)) for part in parts]
+        if sum(sizes) != len(batch.frames.get(self.consumer.framing, b"")):
             return 0  # its ids have other queues' positions in them, which have grown since
-        size = self.mark - self.start - sum(sizes)  # of the transport's framing, which stands in front
+        size = self.end - self.start - sum(sizes)  # of the transport's framing, which stands in front
         position = 0
         for part, length in zip(parts, sizes):
             size += length
@@ -56,7 +56,7 @@ class Broadcast:
 
     # -- handing over
 
-    def everyone(self, batch: Batch) -> list[tuple[Consumer, int]]:
+    def give(self, batch: Batch) -> list[tuple[Consumer, int]]:
         """All of them, in one order.
 
         Answers who falls behind by this, as more waits for it than its buffer may hold, and up to which position it
@@ -71,18 +71,18 @@ class Broadcast:
             if consumer.full and consumer.overfull and place.kept is None:
                 behind.append((consumer, max(batch.first - 1, place.ahead)))
                 place.ahead = 0
-                self.replaying(consumer)
+                self.begin_history(consumer)
             mine = self._mine(consumer, place, batch) if place.kept is not None or place.ahead else batch
             start = consumer.written
             if mine is not None:
                 offer(consumer, mine)
-            if place.kept is None and (witness.who is None or (witness.who.full and not consumer.full)):
+            if place.kept is None and (witness.consumer is None or (witness.consumer.full and not consumer.full)):
                 witness = _Witness(batch.first - 1, batch.last, consumer, consumer.written, mine, start)
         if self._all:  # while all of them get the past first, this is nowhere but in history
             self._witness(witness)
         return behind
 
-    def nobody(self, batch: Batch) -> None:
+    def give_nobody(self, batch: Batch) -> None:
         """It was broadcast, but nobody was there."""
         self._witness(_Witness(batch.first - 1, batch.last))
 
@@ -106,13 +106,13 @@ class Broadcast:
         """Those that get what comes, not the past."""
         return [consumer for consumer in self._all if self._places[consumer].kept is None]
 
-    def replaying(self, consumer: Consumer) -> None:
+    def begin_history(self, consumer: Consumer) -> None:
         """From now on what comes is kept for this consumer: it gets the past first."""
         place = self._places[consumer]
         self.behind += place.kept is None
         place.kept = []
 
-    def begins(self, consumer: Consumer, position: int) -> int:
+    def set_start(self, consumer: Consumer, position: int) -> int:
         """What it gets begins after a position; answers after which it did till now."""
         place = self._places.get(consumer)
         if place is None:  # it has left
@@ -120,15 +120,15 @@ class Broadcast:
         before, place.since = place.since, position
         return before
 
-    def kept(self, consumer: Consumer) -> int:
+    def first_kept(self, consumer: Consumer) -> int:
         """The first position that is kept for it, 0 when nothing is."""
         place = self._places.get(consumer)
         return place.kept[0].first if place is not None and place.kept else 0
 
-    def reached(self, consumer: Consumer, position: int) -> None:
+    def on_history_given(self, consumer: Consumer, position: int) -> None:
         """It was given the past up to a position, which may be what nobody else has heard."""
         for at, one in enumerate(self._witnesses):
-            if one.who is None and self._has(consumer, one):
+            if one.consumer is None and self._has(consumer, one):
                 if one.position > position:
                     if position > one.after:
                         self._witnesses[at] = one._replace(after=position)
@@ -136,7 +136,7 @@ class Broadcast:
                     return
                 self._witnesses[at] = _Witness(one.after, one.position, consumer, consumer.written)
 
-    def replayed(self, consumer: Consumer, position: int) -> None:
+    def end_history(self, consumer: Consumer, position: int) -> None:
         """It has everything up to a position; now it gets what came meanwhile, and then what comes."""
         place = self._places[consumer]
         self.behind -= place.kept is not None
@@ -146,16 +146,16 @@ class Broadcast:
             if mine is not None:
                 offer(consumer, mine)
         for at, one in enumerate(self._witnesses):
-            if one.who is None and self._has(consumer, one):
+            if one.consumer is None and self._has(consumer, one):
                 self._witnesses[at] = _Witness(one.after, one.position, consumer, consumer.written)
 
-    def read_again(self, consumer: Consumer) -> None:
+    def drop_kept(self, consumer: Consumer) -> None:
         """What came meanwhile is too old to be kept: it will be read with the past."""
         place = self._places.get(consumer)
         if place is not None and place.kept is not None:
             place.kept = []
 
-    def skipped(self) -> None:
+    def on_skipped(self) -> None:
         """Positions were passed over: what is kept ends before them, and is read again with the past."""
         for place in self._places.values():
             if place.kept is not None:
@@ -167,8 +167,8 @@ class Broadcast:
         """One more. Two that nobody has yet become one, as long as the same consumers may vouch for both."""
         last = self._witnesses[-1] if self._witnesses else new
         if (
-            new.who is None
-            and last.who is None
+            new.consumer is None
+            and last.consumer is None
             and last.position == new.after
             and not any(last.after < place.since <= new.after for place in self._places.values())
         ):
@@ -176,12 +176,12 @@ class Broadcast:
         else:
             self._witnesses.append(new)
 
-    def left(self, consumer: Consumer, place: Place) -> None:
+    def on_left(self, consumer: Consumer, place: Place) -> None:
         """A consumer has left: another vouches for what its socket did not take, for all that it was given till now."""
         self.behind -= place.kept is not None
         kept, self._witnesses = self._witnesses, deque()
         for one in kept:
-            if one.who is consumer and flushed(consumer) < one.mark:
+            if one.consumer is consumer and flushed(consumer) < one.end:
                 other = next((each for each in self.current if self._has(each, one)), None)
                 partly = one.partly() if other is None and flushed(consumer) > one.start else 0
                 if partly:
@@ -195,17 +195,17 @@ class Broadcast:
         return place is not None and place.since <= one.after
 
     @property
-    def lost(self) -> int:
+    def untaken(self) -> int:
         """Up to which position nobody who is here got, or will get, what is not confirmed; 0 for none.
 
         It must go back. A consumer that came later got what came later, so that is not meant.
         """
         if self.behind:
             return 0
-        return max((one.position for one in self._witnesses if one.who is None), default=0)
+        return max((one.position for one in self._witnesses if one.consumer is None), default=0)
 
     @property
-    def out(self) -> int:
+    def ready_after(self) -> int:
         """Up to which position somebody is ready for what follows, while one before it is stuck; 0 for none.
 
         That is who took all that it was given, and be it nothing: a newcomer need not wait for a slow one.
@@ -213,7 +213,9 @@ class Broadcast:
         last = self._witnesses[-1] if self._witnesses else None
         if last is not None and any(not each.unsent for each in self.current):
             return last.position
-        return next((one.position for one in reversed(self._witnesses) if one.who and flushed(one.who) >= one.mark), 0)
+        return next(
+            (one.position for one in reversed(self._witnesses) if one.consumer and flushed(one.consumer) >= one.end), 0
+        )
 
     def confirmed(self, position: int) -> int:
         """The highest position that some consumer's socket took, from `position` on."""
@@ -228,16 +230,18 @@ class Broadcast:
 
         So a consumer that does not read holds nobody up that has the same.
         """
-        if one.who is None:
+        if one.consumer is None:
             return False
-        return flushed(one.who) >= one.mark or any(
+        return flushed(one.consumer) >= one.end or any(
             not each.unsent and self._places[each].kept is None and self._has(each, one) for each in self._all
         )
 
     def abandon(self, position: int) -> None:
         """What was left up to a position without any socket having taken it has been given back."""
         self._witnesses = deque(
-            one for one in self._witnesses if one.who in self._all or (one.who is None and one.position > position)
+            one
+            for one in self._witnesses
+            if one.consumer in self._all or (one.consumer is None and one.position > position)
         )
 
     def waits(self) -> bool:
@@ -248,8 +252,8 @@ class Broadcast:
         """Nothing that was broadcast is to be confirmed here any more."""
         self._witnesses.clear()
 
-    def renewed(self) -> None:
+    def on_new_epoch(self) -> None:
         """The queue has begun another life: positions of the old one say nothing any more."""
         for place in self._places.values():
             place.ahead = place.since = 0
-        self.skipped()
+        self.on_skipped()

@@ -1,4 +1,4 @@
-"""The inbox: which channels this instance hears, and for whom.
+"""The channels: which channels this instance hears, and for whom.
 
 Owns the subscriptions of the message link and the note by which a dead
 instance's queues are found; knows nothing of what the messages say. Several
@@ -17,18 +17,18 @@ from restmq.store.core import Core
 _failed = partial(fault, "letting go of a channel")  # with the link its subscriptions are gone, too
 
 
-class Inbox:
+class Channels:
     """Subscribes before anybody is told to write here, and lets go when nobody listens any more."""
 
     def __init__(self, core: Core, messages: Redis, presence: Presence) -> None:
         self.core, self.messages, self.presence = core, messages, presence
-        self.ups = 0  # how often both links came up
+        self.link_ups = 0  # how often both links came up
         self._owners: dict[bytes, dict[object, tuple[bytes, ...]]] = {}  # queue -> owner -> channels
 
     @property
     def connected(self) -> bool:
         """Whether both links can be used."""
-        return self.messages.link is not None and self.core.redis.link is not None and bool(self.core.birthword)
+        return self.messages.connected and self.core.connected and bool(self.core.data_id)
 
     @property
     def queues(self) -> list[bytes]:

@@ -36,7 +36,7 @@ class Consumers:
             return [], [], []
         sent, rest, leased = self.roundrobin.leave(consumer)
         self.all.remove(consumer)
-        self.broadcast.left(consumer, self._places.pop(consumer))
+        self.broadcast.on_left(consumer, self._places.pop(consumer))
         return sent, rest, leased
 
     def waits(self) -> bool:
@@ -48,8 +48,8 @@ class Consumers:
         self.roundrobin.drop()
         self.broadcast.drop()
 
-    def renewed(self) -> None:
+    def on_new_epoch(self) -> None:
         """The queue has begun another life: positions of the old one say nothing any more."""
-        self.broadcast.renewed()
+        self.broadcast.on_new_epoch()
         self.drop()
-        self.roundrobin.forget()
+        self.roundrobin.end_all_leases()

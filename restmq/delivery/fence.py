@@ -12,10 +12,10 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from restmq.delivery.channels import Inbox
+from restmq.delivery.channels import Channels
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
-from restmq.delivery.subscription import AGAIN, Subscription
+from restmq.delivery.subscription import RETRY_AFTER, Subscription
 from restmq.runtime.future import drive, fault, nothing
 from restmq.store.core import Core
 from restmq.store.instances import queue_of
@@ -45,12 +45,12 @@ class Behind(Protocol):
 class Fence:
     """Between the message link and Delivery. `closed` while nobody knows whether this instance still is one."""
 
-    def __init__(self, core: Core, presence: Presence, inbox: Inbox, clock: IReactorTime, behind: Behind) -> None:
-        self.core, self.presence, self.inbox, self.clock, self.behind = core, presence, inbox, clock, behind
+    def __init__(self, core: Core, presence: Presence, channels: Channels, clock: IReactorTime, behind: Behind) -> None:
+        self.core, self.presence, self.channels, self.clock, self.behind = core, presence, channels, clock, behind
         self.closed = False
         self._kept: list[tuple[bytes, bytes]] = []  # channel and data of what was heard meanwhile
         self._former: set[bytes] = set()  # names that this instance had, until nothing is left under them
-        presence.alive, presence.doomed = self.on_alive, self.on_given_up
+        presence.on_alive, presence.on_given_up = self.on_alive, self.on_given_up
 
     def on_message(self, channel: bytes, data: bytes) -> None:
         """A message of Redis."""
@@ -93,7 +93,7 @@ class Fence:
     def _on_not_back(self, error: BaseException) -> None:
         fault("joining again", error)
         if not self.behind.closing:
-            self.clock.callLater(AGAIN, self._come_back)
+            self.clock.callLater(RETRY_AFTER, self._come_back)
 
     async def _coming_back(self) -> None:
         """Nothing is left under the names that it had; then what was broadcast meanwhile goes out, and it joins."""
@@ -101,7 +101,7 @@ class Fence:
         while self._former:
             formers = list(self._former)
             for former in formers:  # what it asked of Redis after it was given up may have put it back
-                await self.core.instances.reap(former, {*self.behind.queues, *self.inbox.queues})
+                await self.core.instances.reap(former, {*self.behind.queues, *self.channels.queues})
             for name in list(self.behind.queues):
                 taken_back[name] = await self.core.instances.taken_back(name)
             self._former.difference_update(formers)

@@ -35,13 +35,13 @@ class Presence:
         self, core: Core, clock: IReactorTime, now: Callable[[], float] = boot_clock, lasts: float = LASTS
     ) -> None:
         self.core, self.now, self.lasts = core, now, lasts
-        self.alive: Callable[[], None] = lambda: None
-        self.doomed: Callable[[], None] = lambda: None
-        self.missed: Callable[[BaseException], None] = lambda error: None
+        self.on_alive: Callable[[], None] = lambda: None
+        self.on_given_up: Callable[[], None] = lambda: None
+        self.on_beat_missed: Callable[[BaseException], None] = lambda error: None
         self.renew()
         self._answered = 0.0
         self._asking = False
-        self._keeping: set[Work] = set()  # what goes on beside the beat
+        self._working: set[Work] = set()  # what goes on beside the beat
         self._dead: list[bytes] = []  # whom this instance must reap
         self._loop = LoopingCall(self.beat)
         self._loop.clock = clock
@@ -49,7 +49,7 @@ class Presence:
     def renew(self) -> None:
         """A new life, a new id: random, never a pid."""
         self.instance = os.urandom(6).hex().encode("ascii")
-        self.newborn = True
+        self.new = True
 
     def start(self) -> None:
         """Begin to beat."""
@@ -68,30 +68,30 @@ class Presence:
         """Ask for `lasts` seconds more."""
         if not self._asking:
             self._asking = True
-            drive(self._beat(), self._beaten, self._missed)
+            drive(self._beat(), self._on_beaten, self._on_missed)
 
-    def _beaten(self, _: None) -> None:
+    def _on_beaten(self, _: None) -> None:
         self._asking = False
 
-    def _missed(self, error: BaseException) -> None:
+    def _on_missed(self, error: BaseException) -> None:
         self._asking = False
         fault("the beat of this instance", error)
-        self.missed(error)
+        self.on_beat_missed(error)
 
     async def _beat(self) -> None:
         sent = self.now()
-        lives, dead = await self.core.instances.beat(self.instance, self.newborn, int(self.lasts * 1000))
+        lives, dead = await self.core.instances.beat(self.instance, self.new, int(self.lasts * 1000))
         if not lives:
             log.warn("this instance was silent too long and was given up; it joins again, renamed")
-            self.doomed()
+            self.on_given_up()
             return
-        self.newborn, self._answered = False, sent
-        self.alive()
+        self.new, self._answered = False, sent
+        self.on_alive()
         self._dead += [one for one in dead if one not in self._dead]
         for work in (self._reap, self._sweep):  # beside the beat: however much there is to do, this instance lives
-            if work not in self._keeping:
-                self._keeping.add(work)
-                drive(work(), partial(self._kept, work), partial(self._unkept, work))
+            if work not in self._working:
+                self._working.add(work)
+                drive(work(), partial(self._on_work_done, work), partial(self._on_work_failed, work))
 
     # -- what every instance does for all
 
@@ -114,9 +114,9 @@ class Presence:
         while await self.core.sweep() == 20:
             pass
 
-    def _kept(self, work: Work, _: None) -> None:
-        self._keeping.remove(work)
+    def _on_work_done(self, work: Work, _: None) -> None:
+        self._working.remove(work)
 
-    def _unkept(self, work: Work, error: BaseException) -> None:
-        self._keeping.remove(work)
+    def _on_work_failed(self, work: Work, error: BaseException) -> None:
+        self._working.remove(work)
         fault("reaping the dead, or ending what is due,", error)

@@ -120,7 +120,7 @@ async def replay(
         return
     past = _Past(delivery, consumer, queue, start, epoch)
     if not behind and epoch == queue.epoch:
-        past.joined = queue.consumers.broadcast.begins(consumer, start)
+        past.joined = queue.consumers.broadcast.set_start(consumer, start)
     while past.goes_on:
         await consumer.pace.turn()
         try:
@@ -159,8 +159,13 @@ class _Past:
     async def page(self) -> bool:
         """Give it the next page; True when it needs no other one. Raises Unavailable."""
         consumer, queue, broadcast = self.consumer, self.queue, self.queue.consumers.broadcast
-        if self.epoch == queue.epoch and self.start <= queue.position and broadcast.kept(consumer) and self._whole:
-            broadcast.replayed(consumer, self.start)  # all that follows is here
+        if (
+            self.epoch == queue.epoch
+            and self.start <= queue.position
+            and broadcast.first_kept(consumer)
+            and self._whole
+        ):
+            broadcast.end_history(consumer, self.start)  # all that follows is here
             return True
         found = await self.delivery.core.instances.history(queue.name, "after", self.start, size=self.size)
         now, position, floor, _, end, elements = found
@@ -174,14 +179,14 @@ class _Past:
             return False
         if self.start > position:  # an id of what Redis has lost, or never had; what came since it joined is for it
             self.start = min(self.joined, position)
-            broadcast.begins(consumer, self.start)
+            broadcast.set_start(consumer, self.start)
             return False
         if self.start < floor:
-            consumer.missed(queue.name, self.start + 1, floor)
+            consumer.on_missed(queue.name, self.start + 1, floor)
         self.start = self._offer(elements) or max(end, floor)
-        broadcast.reached(consumer, self.start)
+        broadcast.on_history_given(consumer, self.start)
         if self.start >= position and not consumer.full and self._whole:
-            broadcast.replayed(consumer, position)
+            broadcast.end_history(consumer, position)
             return True
         _unkept(self.delivery, consumer)
         return False
@@ -215,22 +220,22 @@ class _Past:
 
         What was heard while it was full was not kept; and Redis may have answered before that was broadcast.
         """
-        kept = self.queue.consumers.broadcast.kept(self.consumer)
+        kept = self.queue.consumers.broadcast.first_kept(self.consumer)
         return kept <= self.start + 1 if kept else self.epoch != self.queue.epoch or self.queue.position <= self.start
 
     def _renewed(self, epoch: bytes, floor: int) -> None:
         """The queue has begun another life: all that is kept of it comes."""
         self.start, self.epoch = floor, epoch
         if epoch == self.queue.epoch:
-            self.queue.consumers.broadcast.begins(self.consumer, floor)
-        self.consumer.renewed(self.queue.name, epoch, floor, behind=True)
+            self.queue.consumers.broadcast.set_start(self.consumer, floor)
+        self.consumer.on_new_epoch(self.queue.name, epoch, floor, behind=True)
 
 
 def _unkept(delivery: Delivery, consumer: Consumer) -> None:
     """Nobody who reads slowly makes them pile up, nor those of the queues whose past comes after this one."""
-    for name in delivery.of.get(consumer, ()):
+    for name in delivery.queues_of.get(consumer, ()):
         if name in delivery.queues:
-            delivery.queues[name].consumers.broadcast.read_again(consumer)
+            delivery.queues[name].consumers.broadcast.drop_kept(consumer)
 
 
 def _pieces(queue: Subscription, epoch: bytes, page: list[tuple[int, Element]]) -> Iterator[Batch]:

@@ -165,20 +165,20 @@ class RoundRobin:
         """Those that lease."""
         return [consumer for consumer in self._all if consumer.lease]
 
-    def freed(self, numbers: set[int]) -> None:
+    def end_leases(self, numbers: set[int]) -> None:
         """These leases are over, wherever they ended: whoever had them may have as many more."""
         for place in self._places.values():
             for number in numbers & place.leased.keys():
                 del place.leased[number]
 
-    def over(self, elements: list[Element]) -> None:
+    def end_lease_of(self, elements: list[Element]) -> None:
         """These leases are over, but not newer ones of the same elements."""
         for place in self._places.values():
             for element in elements:
                 if place.leased.get(element.number) is element:
                     del place.leased[element.number]
 
-    def forget(self) -> None:
+    def end_all_leases(self) -> None:
         """The queue was emptied: nobody leases anything of it."""
         for place in self._places.values():
             place.leased.clear()

@@ -17,11 +17,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.delivery.batch import Consumer
-from restmq.delivery.channels import Inbox
+from restmq.delivery.channels import Channels
 from restmq.delivery.fence import Fence
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
-from restmq.delivery.subscription import AGAIN, MERGED, Subscription
+from restmq.delivery.subscription import MERGED, RETRY_AFTER, Subscription
 from restmq.delivery.taps import Taps
 from restmq.model.element import Lease
 from restmq.model.errors import Error, Unavailable
@@ -36,37 +36,39 @@ log = Logger()
 class Delivery(Service):
     """queue -> subscription. Everything it takes over is delivered, given back, or told."""
 
-    def __init__(self, core: Core, messages: Redis, presence: Presence, inbox: Inbox, clock: IReactorTime) -> None:
-        self.core, self.messages, self.presence, self.inbox, self.clock = core, messages, presence, inbox, clock
+    def __init__(
+        self, core: Core, messages: Redis, presence: Presence, channels: Channels, clock: IReactorTime
+    ) -> None:
+        self.core, self.messages, self.presence, self.channels, self.clock = core, messages, presence, channels, clock
         self.queues: dict[bytes, Subscription] = {}
-        self.of: dict[Consumer, list[bytes]] = {}
-        self.woken: Any = lambda queue, many: None  # GETs that wait: delivery/waiting.py
-        self.up: Any = lambda: None
-        self.taps = Taps(core, inbox, presence)
-        self.fence = Fence(core, presence, inbox, clock, self)
+        self.queues_of: dict[Consumer, list[bytes]] = {}
+        self.on_wakeup: Any = lambda queue, many: None  # GETs that wait: delivery/waiting.py
+        self.on_rejoining: Any = lambda: None
+        self.taps = Taps(core, channels, presence)
+        self.fence = Fence(core, presence, channels, clock, self)
         self.closing = False
         self.rejoining = False  # after the links were away, until a beat says that this instance still is one
         self._to_confirm: set[Subscription] = set()
         self._confirming = False
-        self._silent = 0
-        messages.heard = self.fence.on_message
-        messages.up, messages.down = self.on_link_up, self._on_link_down
-        core.joined = self.on_link_up
-        presence.missed = self._on_beat_missed
+        self._unanswered_pings = 0
+        messages.on_message = self.fence.on_message
+        messages.on_link_up, messages.on_link_down = self.on_link_up, self._on_link_down
+        core.on_link_up = self.on_link_up
+        presence.on_beat_missed = self._on_beat_missed
 
     # -- who listens
 
     async def join(
-        self, consumer: Consumer, queues: list[bytes], later: bool = False
+        self, consumer: Consumer, queues: list[bytes], past_first: bool = False
     ) -> dict[bytes, tuple[int, bytes]]:
         """Make a consumer hear queues; answers each one's position and epoch.
 
-        With `later`, broadcasts are kept for it until it has got the past (delivery/replay.py). Raises Unavailable,
-        and BadOption when it leases and a queue broadcasts.
+        With `past_first`, what is broadcast is kept for it until it has read the past (delivery/replay.py).
+        Raises Unavailable, and BadOption when it leases and a queue broadcasts.
         """
         if self.closing:
             raise Unavailable("this instance is ending; connect again")
-        self.of[consumer] = queues
+        self.queues_of[consumer] = queues
         try:
             for name in queues:
                 if consumer.lease and name in self.queues:
@@ -75,9 +77,9 @@ class Delivery(Service):
                 if subscription is None:
                     subscription = self.queues[name] = Subscription(name, self)
                 await subscription.admit()
-                if consumer not in self.of:
+                if consumer not in self.queues_of:
                     break  # it left while it waited
-                subscription.add(consumer, later)
+                subscription.add(consumer, past_first)
         except Error:
             self.leave(consumer)
             raise
@@ -89,7 +91,7 @@ class Delivery(Service):
         Unless `failed` is false, the oldest unacknowledged one that it got counts as a failed try.
         """
         self.taps.leave(consumer)
-        for name in self.of.pop(consumer, ()):
+        for name in self.queues_of.pop(consumer, ()):
             if name in self.queues:
                 self.queues[name].remove(consumer, failed)
 
@@ -97,34 +99,34 @@ class Delivery(Service):
         """Nobody hears it any more."""
         if self.queues.get(subscription.name) is subscription:
             del self.queues[subscription.name]
-            self.inbox.close(subscription.name, self)
+            self.channels.close(subscription.name, self)
 
     def leases(self, consumer: Consumer, queue: bytes, lease: Lease) -> bool:
         """Whether a consumer has this lease now."""
         here = self.queues.get(queue)
         return here is not None and here.consumers.roundrobin.leases(consumer, lease)
 
-    def full(self, consumer: Consumer) -> None:
+    def on_full(self, consumer: Consumer) -> None:
         """Its socket takes no more: it is passed over."""
-        for name in self.of.get(consumer, ()):
+        for name in self.queues_of.get(consumer, ()):
             if name in self.queues:
-                self.queues[name].tell()
+                self.queues[name].report_later()
 
-    def drained(self, consumer: Consumer) -> None:
+    def on_drained(self, consumer: Consumer) -> None:
         """Its socket takes again."""
-        for name in self.of.get(consumer, ()):
+        for name in self.queues_of.get(consumer, ()):
             if name in self.queues:
                 self.confirm_later(self.queues[name])
-                self.queues[name].tell()
+                self.queues[name].report_later()
 
     # -- the links
 
     def on_link_up(self) -> None:
         """A link to Redis came up: with both, everything is joined once a beat is answered."""
-        if not self.inbox.connected:
+        if not self.channels.connected:
             return
-        self.inbox.ups += 1
-        self.taps.cut()
+        self.channels.link_ups += 1
+        self.taps.on_links_lost()
         for subscription in self.queues.values():
             subscription.on_links_lost()
         self.rejoining = True
@@ -132,21 +134,21 @@ class Delivery(Service):
 
     def _on_link_down(self) -> None:
         if not self.closing:
-            self.clock.callLater(0.05, self._tell_unheard, self.messages.why)
+            self.clock.callLater(0.05, self._log_unheard, self.messages.why)
 
-    def _tell_unheard(self, why: str) -> None:
-        if self.core.redis.link is not None:  # else that is told already, in the same words
+    def _log_unheard(self, why: str) -> None:
+        if self.core.connected:  # else that is told already, in the same words
             log.warn("Redis' messages are not heard: {why}; live consumers get what they miss a little later", why=why)
 
     def on_alive(self) -> None:
         """A beat was answered."""
-        if not (self.rejoining and self.inbox.connected):
+        if not (self.rejoining and self.channels.connected):
             return
         self.rejoining = False
         for subscription in list(self.queues.values()):
             if subscription.wanted or subscription.joiners:  # who has left must be told, too
                 subscription.join()
-        self.up()
+        self.on_rejoining()
 
     def _on_beat_missed(self, error: BaseException) -> None:
         """After the links were away nobody joins before a beat is answered."""
@@ -157,16 +159,16 @@ class Delivery(Service):
     def watch(self) -> None:
         """Called every second: a message link that answers no PING for as long as a beat lasts is given up."""
         if self.messages.link is not None:
-            self._silent += 1
-            if self._silent > self.presence.lasts:
-                self._silent = 0
+            self._unanswered_pings += 1
+            if self._unanswered_pings > self.presence.lasts:
+                self._unanswered_pings = 0
                 self.messages.cut("the subscription went deaf")
                 return
             self.messages.ask(b"*1\r\n$4\r\nPING\r\n", self._on_pong)
 
     def _on_pong(self, reply: Any, error: BaseException | None) -> None:
         if error is None:
-            self._silent = 0
+            self._unanswered_pings = 0
 
     # -- messages
 
@@ -177,9 +179,9 @@ class Delivery(Service):
             return  # to who this instance was before it was given up: what it had is others' now
         name = queue_of(channel)
         if message.kind == b"W":
-            self.woken(name, message.first)
+            self.on_wakeup(name, message.first)
         elif message.kind == b"T":
-            self.taps.heard(name, message)
+            self.taps.on_message(name, message)
         elif name in self.queues:
             self.queues[name].on_message(message)
         elif message.kind == b"R":  # dealt before the last one's leaving was told, and read after that was answered
@@ -196,7 +198,7 @@ class Delivery(Service):
         self, name: bytes, epoch: bytes, numbers: list[int], reply: Any, error: BaseException | None
     ) -> None:
         if error is not None and not self.closing:
-            self.clock.callLater(AGAIN, self._give_back_again, name, epoch, numbers)
+            self.clock.callLater(RETRY_AFTER, self._give_back_again, name, epoch, numbers)
 
     def _give_back_again(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
         """It may have been done, and some were dealt to this instance since: those stay."""
@@ -234,15 +236,15 @@ class Delivery(Service):
     async def _close(self) -> None:
         self.closing = True
         self.taps.close()
-        for consumer in list(self.of):
+        for consumer in list(self.queues_of):
             if consumer.lease:
                 self.leave(consumer, failed=False)
             consumer.close("the server is ending")
         for _ in range(100):
-            if not self.of:
+            if not self.queues_of:
                 break
             await pause(self.clock, 0.02)
-        for consumer in list(self.of):
+        for consumer in list(self.queues_of):
             self.leave(consumer, failed=False)
         self.presence.stop()
         try:

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.delivery.batch import Batch, Consumer
-from restmq.delivery.channels import Inbox
+from restmq.delivery.channels import Channels
 from restmq.delivery.consumers import Consumers
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
@@ -25,13 +25,14 @@ from restmq.model.element import Element
 from restmq.model.errors import BadOption, Error, Unavailable
 from restmq.runtime.future import Slot, drive, fault, nothing
 from restmq.store.connection import Redis
-from restmq.store.core import Core, Nack
-from restmq.store.instances import NOBODY, Confirmed, History, Listening, Seen, Told
+from restmq.store.core import Core
+from restmq.store.instances import NOBODY, Confirmed, History, Listening, ListenReply, Seen
+from restmq.store.requests import Nack
 
 MERGED = 500  # elements in one call
 PAGE = 1000  # elements of history at a time
-AGAIN = 0.3  # seconds until what Redis did not answer is asked once more
-UNTOLD = Listening(-1, -1, -1)  # what Redis has to be told anew
+RETRY_AFTER = 0.3  # seconds until what Redis did not answer is asked once more
+UNKNOWN = Listening(-1, -1, -1)  # what Redis has to be told anew
 
 log = Logger()
 
@@ -50,7 +51,7 @@ class Owner(Protocol):
     core: Core
     messages: Redis
     presence: Presence
-    inbox: Inbox
+    channels: Channels
     clock: IReactorTime
     closing: bool
     rejoining: bool
@@ -82,20 +83,20 @@ class Subscription:
         self.epoch = b""
         self.past_epochs: set[bytes] = set()
         self.epoch_is_new = False  # nothing was heard of it yet: its first message tells where it begins
-        self.birthword = b""
+        self.data_id = b""
         self.position = 0  # of the last broadcast that was heard
         self.number = 0  # highest that was seen
         self.confirmed = 0  # position up to which some socket took every broadcast
-        self.told_confirmed = 0  # the same as Redis was told it
-        self.out = 0  # position up to which somebody is ready for more, though one before it may be stuck
+        self.reported_confirmed = 0  # the same as Redis was told it
+        self.ready_after = 0  # position up to which somebody is ready for more, though one before it may be stuck
         self.policy = b"broadcast"
         self.settings: dict[str, str] = {}
-        self.told = NOBODY  # what Redis was told of the consumers
-        self.told_lost = 0  # position up to which Redis is being told that nobody here took what was broadcast
+        self.reported = NOBODY  # what Redis was told of the consumers
+        self.reported_untaken = 0  # position up to which Redis is being told that nobody here took what was broadcast
         self.written: list[int] = []  # numbers of round-robin elements to confirm
         self.leased: list[tuple[Element, int]] = []  # the same of consumers that lease, with ms
         self.unheard: list[Batch] = []  # broadcasts that came when nobody was left to hear them
-        self._telling = False
+        self._report_scheduled = False
 
     @property
     def joined(self) -> bool:
@@ -129,8 +130,8 @@ class Subscription:
             self.join()
             await slot
 
-    def add(self, consumer: Consumer, later: bool) -> None:
-        """A consumer hears it from now on; with `later`, broadcasts are kept for it until it has got the past.
+    def add(self, consumer: Consumer, past_first: bool) -> None:
+        """A consumer hears it from now on; with `past_first`, broadcasts are kept for it until it has got the past.
 
         Raises BadOption when it leases and the queue broadcasts.
         """
@@ -141,16 +142,16 @@ class Subscription:
                 f"POST policy=roundrobin to /p/{name} first"
             )
         unheard, self.unheard = self.unheard, []
-        given_back = not self.told.consumers  # they are being given back, and come again
+        given_back = not self.reported.consumers  # they are being given back, and come again
         self.consumers.join(consumer, unheard[0].first - 1 if unheard and not given_back else self.position)
-        if later:
-            self.consumers.broadcast.replaying(consumer)
+        if past_first:
+            self.consumers.broadcast.begin_history(consumer)
         for batch in unheard:
             if given_back:
-                self.consumers.broadcast.nobody(batch)
+                self.consumers.broadcast.give_nobody(batch)
             else:
                 self._to_everyone(batch)
-        self.tell()
+        self.report_later()
 
     def remove(self, consumer: Consumer, failed: bool) -> None:
         """A consumer went: what it did not get, or not acknowledge, goes to the next.
@@ -168,7 +169,7 @@ class Subscription:
         if rest:
             self._give(rest)
         self.owner.confirm_later(self)
-        self.tell()
+        self.report_later()
         if leased:  # after that is told, or they would be dealt to the one that left
             self.owner.clock.callLater(0, self._end_leases, leased, failed)
 
@@ -183,7 +184,7 @@ class Subscription:
         """Redis is away, or refuses: one that was on its way has no lease that would end by itself."""
         fault(f"giving back leases of {self.name.decode()}", error)
         if not self.owner.closing:
-            self.owner.clock.callLater(AGAIN, self._end_leases, leased, failed)
+            self.owner.clock.callLater(RETRY_AFTER, self._end_leases, leased, failed)
 
     # -- joining: subscribe, wait for its answer, then the call; what comes meanwhile is held back
 
@@ -222,63 +223,63 @@ class Subscription:
             self.join()
 
     async def _joining(self) -> None:
-        ups, instance = self.owner.inbox.ups, self.owner.presence.instance
-        await self.owner.inbox.open(self.name, self.owner, b"ci")
+        link_ups, instance = self.owner.channels.link_ups, self.owner.presence.instance
+        await self.owner.channels.open(self.name, self.owner, b"ci")
         listening = self._listening if self.consumers.all else Listening(0, 0, 1)
         self.announced = True
         known = self.epoch != b""
         told = await self._listen(listening)
-        self._check_links(ups, instance)
+        self._check_links(link_ups, instance)
         self.policy = told.policy
-        self._learn(told.settings)
-        start = await self._start_of(told, ups, instance)
+        self._note_settings(told.settings)
+        start = await self._start_of(told, link_ups, instance)
         if known and told.epoch != self.epoch:
             self._begin_epoch(told.epoch, start)
             known = False
         elif self.epoch_is_new or not known:
             self.position = start
         if not known:
-            self.confirmed = self.told_confirmed = start
+            self.confirmed = self.reported_confirmed = start
         self.epoch, self.number, self.epoch_is_new = told.epoch, max(self.number, told.number), False
-        await self._read_missed(told, ups, instance)
+        await self._read_missed(told, link_ups, instance)
         if known:
-            await self._give_back_strays(ups, instance)
+            await self._give_back_strays(link_ups, instance)
         self._on_joined(listening)
 
-    async def _start_of(self, told: Told, ups: int, instance: bytes) -> int:
+    async def _start_of(self, told: ListenReply, link_ups: int, instance: bytes) -> int:
         """The position after which this instance hears."""
         if not (self.epoch and (told.epoch != self.epoch or self.epoch_is_new) and self.consumers.all):
             return told.position
         # What this life has broadcast was not heard here: all that is kept of it comes first.
         kept = await self.owner.core.instances.history(self.name, "all", 0, 0)
-        self._check_links(ups, instance)
+        self._check_links(link_ups, instance)
         if kept.epoch != told.epoch:
             raise Unavailable("the queue was forgotten while it was joined")
         return min(kept.start, told.position)
 
-    async def _read_missed(self, told: Told, ups: int, instance: bytes) -> None:
+    async def _read_missed(self, told: ListenReply, link_ups: int, instance: bytes) -> None:
         """What was broadcast while nothing was heard here, up to the position that was told, comes from history."""
         while self.position < told.position:
             page = await self.owner.core.instances.history(self.name, "after", self.position, PAGE)
-            self._check_links(ups, instance)
+            self._check_links(link_ups, instance)
             if page.epoch != told.epoch:
                 raise Unavailable("the queue was forgotten while it was joined")
             if page.floor > self.position:
-                self._tell_gap(page.floor)
+                self._on_gap(page.floor)
             self._replay(page)
             self.position = max(self.position, page.end)
         self.position = max(self.position, told.position)  # what is not in history was taken back, and comes again
 
-    async def _give_back_strays(self, ups: int, instance: bytes) -> None:
+    async def _give_back_strays(self, link_ups: int, instance: bytes) -> None:
         """Round-robin elements that were on their way when the connection went."""
-        strays = await self.owner.core.instances.away(self.name, instance)
+        strays = await self.owner.core.instances.held_by(self.name, instance)
         if strays:  # some may just have been dealt: their messages are here when this is answered
             await self.owner.messages.call(b"PING")
-        self._check_links(ups, instance)
+        self._check_links(link_ups, instance)
         self.owner.give_back(self.name, self.epoch, sorted(strays - self.unconfirmed - self._dealt()))
 
     def _on_joined(self, listening: Listening) -> None:
-        self.state, self.told = State.JOINED, listening
+        self.state, self.reported = State.JOINED, listening
         joiners, self.joiners = self.joiners, []
         for slot in joiners:  # each stands in the list before this returns, and so hears what was held back
             slot.resolve(None)
@@ -286,27 +287,27 @@ class Subscription:
         for message in held_back:
             self.handle(message)
         self._set_policy(self.policy)
-        self.tell()
+        self.report_later()
         if self.consumers.roundrobin.leased:
             drive(self._claim_leases(), nothing, partial(fault, f"asking for leases of {self.name.decode()}"))
 
-    def _check_links(self, ups: int, instance: bytes) -> None:
-        if ups != self.owner.inbox.ups or instance != self.owner.presence.instance:
+    def _check_links(self, link_ups: int, instance: bytes) -> None:
+        if link_ups != self.owner.channels.link_ups or instance != self.owner.presence.instance:
             raise Unavailable("the connection to Redis was lost while joining")
 
     async def _claim_leases(self) -> None:
         """Leases may have ended while nothing was heard here: who had them may have as many more."""
         leased, instance = self.consumers.roundrobin.leased, self.owner.presence.instance
-        held = await self.owner.core.mine(self.name, instance, [element.lease for element in leased])
-        self.consumers.roundrobin.over([element for element, holds in zip(leased, held) if not holds])
-        self.tell()
+        held = await self.owner.core.claim_leases(self.name, instance, [element.lease for element in leased])
+        self.consumers.roundrobin.end_lease_of([element for element, holds in zip(leased, held) if not holds])
+        self.report_later()
 
-    def _tell_gap(self, last: int) -> None:
+    def _on_gap(self, last: int) -> None:
         """More was missed than history keeps."""
         log.warn("queue {queue}: more was missed than history keeps", queue=self.name.decode())
         for consumer in self.consumers.broadcast.current:  # who gets the past finds it out there
-            consumer.missed(self.name, self.position + 1, last)
-        self.consumers.broadcast.skipped()
+            consumer.on_missed(self.name, self.position + 1, last)
+        self.consumers.broadcast.on_skipped()
         self.position = last
 
     def _replay(self, page: History) -> None:
@@ -315,9 +316,9 @@ class Subscription:
             if position > self.position:
                 self._broadcast(Batch(self.name, [element], position, page.epoch))
 
-    def _learn(self, settings: dict[str, str]) -> None:
+    def _note_settings(self, settings: dict[str, str]) -> None:
         self.settings = settings
-        self.birthword = self.owner.core.birthword
+        self.data_id = self.owner.core.data_id
 
     # -- epochs
 
@@ -338,57 +339,63 @@ class Subscription:
             return
         if not never_used:
             log.warn("queue {queue} has another epoch: it was forgotten, or Redis lost data", queue=self.name.decode())
-        self.consumers.renewed()
+        self.consumers.on_new_epoch()
         self.written, self.leased = [], []
         self.past_epochs.add(self.epoch)
         self.unheard.clear()
         self.epoch, self.position, self.number = epoch, position, 0
-        self.confirmed, self.told_confirmed, self.out, self.told_lost, self.told = 0, 0, 0, 0, UNTOLD
-        self.tell()
+        self.confirmed, self.reported_confirmed, self.ready_after, self.reported_untaken, self.reported = (
+            0,
+            0,
+            0,
+            0,
+            UNKNOWN,
+        )
+        self.report_later()
         for consumer in self.consumers.broadcast.current:
-            consumer.renewed(self.name, epoch, position)
+            consumer.on_new_epoch(self.name, epoch, position)
 
     # -- telling Redis who listens: once a turn, in absolute numbers
 
-    def _listen(self, listening: Listening, lost: int = 0) -> Coroutine[Any, Any, Told]:
-        seen = Seen(self.epoch, self.number, self.position, self.settings, self.birthword)
+    def _listen(self, listening: Listening, untaken: int = 0) -> Coroutine[Any, Any, ListenReply]:
+        seen = Seen(self.epoch, self.number, self.position, self.settings, self.data_id)
         instance = self.owner.presence.instance
-        return self.owner.core.instances.listen(self.name, instance, listening, self.confirmed, seen, lost)
+        return self.owner.core.instances.listen(self.name, instance, listening, self.confirmed, seen, untaken)
 
-    def tell(self) -> None:
+    def report_later(self) -> None:
         """Say how many listen, and how many elements they take, if that is not what Redis was told last."""
-        if self.joined and not self._telling:
-            self._telling = True
-            self.owner.clock.callLater(0, self._tell)
+        if self.joined and not self._report_scheduled:
+            self._report_scheduled = True
+            self.owner.clock.callLater(0, self._report)
 
-    def _tell(self) -> None:
-        self._telling = False
+    def _report(self) -> None:
+        self._report_scheduled = False
         listening = Listening(self.consumers.roundrobin.ready, self.consumers.roundrobin.room, len(self.consumers))
-        lost = self.consumers.broadcast.lost
-        if not self.joined or self.joiners or (listening == self.told and lost <= self.told_lost):
+        untaken = self.consumers.broadcast.untaken
+        if not self.joined or self.joiners or (listening == self.reported and untaken <= self.reported_untaken):
             return
-        self.told, self.told_lost = listening, lost
-        drive(self._say(listening, lost), nothing, self._on_not_told)
+        self.reported, self.reported_untaken = listening, untaken
+        drive(self._send_report(listening, untaken), nothing, self._on_not_reported)
 
-    async def _say(self, listening: Listening, lost: int) -> None:
+    async def _send_report(self, listening: Listening, untaken: int) -> None:
         epoch, leaving = self.epoch, listening.consumers == 0
-        if leaving or lost:
+        if leaving or untaken:
             await self._confirm()
-        told = await self._listen(listening, 0 if leaving else lost)
+        told = await self._listen(listening, 0 if leaving else untaken)
         self.on_epoch(told.epoch, told.position)
         self._set_policy(told.policy)
-        self._learn(told.settings)
+        self._note_settings(told.settings)
         if leaving:
             self.unheard.clear()  # Redis gave them back, or another instance has heard them
             self.consumers.broadcast.abandon(self.position)
             if self.consumers.all:
-                self.told = listening
-                self.tell()
-            self.told_lost = 0
+                self.reported = listening
+                self.report_later()
+            self.reported_untaken = 0
             await self._leave()
-        elif lost and self.epoch == epoch:
-            self.consumers.broadcast.abandon(lost)
-            self.told_lost = 0
+        elif untaken and self.epoch == epoch:
+            self.consumers.broadcast.abandon(untaken)
+            self.reported_untaken = 0
             self.owner.confirm_later(self)
 
     async def _leave(self) -> None:
@@ -400,10 +407,10 @@ class Subscription:
             self.state, self.announced = State.IDLE, False
             self.owner.let_go(self)
 
-    def _on_not_told(self, error: BaseException) -> None:
+    def _on_not_reported(self, error: BaseException) -> None:
         fault(f"telling who hears {self.name.decode()}", error)
-        self.told, self.told_lost = UNTOLD, 0
-        self.owner.clock.callLater(AGAIN, self.tell)
+        self.reported, self.reported_untaken = UNKNOWN, 0
+        self.owner.clock.callLater(RETRY_AFTER, self.report_later)
 
     async def depart(self) -> None:
         """The instance ends: confirm what was taken, and give back the rest."""
@@ -432,11 +439,11 @@ class Subscription:
         if kind == b"P":
             self._set_policy(message.words)
         elif kind == b"Z":
-            self.consumers.roundrobin.forget()
-            self.tell()
+            self.consumers.roundrobin.end_all_leases()
+            self.report_later()
         elif kind == b"A":
-            self.consumers.roundrobin.freed({int(number) for number in message.words.split(b" ")})
-            self.tell()
+            self.consumers.roundrobin.end_leases({int(number) for number in message.words.split(b" ")})
+            self.report_later()
         else:
             elements = message.elements(self.name)
             self.number = max(self.number, elements[-1].number)
@@ -478,8 +485,8 @@ class Subscription:
             self.unheard.append(batch)
 
     def _to_everyone(self, batch: Batch) -> None:
-        for consumer, position in self.consumers.broadcast.everyone(batch):
-            consumer.fell_behind(self.name, position, self.epoch)
+        for consumer, position in self.consumers.broadcast.give(batch):
+            consumer.on_fell_behind(self.name, position, self.epoch)
 
     def _give(self, elements: list[Element]) -> None:
         """Round-robin: each to the next; what nobody takes goes back."""
@@ -492,8 +499,8 @@ class Subscription:
     def confirm(self) -> None:
         """Tell Redis what the sockets took, and look again as long as some of it is on its way."""
         drive(self._confirm(), nothing, self._on_not_confirmed)
-        if self.consumers.broadcast.lost:
-            self.tell()
+        if self.consumers.broadcast.untaken:
+            self.report_later()
         if self.consumers.waits():
             self.owner.clock.callLater(0.02, self.owner.confirm_later, self)
 
@@ -513,34 +520,34 @@ class Subscription:
         for consumer in self.consumers.all:
             self._sent(consumer, self.consumers.roundrobin.settled(consumer))
         confirmed = self.confirmed = self.consumers.broadcast.confirmed(self.confirmed)
-        out = self.consumers.broadcast.out
+        ready_after = self.consumers.broadcast.ready_after
         written, self.written = self.written, []
         leased, self.leased = self.leased, []
-        if not written and not leased and confirmed <= self.told_confirmed and out <= self.out:
+        if not written and not leased and confirmed <= self.reported_confirmed and ready_after <= self.ready_after:
             return
-        before, self.told_confirmed, self.out = self.told_confirmed, confirmed, out
+        before, self.reported_confirmed, self.ready_after = self.reported_confirmed, confirmed, ready_after
         # What is written in one life says nothing in another.
         epoch, instance = self.epoch, self.owner.presence.instance
         try:
             for at in range(0, max(len(written), len(leased), 1), MERGED):
                 leases = [(element.number, ms) for element, ms in leased[at : at + MERGED]]
                 told = self._listening
-                if self.told.consumers > 0:  # this neither joins nor leaves: listen() does that
-                    self.told = told
-                done = Confirmed(confirmed, out, written[at : at + MERGED], leases)
+                if self.reported.consumers > 0:  # this neither joins nor leaves: listen() does that
+                    self.reported = told
+                done = Confirmed(confirmed, ready_after, written[at : at + MERGED], leases)
                 await self.owner.core.instances.confirm(self.name, instance, epoch, told, done)
         except Error:
             if (epoch, instance) == (self.epoch, self.owner.presence.instance):
                 self.written += written  # repeated until told: a window that stays full is a deadlock
                 here = self.consumers.roundrobin.leased  # else its consumer left, and it goes back to be dealt anew
                 self.leased += [pair for pair in leased if pair[0] in here]
-                self.told_confirmed, self.out = min(self.told_confirmed, before), 0
+                self.reported_confirmed, self.ready_after = min(self.reported_confirmed, before), 0
             raise
 
     def _on_not_confirmed(self, error: BaseException) -> None:
         fault(f"confirming {self.name.decode()}", error)
         if not self.owner.closing:
-            self.owner.clock.callLater(AGAIN, self.owner.confirm_later, self)
+            self.owner.clock.callLater(RETRY_AFTER, self.owner.confirm_later, self)
 
     @property
     def unconfirmed(self) -> set[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from restmq.model.errors import Crowded
+from restmq.model.errors import NoRoom
 from restmq.runtime.future import Slot
 
 EACH = 1 << 20  # bytes of values that one question brings
@@ -42,7 +42,7 @@ class Answers:
         return True
 
     def enter(self, patient: bool = False) -> Slot[None]:
-        """Wait until Redis may be asked; leave() when it has answered. Raises Crowded, unless one is patient."""
+        """Wait until Redis may be asked; leave() when it has answered. Raises NoRoom, unless one is patient."""
         slot: Slot[None] = Slot()
         if self.at_once():
             slot.resolve(None)
@@ -72,12 +72,12 @@ class Answers:
                     self.line.append((slot, patient))
                 else:
                     self.refused += 1
-                    slot.fail(crowded())
+                    slot.fail(no_room())
         while self.line and self._free():
             self.asked += 1
             self.line.popleft()[0].resolve(None)
 
 
-def crowded() -> Crowded:
+def no_room() -> NoRoom:
     """Why nothing is handed out."""
-    return Crowded("clients that do not read take all the room that this instance has for answers; nothing was taken")
+    return NoRoom("clients that do not read take all the room that this instance has for answers; nothing was taken")

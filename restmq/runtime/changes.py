@@ -15,7 +15,7 @@ class Changes:
 
     def __init__(self, paths: Callable[[], Iterable[Path]]) -> None:
         self._paths = paths
-        self._told = self._last = self._signature()
+        self._reported = self._last = self._signature()
 
     def found(self) -> bool:
         """Whether the files are others than before and at rest, told once for each change.
@@ -26,9 +26,9 @@ class Changes:
         now = self._signature()
         at_rest = now == self._last
         self._last = now
-        if not at_rest or now == self._told:
+        if not at_rest or now == self._reported:
             return False
-        self._told = now
+        self._reported = now
         return True
 
     def _signature(self) -> tuple[tuple[Path, int, int, int], ...]:

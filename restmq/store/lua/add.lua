@@ -41,7 +41,7 @@ local function store(value, added_at, o)   -- answers its number
   end
   return number
 end
-local function tell_taps(elements)
+local function send_to_taps(elements)
   if Q.governed and call('EXISTS', K.taps) == 1 and publish(Keys.adds(), Delivery.message('T', 0, elements)) == 0 then
     call('DEL', K.taps)
     Settings.govern_no_more()
@@ -82,7 +82,7 @@ verb('add', GROWS, function(args)
   answer[4] = #elements
   if #elements > 0 then
     if o.key then Answers.keep(o, answer[1], #elements) end
-    tell_taps(elements)
+    send_to_taps(elements)
   end
   Delivery.go_on()
   Queue.save()

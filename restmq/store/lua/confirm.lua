@@ -21,14 +21,14 @@ verb('confirm', FREES, function(args)
   if not Q.packed then return -1 end
   Queue.begin()
   if Queue.epoch() ~= epoch then return -1 end   -- of another life of the queue
-  local listening, out = string.match(state, '^(%d+ %d+ %d+) ?(%d*)$')
+  local listening, ready_after = string.match(state, '^(%d+ %d+ %d+) ?(%d*)$')
   if call('HEXISTS', K.listeners, instance) == 1 then call('HSET', K.listeners, instance, listening) end
   local numbers, last = {}, 6 + tonumber(many)
   for at = 7, last do numbers[#numbers + 1] = args[at] end
   Sent.arrived(numbers)
   grant_to_consumers(args, last + 1, instance)
   Broadcasts.confirm(instance, tonumber(position), 0)
-  Q.reached = math.max(Q.reached, math.min(Q.position, tonumber(out) or 0))   -- one that is stuck stops nobody
+  Q.reached = math.max(Q.reached, math.min(Q.position, tonumber(ready_after) or 0))   -- one that is stuck stops nobody
   Broadcasts.settle()
   History.trim()   -- what was not settled could not be cut
   Delivery.go_on()

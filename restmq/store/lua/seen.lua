@@ -4,7 +4,7 @@
 verb('seen', FREES, function(args)
   local seen_epoch, number, seen, epoch, other_data = unpack(args, 2, 6)
   Queue.begin()
-  if Rebirth.notice(seen_epoch, tonumber(number), 0, seen, epoch, other_data == '1') then
+  if Recovery.notice(seen_epoch, tonumber(number), 0, seen, epoch, other_data == '1') then
     Broadcasts.settle()
     Delivery.go_on()
   end

@@ -9,7 +9,7 @@ verb('touch', FREES, function(args)
     Queue.save()
     return {Element.find(number) and 0 or -1}
   end
-  Leases.arrive(number)
+  Leases.mark_arrived(number)
   Element.set_apart(number)   -- one that lives long must not hold a whole node of the stream
   local at = now() + tonumber(ms)
   call('ZADD', K.leased, digits(at), number)

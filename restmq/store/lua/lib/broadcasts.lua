@@ -45,13 +45,13 @@ function Broadcasts.settle()
   Queue.due_at(now())
   return true
 end
--- An instance has confirmed all up to position `at`, but for what nobody of it will take up to `unheard`: behind that
+-- An instance has confirmed all up to position `at`, but for what nobody of it will take up to `untaken`: behind that
 -- it counts as one that joined there.
-function Broadcasts.confirm(instance, at, unheard)
+function Broadcasts.confirm(instance, at, untaken)
   local joined, confirmed = string.match(call('HGET', K.joined, instance) or '', '^(%d+) (%d+)$')
-  local most = math.max(at, unheard)
+  local most = math.max(at, untaken)
   if not joined or most <= tonumber(confirmed) or most > Q.position then return end
-  if unheard > tonumber(confirmed) then joined = digits(unheard) end
+  if untaken > tonumber(confirmed) then joined = digits(untaken) end
   call('HSET', K.joined, instance, joined..' '..digits(most))
   Q.reached = math.max(Q.reached, at)
 end

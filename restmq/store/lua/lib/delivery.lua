@@ -73,7 +73,7 @@ local function send_share(instance, elements)   -- whether the instance listens;
   Sent.note(elements, instance)
   call('SADD', Keys.held(instance), unpack(numbers))
   call('SADD', K.holders, instance)
-  if publish(Keys.inbox(instance), Delivery.message('R', 0, elements)) > 0 then return true end
+  if publish(Keys.instance_channel(instance), Delivery.message('R', 0, elements)) > 0 then return true end
   call('LREM', K.ring, 0, instance)
   call('HDEL', K.listeners, instance)
   call('SREM', Keys.held(instance), unpack(numbers))
@@ -104,7 +104,7 @@ local function deal()   -- whether it should be tried once more: some instance d
 end
 
 function Delivery.go_on()   -- live consumers first, then GETs that wait
-  Queue.tell_freed()
+  Queue.report_freed()
   if Q.listened and not Q.stopped then
     if Q.roundrobin then
       for _ = 1, 8 do if not deal() then break end end

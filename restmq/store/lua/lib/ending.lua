@@ -22,7 +22,7 @@ function Ending.sweep(held_until)   -- ms until which no lease ends, 0 for none
     for _, number in ipairs(over(K.leased)) do Leases.release(number, true, nil, 'the lease ended') end
   end
   end_delays(over(K.delayed))
-  Rebirth.give_back_some()
+  Recovery.give_back_some()
   Q.due = call('EXISTS', K.lost) == 1 and now() or 0
   for _, key in ipairs({K.expiring, K.leased, K.delayed}) do
     local at = tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])

@@ -67,4 +67,4 @@ function Keys.held(instance) return K.prefix..'way:'..instance end
 function Keys.brought_back(word) return K.prefix..'back:'..word end
 function Keys.broadcasts() return K.prefix..'c'..db end   -- a channel, as the next two
 function Keys.adds() return K.prefix..'t'..db end
-function Keys.inbox(instance) return K.prefix..'i'..db..':'..instance end
+function Keys.instance_channel(instance) return K.prefix..'i'..db..':'..instance end

@@ -25,11 +25,11 @@ Leases.holder = holder
 -- Whether that lease still is the element's; handed '': whichever holds.
 function Leases.holds(number, handed, epoch)
   if Element.has_expired(number) then return false end
-  local mine = holder(number)
-  return mine and (handed == '' or epoch == Queue.epoch() and mine == tonumber(handed))
+  local held_as = holder(number)
+  return held_as and (handed == '' or epoch == Queue.epoch() and held_as == tonumber(handed))
 end
 -- Its client acts on it before its instance could tell that it went out.
-function Leases.arrive(number)
+function Leases.mark_arrived(number)
   local handed, owner = holder(number)
   if not owner then return end
   call('HDEL', K.sent, number)
@@ -70,9 +70,9 @@ local function add_error(tries, reason)   -- the last 2,000 bytes are kept, 200 
   if #errors > 2000 then errors = string.match(string.sub(errors, -2000), '\n.*$') end
   tries.errors = errors
 end
--- A lease is over without an acknowledgement. delay: ms, or nil for what the settings say; dies: it is dead at once.
-function Leases.release(number, failed, delay, reason, dies)
-  Leases.arrive(number)
+-- A lease is over without an acknowledgement. delay: ms, or nil for what the settings say; dead_at_once: it is dead at once.
+function Leases.release(number, failed, delay, reason, dead_at_once)
+  Leases.mark_arrived(number)
   local tries = Element.tries(number)
   call('ZREM', K.leased, number)
   Queue.free(tries.owner, number)
@@ -81,7 +81,7 @@ function Leases.release(number, failed, delay, reason, dies)
   add_error(tries, reason)
   Element.set_tries(number, tries)
   local most = settings.max_deliveries
-  if dies or (failed and most > 0 and tries.failed >= most) then
+  if dead_at_once or (failed and most > 0 and tries.failed >= most) then
     bury(number)
     return
   end
@@ -99,8 +99,8 @@ function Leases.acknowledge(words, first)
     local handed, its_epoch = words[first + 3 * at - 2], words[first + 3 * at - 1]
     local done = 0
     if not seen[number] and not Element.expire(number, ends[number]) then
-      local mine = leased[number] and tries[number].handed or holder(number)
-      if mine and mine == tonumber(handed) and its_epoch == epoch then
+      local held_as = leased[number] and tries[number].handed or holder(number)
+      if held_as and held_as == tonumber(handed) and its_epoch == epoch then
         done, seen[number] = 1, true
         if leased[number] then
           local value, added_at, apart = Element.find(number)

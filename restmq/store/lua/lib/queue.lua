@@ -21,21 +21,21 @@ local Queue = {}
 local BUILT_IN = @defaults@
 local NAMES = @names@   -- the settings beside policy
 local UNBOUND = {policy = true, history = true, history_bytes = true}   -- with these an add may still be plain
-local defaults, governed_from_birth, told   -- and the text that they were read from
+local defaults, governed_when_created, context_text   -- and the text that they were read from
 local settings   -- of this call's queue: name -> value; only a call that begins a use of it has them
 local function read_context(text)   -- the database, and as JSON what restmq.conf says otherwise than BUILT_IN
   local number, conf = string.match(text, '^(%d+) ?(.*)$')
-  db, told, defaults, governed_from_birth = number, text, {}, false
+  db, context_text, defaults, governed_when_created = number, text, {}, false
   for name, value in pairs(BUILT_IN) do defaults[name] = value end
   for name, value in pairs(conf ~= '' and cjson.decode(conf) or {}) do
-    if value ~= defaults[name] and not UNBOUND[name] then governed_from_birth = true end
+    if value ~= defaults[name] and not UNBOUND[name] then governed_when_created = true end
     defaults[name] = value
   end
 end
 
 function Queue.open(key, context)   -- whether anything is stored
   call, clock = redis.call, nil
-  if context ~= told then read_context(context) end
+  if context ~= context_text then read_context(context) end
   Keys.open(key)
   local packed = call('GET', key)
   Q.packed = packed
@@ -65,20 +65,20 @@ function Queue.free(owner, number)   -- an instance's consumer leases it no more
   freed[owner] = freed[owner] or {}
   table.insert(freed[owner], number)
 end
-function Queue.tell_freed()   -- each may have as many more; said before any of them is dealt again
+function Queue.report_freed()   -- each may have as many more; said before any of them is dealt again
   for instance, numbers in pairs(freed) do
-    publish(Keys.inbox(instance), 'A '..call('HGET', K.about, 'ep')..' 0\n'..table.concat(numbers, ' ')..'\n')
+    publish(Keys.instance_channel(instance), 'A '..call('HGET', K.about, 'ep')..' 0\n'..table.concat(numbers, ' ')..'\n')
   end
   freed = {}
 end
 
-local function is_trace()   -- it was only looked at, or heard: nothing of it needs to be kept
+local function is_unused()   -- it was only looked at, or heard: nothing of it needs to be kept
   if Q.last + Q.due > 0 or Q.created or Q.listened or Q.awaited or Q.governed or Q.stopped then return false end
   local names = call('HKEYS', K.about)
   return #names < 2 and (names[1] or 'ep') == 'ep'
 end
 function Queue.save()   -- stores the state when it changed
-  Queue.tell_freed()
+  Queue.report_freed()
   if Q.special and Q.due == 0
       and call('EXISTS', K.again, K.apart, K.tries, K.sent, K.expiring, K.leased, K.delayed, K.dead) == 0 then
     Q.special = false
@@ -88,7 +88,7 @@ function Queue.save()   -- stores the state when it changed
   local packed = struct.pack(FORM, Q.last, Q.bytes, Q.cursor, Q.due, Q.taken, Q.acked, Q.delivered, Q.position,
     Q.settled, Q.reached, Q.sum, Q.cut, Q.floor, Q.owed, flags)
   if packed == Q.packed then return end
-  if is_trace() then call('DEL', K.state, K.about) else call('SET', K.state, packed) end
+  if is_unused() then call('DEL', K.state, K.about) else call('SET', K.state, packed) end
 end
 function Queue.epoch() return call('HGET', K.about, 'ep') end   -- false when it has none
 function Queue.begin_epoch(epoch) call('HSETNX', K.about, 'ep', epoch) end

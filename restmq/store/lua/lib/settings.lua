@@ -19,7 +19,7 @@ function Queue.begin()   -- for a call that is a use of the queue
   end
 end
 function Queue.create()   -- its first element comes, or its numbers come back
-  Q.created, Q.governed = true, Q.governed or governed_from_birth
+  Q.created, Q.governed = true, Q.governed or governed_when_created
   Settings.count_idleness()
 end
 function Settings.count_idleness()   -- from now on it may be forgotten when nobody uses it for idle_ttl
@@ -47,5 +47,5 @@ function Settings.govern_no_more()   -- unless a setting, a stop or a tap is lef
   for _, own in ipairs(call('HMGET', K.about, 'stop_live', 'stop_pull', 'stop_add', unpack(NAMES))) do
     if own then return end
   end
-  if call('EXISTS', K.taps) == 0 then Q.governed = Q.created and governed_from_birth end
+  if call('EXISTS', K.taps) == 0 then Q.governed = Q.created and governed_when_created end
 end

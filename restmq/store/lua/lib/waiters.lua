@@ -26,7 +26,7 @@ function Waiters.wake(most)   -- at most 1,000 a call: the takes of those who we
     if popped == 0 then break end
     most, steps = most - popped, steps - popped
     for _, instance in ipairs(order) do
-      if publish(Keys.inbox(instance), 'W '..Queue.epoch()..' '..times[instance]..'\n\n') == 0 then
+      if publish(Keys.instance_channel(instance), 'W '..Queue.epoch()..' '..times[instance]..'\n\n') == 0 then
         call('LREM', K.waiters, 0, instance)   -- it does not listen: it will ask again
         most = most + times[instance]
       end

@@ -1,6 +1,6 @@
 -- Redis came back with less than an instance has seen of a queue. Numbers must not be given again, nor settings be lost.
 -- The first that notices sees to it; the new epoch keeps the next from doing it once more.
-local Rebirth = {}
+local Recovery = {}
 -- The next may know later settings (sv), which then hold, unless the queue was told others since (ex is gone).
 local function take_over_settings(seen)
   call('HDEL', K.about, 'policy', unpack(NAMES))
@@ -12,7 +12,7 @@ local function take_over_settings(seen)
 end
 -- What was on its way waits again, for whoever has it heard it in the life before. It may be much: what was
 -- broadcast comes back by Broadcasts.settle(), for nobody who listens joined before; what instances held as
--- Rebirth.give_back_some() comes to it.
+-- Recovery.give_back_some() comes to it.
 local function set_aside_what_was_held(epoch)
   local instances = call('SMEMBERS', K.holders)
   table.sort(instances)
@@ -25,7 +25,7 @@ local function set_aside_what_was_held(epoch)
     end
   end
 end
-function Rebirth.give_back_some()   -- a step of 250
+function Recovery.give_back_some()   -- a step of 250
   local name = call('LINDEX', K.lost, 0)
   if not name then return end
   local numbers = call('SPOP', K.prefix..name, 250)
@@ -34,7 +34,7 @@ function Rebirth.give_back_some()   -- a step of 250
 end
 -- What an instance has seen: the epoch or '', the highest number and position, settings as JSON. `epoch` is a new one,
 -- other_data whether Redis holds other data than then. Whether the queue begins a new life with it.
-function Rebirth.notice(seen_epoch, number, position, seen_settings, epoch, other_data)
+function Recovery.notice(seen_epoch, number, position, seen_settings, epoch, other_data)
   local here, seen = Queue.epoch(), cjson.decode(seen_settings)
   local later = tonumber(seen.sv or 0) > Queue.counted('sv')
   if later and here and seen_epoch ~= '' and call('HGET', K.about, 'ex') == seen_epoch then take_over_settings(seen) end

@@ -9,7 +9,7 @@ local function end_claims(keys, from, to)
     call('ZADD', keys[1], 'LT', now(), name)
   end
 end
-index_verb('due', function(keys, args)
+index_verb('claim_due', function(keys, args)
   end_claims(keys, '-inf', now())
   end_claims(keys, '('..now() + CLAIM, '+inf')   -- Redis' clock was set back: they would hold for too long
   local names = call('ZRANGEBYSCORE', keys[1], '-inf', now(), 'LIMIT', 0, args[1])

@@ -13,7 +13,7 @@ local function claim(instance, number, handed, epoch)   -- whether it is the ins
   end
   return true
 end
-verb('mine', FREES, function(args)
+verb('claim', FREES, function(args)
   local instance, answers = args[2], {}
   Queue.begin()
   for at = 3, #args, 3 do

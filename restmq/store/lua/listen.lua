@@ -30,15 +30,15 @@ local function leave(instance)
     Waiting.offer_all()
   end
 end
-verb('live', FREES, function(args)
-  local instance, ready, room, count, confirmed, seen_epoch, number, position, seen, epoch, other_data, unheard =
+verb('listen', FREES, function(args)
+  local instance, ready, room, count, confirmed, seen_epoch, number, position, seen, epoch, other_data, untaken =
     unpack(args, 2, 13)
   Queue.begin()
   if call('SISMEMBER', K.reaped, instance) == 1 then return redis.error_reply('GIVENUP') end
-  Rebirth.notice(seen_epoch, tonumber(number), tonumber(position), seen, epoch, other_data == '1')
+  Recovery.notice(seen_epoch, tonumber(number), tonumber(position), seen, epoch, other_data == '1')
   Queue.begin_epoch(epoch)
   if count ~= '0' then join(instance, ready, room, count) end
-  if seen_epoch == Queue.epoch() then Broadcasts.confirm(instance, tonumber(confirmed), tonumber(unheard or 0)) end
+  if seen_epoch == Queue.epoch() then Broadcasts.confirm(instance, tonumber(confirmed), tonumber(untaken or 0)) end
   if count == '0' then leave(instance) end
   local at, now_epoch = Q.position, Queue.epoch()   -- an epoch may be gone when nothing is left but it
   Broadcasts.settle()
