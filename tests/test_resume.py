@@ -678,7 +678,7 @@ def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
 def delivering(queues: dict[bytes, Subscription], consumer: Any, clock: Clock, instances: Any) -> Any:
     """Stands for Delivery, which has this consumer in these queues."""
     core = SimpleNamespace(instances=instances)
-    return SimpleNamespace(queues=queues, of={consumer: list(queues)}, clock=clock, core=core)
+    return SimpleNamespace(queues=queues, queues_of={consumer: list(queues)}, clock=clock, core=core)
 
 
 class Past:

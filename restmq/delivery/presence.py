@@ -1,8 +1,8 @@
-"""This instance among the others: its id, its beat, its fence, and the reaping of the dead.
+"""This instance among the others: its id, its beat, and the reaping of dead instances.
 
-Owns who this instance is and whether it may still act on what it hears;
-knows no queue's content. An instance that was stopped longer than its beat
-lasts must not hand out what others have been given since. Read delivery/channels.py next.
+Owns who this instance is, and whether it may still act on what it hears; knows no queue's content. An instance that
+was stopped for longer than its beat lasts must not hand out what others have been given since. Read
+delivery/channels.py next.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ from restmq.runtime.future import drive, fault
 from restmq.runtime.ticker import boot_clock
 from restmq.store.core import Core
 
-LASTS = 3.0  # seconds a beat keeps an instance alive, unless `silence` of restmq.conf says another time
-FENCE = 0.5  # seconds before that time in which an instance asks before it acts
+LASTS = 3.0  # seconds for which a beat keeps an instance alive, unless restmq.conf has another `silence`
+FENCE = 0.5  # seconds before that time from which on an instance asks before it acts
 
 log = Logger()
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Presence:
-    """Beats once a second. `doomed` is called when the others gave this instance up, `missed` for a beat in vain."""
+    """Beats once a second, and reaps the dead.
+
+    on_alive() is called when a beat was answered, on_given_up() when the others gave this instance up, and
+    on_beat_missed(error) when Redis did not answer a beat.
+    """
 
     def __init__(
         self, core: Core, clock: IReactorTime, now: Callable[[], float] = boot_clock, lasts: float = LASTS
@@ -42,12 +46,12 @@ class Presence:
         self._answered = 0.0
         self._asking = False
         self._working: set[Work] = set()  # what goes on beside the beat
-        self._dead: list[bytes] = []  # whom this instance must reap
+        self._dead: list[bytes] = []  # ids that this instance must reap
         self._loop = LoopingCall(self.beat)
         self._loop.clock = clock
 
     def renew(self) -> None:
-        """A new life, a new id: random, never a pid."""
+        """Take a new id: random, never a pid. Nothing of the old one holds for it."""
         self.instance = os.urandom(6).hex().encode("ascii")
         self.new = True
 
@@ -56,7 +60,7 @@ class Presence:
         self._loop.start(1.0)
 
     def stop(self) -> None:
-        """Beat no more; whoever has nothing left to give back simply vanishes."""
+        """Stop beating. An instance that has nothing left to give back simply vanishes."""
         if self._loop.running:
             self._loop.stop()
 
@@ -65,7 +69,7 @@ class Presence:
         return self._answered > 0 and self.now() - self._answered > self.lasts - FENCE
 
     def beat(self) -> None:
-        """Ask for `lasts` seconds more."""
+        """Ask Redis for `lasts` seconds more."""
         if not self._asking:
             self._asking = True
             drive(self._beat(), self._on_beaten, self._on_missed)
@@ -82,13 +86,13 @@ class Presence:
         sent = self.now()
         lives, dead = await self.core.instances.beat(self.instance, self.new, int(self.lasts * 1000))
         if not lives:
-            log.warn("this instance was silent too long and was given up; it joins again, renamed")
+            log.warn("this instance was silent for too long, so the others took over; it joins again under a new id")
             self.on_given_up()
             return
         self.new, self._answered = False, sent
         self.on_alive()
         self._dead += [one for one in dead if one not in self._dead]
-        for work in (self._reap, self._sweep):  # beside the beat: however much there is to do, this instance lives
+        for work in (self._reap, self._sweep):  # beside the beat: however much there is to do, it stays alive
             if work not in self._working:
                 self._working.add(work)
                 drive(work(), partial(self._on_work_done, work), partial(self._on_work_failed, work))
@@ -96,13 +100,13 @@ class Presence:
     # -- what every instance does for all
 
     async def _reap(self) -> None:
-        """Reap the dead whom the beats name, meanwhile too; the next beat goes on with the rest.
+        """Reap the dead instances that beats name, also those named meanwhile. The next beat goes on with the rest.
 
-        Each is claimed for `lasts` seconds. Who is not reaped by then is given to another as well.
+        Each is claimed for `lasts` seconds. One that is not reaped by then is given to another instance as well.
         """
         while self._dead:
             instance = self._dead.pop(0)
-            log.info("instance {dead} is gone: giving back what it held", dead=instance.decode("ascii"))
+            log.info("instance {dead} is dead: what it held is given back", dead=instance.decode("ascii"))
             try:
                 await self.core.instances.reap(instance)
             except Error:
@@ -110,7 +114,7 @@ class Presence:
                 raise
 
     async def _sweep(self) -> None:
-        """End what is due. What is not done is claimed again by another."""
+        """End what is due. Another instance claims what is not done."""
         while await self.core.sweep() == 20:
             pass
 
@@ -119,4 +123,4 @@ class Presence:
 
     def _on_work_failed(self, work: Work, error: BaseException) -> None:
         self._working.remove(work)
-        fault("reaping the dead, or ending what is due,", error)
+        fault("reaping dead instances, or ending what is due,", error)

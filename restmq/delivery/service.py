@@ -1,9 +1,9 @@
-"""Delivery: the service that owns each queue's live consumers, and carries elements to them.
+"""Delivery: the service that owns the live consumers of all queues, and carries elements to them.
 
-Owns which queues this instance hears, who listens to which, and the links' coming and going; knows neither HTTP nor
-how Redis is spoken to. What is heard in one turn is written once a consumer; what the sockets took is confirmed once a
-queue, two turns later. Read docs/architecture.md for the protocol, delivery/replay.py for how the past is sent first,
-live/consumer.py for what a consumer is.
+Owns which queues this instance hears, which consumers listen to which, and what happens when links come and go. Knows
+neither HTTP nor how Redis is spoken to. What is heard in one turn is written once to each consumer. What the sockets
+took is confirmed once for each queue, two turns later. Read docs/architecture.md for the protocol,
+delivery/replay.py for how history is sent first, live/consumer.py for what a consumer is.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from twisted.logger import Logger
 
 from restmq.delivery.batch import Consumer
 from restmq.delivery.channels import Channels
+from restmq.delivery.confirming import MERGED
 from restmq.delivery.fence import Fence
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
-from restmq.delivery.subscription import MERGED, RETRY_AFTER, Subscription
+from restmq.delivery.subscription import RETRY_AFTER, Subscription
 from restmq.delivery.taps import Taps
 from restmq.model.element import Lease
 from restmq.model.errors import Error, Unavailable
@@ -34,7 +35,10 @@ log = Logger()
 
 
 class Delivery(Service):
-    """queue -> subscription. Everything it takes over is delivered, given back, or told."""
+    """Queue -> subscription.
+
+    Each element that it takes over is delivered or given back, and a consumer that misses one is told.
+    """
 
     def __init__(
         self, core: Core, messages: Redis, presence: Presence, channels: Channels, clock: IReactorTime
@@ -47,7 +51,7 @@ class Delivery(Service):
         self.taps = Taps(core, channels, presence)
         self.fence = Fence(core, presence, channels, clock, self)
         self.closing = False
-        self.rejoining = False  # after the links were away, until a beat says that this instance still is one
+        self.rejoining = False  # after the links were away, until a beat says that this instance was not given up
         self._to_confirm: set[Subscription] = set()
         self._confirming = False
         self._unanswered_pings = 0
@@ -61,7 +65,7 @@ class Delivery(Service):
     async def join(
         self, consumer: Consumer, queues: list[bytes], past_first: bool = False
     ) -> dict[bytes, tuple[int, bytes]]:
-        """Make a consumer hear queues; answers each one's position and epoch.
+        """Let a consumer hear queues; answers the position and the epoch of each.
 
         With `past_first`, what is broadcast is kept for it until it has read the past (delivery/replay.py).
         Raises Unavailable, and BadOption when it leases and a queue broadcasts.
@@ -86,9 +90,9 @@ class Delivery(Service):
         return {name: (self.queues[name].position, self.queues[name].epoch) for name in queues if name in self.queues}
 
     def leave(self, consumer: Consumer, failed: bool = True) -> None:
-        """A consumer went; what it did not get, or not acknowledge, goes to the next.
+        """A consumer left: what it did not get, or not acknowledge, goes to the next one.
 
-        Unless `failed` is false, the oldest unacknowledged one that it got counts as a failed try.
+        The oldest element that it got and did not acknowledge counts as a failed try, unless `failed` is false.
         """
         self.taps.leave(consumer)
         for name in self.queues_of.pop(consumer, ()):
@@ -96,7 +100,7 @@ class Delivery(Service):
                 self.queues[name].remove(consumer, failed)
 
     def let_go(self, subscription: Subscription) -> None:
-        """Nobody hears it any more."""
+        """Forget a subscription that nobody listens to any more."""
         if self.queues.get(subscription.name) is subscription:
             del self.queues[subscription.name]
             self.channels.close(subscription.name, self)
@@ -107,13 +111,13 @@ class Delivery(Service):
         return here is not None and here.consumers.roundrobin.leases(consumer, lease)
 
     def on_full(self, consumer: Consumer) -> None:
-        """Its socket takes no more: it is passed over."""
+        """A consumer's socket takes no more: the consumer is passed over."""
         for name in self.queues_of.get(consumer, ()):
             if name in self.queues:
                 self.queues[name].report_later()
 
     def on_drained(self, consumer: Consumer) -> None:
-        """Its socket takes again."""
+        """A consumer's socket takes again."""
         for name in self.queues_of.get(consumer, ()):
             if name in self.queues:
                 self.confirm_later(self.queues[name])
@@ -122,7 +126,7 @@ class Delivery(Service):
     # -- the links
 
     def on_link_up(self) -> None:
-        """A link to Redis came up: with both, everything is joined once a beat is answered."""
+        """A link to Redis came up. When both are up, every queue is joined once a beat is answered."""
         if not self.channels.connected:
             return
         self.channels.link_ups += 1
@@ -137,7 +141,7 @@ class Delivery(Service):
             self.clock.callLater(0.05, self._log_unheard, self.messages.why)
 
     def _log_unheard(self, why: str) -> None:
-        if self.core.connected:  # else that is told already, in the same words
+        if self.core.connected:  # else the log says so already, in the same words
             log.warn("Redis' messages are not heard: {why}; live consumers get what they miss a little later", why=why)
 
     def on_alive(self) -> None:
@@ -146,23 +150,23 @@ class Delivery(Service):
             return
         self.rejoining = False
         for subscription in list(self.queues.values()):
-            if subscription.wanted or subscription.joiners:  # who has left must be told, too
+            if subscription.wanted or subscription.joiners:  # Redis must also be told of consumers that have left
                 subscription.join()
         self.on_rejoining()
 
     def _on_beat_missed(self, error: BaseException) -> None:
-        """After the links were away nobody joins before a beat is answered."""
+        """A beat was not answered. After the links were away, nobody joins before one is."""
         for subscription in list(self.queues.values()):
             if self.rejoining and subscription.joiners:
                 subscription.refuse(error)
 
     def watch(self) -> None:
-        """Called every second: a message link that answers no PING for as long as a beat lasts is given up."""
+        """Cut a message link that answers no PING for as long as a beat lasts. Called every second."""
         if self.messages.link is not None:
             self._unanswered_pings += 1
             if self._unanswered_pings > self.presence.lasts:
                 self._unanswered_pings = 0
-                self.messages.cut("the subscription went deaf")
+                self.messages.cut("the message link answered no PING in time")
                 return
             self.messages.ask(b"*1\r\n$4\r\nPING\r\n", self._on_pong)
 
@@ -173,10 +177,10 @@ class Delivery(Service):
     # -- messages
 
     def on_message(self, channel: bytes, data: bytes) -> None:
-        """A message of Redis that the fence let through."""
+        """The fence let a message of Redis through."""
         message = Message(data)
         if message.kind in b"RWA" and not channel.endswith(b":" + self.presence.instance):
-            return  # to who this instance was before it was given up: what it had is others' now
+            return  # for an id that was given up: what it had is others' now
         name = queue_of(channel)
         if message.kind == b"W":
             self.on_wakeup(name, message.first)
@@ -184,11 +188,11 @@ class Delivery(Service):
             self.taps.on_message(name, message)
         elif name in self.queues:
             self.queues[name].on_message(message)
-        elif message.kind == b"R":  # dealt before the last one's leaving was told, and read after that was answered
+        elif message.kind == b"R":  # it was dealt before Redis knew that the last consumer left, and read after that
             self.give_back(name, message.epoch, message.numbers)
 
     def give_back(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
-        """Round-robin elements that nobody here takes go to others."""
+        """Give round-robin elements that nobody here takes to others."""
         for at in range(0, len(numbers), MERGED):
             some = numbers[at : at + MERGED]
             slot = self.core.instances.give_back(name, self.presence.instance, epoch, some)
@@ -201,14 +205,14 @@ class Delivery(Service):
             self.clock.callLater(RETRY_AFTER, self._give_back_again, name, epoch, numbers)
 
     def _give_back_again(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
-        """It may have been done, and some were dealt to this instance since: those stay."""
+        """Try again. The first try may have worked, and some may have been dealt to this instance since: those stay."""
         here = self.queues[name].unconfirmed if name in self.queues else set()
         self.give_back(name, epoch, [number for number in numbers if number not in here])
 
     # -- confirming
 
     def confirm_later(self, subscription: Subscription) -> None:
-        """Two turns later, when the sockets have been served."""
+        """Confirm two turns later, when the sockets have been served."""
         self._to_confirm.add(subscription)
         if not self._confirming:
             self._confirming = True

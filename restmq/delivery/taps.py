@@ -1,7 +1,7 @@
 """Taps: live streams that see what is added, and take nothing.
 
-Owns who taps which queue in this instance; knows neither HTTP nor what becomes of
-an element. A tap counts as no consumer. Read delivery/service.py next.
+Owns which stream taps which queue in this instance; knows neither HTTP nor what becomes of an element. A tap does not
+count as a consumer. Read delivery/service.py next.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from restmq.store.core import Core
 
 
 class Taps:
-    """queue -> taps."""
+    """Queue -> taps."""
 
     def __init__(self, core: Core, channels: Channels, presence: Presence) -> None:
         self.core, self.channels, self.presence = core, channels, presence
@@ -25,7 +25,7 @@ class Taps:
         self._closing = False
 
     async def join(self, consumer: Consumer, queues: list[bytes]) -> None:
-        """Show it every element that is added from now on. Raises Unavailable."""
+        """Show a consumer every element that is added from now on. Raises Unavailable."""
         if self._closing:
             raise Unavailable("this instance is ending; connect again")
         self.queues_of[consumer] = queues
@@ -41,7 +41,7 @@ class Taps:
             raise
 
     def leave(self, consumer: Consumer) -> None:
-        """It went; with a queue's last one nothing more is to be told here."""
+        """A tap left. When it was a queue's last one, this instance needs to hear no more adds."""
         for name in self.queues_of.pop(consumer, ()):
             taps = self._queues.get(name, [])
             if consumer in taps:
@@ -51,11 +51,11 @@ class Taps:
                 self.core.instances.tap(name, self.presence.instance, False).then(ignored)
 
     def on_links_lost(self) -> None:
-        """The links to Redis were away."""
+        """The links to Redis were away: end all taps."""
         self._end("Redis was away, so what was added meanwhile was not seen here; connect again")
 
     def close(self) -> None:
-        """The instance ends: there are no taps any more."""
+        """The instance ends, and with it all taps."""
         self._closing = True
         self._end("the server is ending")
 
@@ -64,7 +64,7 @@ class Taps:
             consumer.close(why)
 
     def on_message(self, queue: bytes, message: Message) -> None:
-        """Something was added."""
+        """Elements were added."""
         taps = list(self._queues.get(queue, ()))
         if taps:
             batch = Batch(queue, message.elements(queue), 0, message.epoch)

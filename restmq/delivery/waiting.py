@@ -1,8 +1,7 @@
-"""GETs that wait for an element: in line over all instances, woken, never polling.
+"""GETs that wait for an element: they stand in a line over all instances, and are woken. Nobody polls.
 
-Owns the line of each queue in this instance; knows neither HTTP nor sockets.
-Who finds nothing stands in the queue's list in Redis, which the same call
-did; an element that comes wakes the oldest, whose instance then takes for it.
+Owns the line of each queue in this instance; knows neither HTTP nor sockets. A GET that finds nothing is entered in the
+queue's list in Redis by the same call. When an element comes, the oldest one is woken, and its instance takes for it.
 Read delivery/message.py next.
 """
 
@@ -21,13 +20,13 @@ from restmq.runtime.future import Slot, drive, fault, nothing
 from restmq.store.core import Core
 from restmq.store.requests import Nack, Waiter
 
-KEPT = 10.0  # seconds a line without anybody in it keeps its subscription
+KEPT = 10.0  # seconds for which an empty line keeps its subscription
 
-_away = partial(fault, "telling who waits")  # when Redis is back everybody asks anew
+_away = partial(fault, "telling Redis who waits")  # when Redis is back, all ask again
 
 
 class Wait:
-    """One GET that waits; `elements` is what it gets, [] when its time is over."""
+    """One GET that waits. `elements` is its answer, [] when its time is over."""
 
     def __init__(self, line: _Line, most: int, lease_ms: int) -> None:
         self.line, self.most, self.lease_ms = line, most, lease_ms
@@ -37,14 +36,14 @@ class Wait:
         self.timer: Any = None
 
     def leave(self) -> None:
-        """The client has left, or may have: it is answered that nothing waits, and what comes for it now goes back."""
+        """The client has left, or may have. It is answered that nothing waits, and what comes for it now goes back."""
         self.client_left = True
         self.line.owner.end(self)
-        if self.asking:  # else it was answered just now; and who awaits an answer that never comes stays for ever
+        if self.asking:  # else it was answered just now. An answer that never comes would keep its waiter for ever
             self.resolve([])
 
     def stop_timer(self) -> None:
-        """Its time is of no meaning any more. A timer that rang would hold it, and be held by it."""
+        """Cancel its timer. A timer that has run would hold this object, and be held by it."""
         timer, self.timer = self.timer, None
         if timer is not None and timer.active():
             timer.cancel()
@@ -56,23 +55,23 @@ class Wait:
 
 
 class _Line:
-    """The waits of one queue, oldest first; those who are asking at this moment are not in it."""
+    """The GETs of one queue that wait, oldest first. Those that are asking at this moment are not in it."""
 
     def __init__(self, owner: Waiting, queue: bytes) -> None:
         self.owner, self.queue = owner, queue
         self.waits: deque[Wait] = deque()
         self.asking = 0
-        self.beginning = 0  # who looks whether there is a need to wait
+        self.beginning = 0  # how many look whether they need to wait at all
         self.ready = False
         self.opening: list[Slot[None]] = []
-        self.surplus = 0  # wake-ups that overtook the empty answer of whom they are for
-        self.stale = 0  # wake-ups still to come for those who have left
-        self.leaving = self.reporting = 0  # who has left and is to be told, or is being told
+        self.surplus = 0  # wake-ups that came before the empty answer of the GET that they are for
+        self.stale = 0  # wake-ups that are still to come for GETs whose clients have left
+        self.leaving = self.reporting = 0  # GETs that have left: to be reported, and being reported
         self.idle: Any = None
 
 
 class Waiting:
-    """queue -> who waits. Whoever enters is answered: by elements, by [] at the end of its time, or by an error."""
+    """Queue -> GETs that wait. Each is answered: with elements, with [] at the end of its time, or with an error."""
 
     def __init__(self, core: Core, channels: Channels, clock: IReactorTime) -> None:
         self.core, self.channels, self.clock = core, channels, clock
@@ -83,7 +82,7 @@ class Waiting:
         return sum(len(line.waits) + line.asking for line in self.lines.values())
 
     def enter(self, queue: bytes, most: int, seconds: float, lease_ms: int = 0) -> Wait:
-        """Wait for up to `most` elements, at least one, for so long; with `lease_ms` they are leased."""
+        """Wait for one to `most` elements, for so many seconds. With `lease_ms` they are leased."""
         line = self.lines.get(queue)
         if line is None:
             line = self.lines[queue] = _Line(self, queue)
@@ -105,7 +104,7 @@ class Waiting:
         self.end(wait)
 
     def end(self, wait: Wait) -> None:
-        """It waits no more. Who is asking at this moment is dealt with when the answer is here."""
+        """Let a GET wait no more. One that is asking at this moment is dealt with when its answer comes."""
         line = wait.line
         if wait in line.waits:
             line.waits.remove(wait)
@@ -124,12 +123,12 @@ class Waiting:
 
     async def _begin(self, wait: Wait) -> None:
         line = wait.line
-        if not line.ready or line.beginning:  # nobody overtakes those
+        if not line.ready or line.beginning:  # so that nobody overtakes those
             line.beginning += 1
             try:
-                elements = await self._take(wait, None)  # perhaps there is no need to wait
+                elements = await self._take(wait, None)  # perhaps it does not need to wait
             except Stopped:
-                elements = []  # who waits waits on
+                elements = []  # a GET waits while the flow is stopped
             finally:
                 line.beginning -= 1
             if elements or wait.timed_out or wait.client_left or self._closing:
@@ -139,7 +138,7 @@ class Waiting:
         await self._ask(wait, first=False)
 
     async def _open(self, line: _Line) -> None:
-        """Hear wake-ups before anybody may be woken."""
+        """Subscribe to wake-ups, before anybody may be woken."""
         while not line.ready:
             slot: Slot[None] = Slot()
             line.opening.append(slot)
@@ -153,7 +152,7 @@ class Waiting:
         return link_ups == self.channels.link_ups
 
     def _on_opened(self, line: _Line, ready: bool, error: BaseException | None = None) -> None:
-        """All who waited for it go on, in the order in which they came; the first hears of an error."""
+        """All that waited for this go on, in the order in which they came. An error goes to the first."""
         opening, line.opening = line.opening, []
         line.ready = ready
         if error is not None:
@@ -170,7 +169,7 @@ class Waiting:
                 self._unwait(line)
             await self._give(wait, elements)
             return
-        if link_ups != self.channels.link_ups:  # in the cut its place, or its wake-up, may have been lost
+        if link_ups != self.channels.link_ups:  # its place, or its wake-up, may be lost with the link
             await self._open(line)
             await self._ask(wait, True)
         elif line.surplus:
@@ -231,11 +230,11 @@ class Waiting:
             drive(self._ask(wait, True), nothing, partial(self._on_failed, wait))
 
     def _pass_on(self, queue: bytes, many: int) -> None:
-        """Nobody is here for it, though Redis thought so: whoever is next in line is to have it."""
+        """Nobody is here for a wake-up, though Redis thought so: it is for the next in line."""
         drive(self.core.unwait(queue, self.channels.presence.instance, many + 1000), nothing, _away)
 
     def _unwait(self, line: _Line) -> None:
-        """One less: told once a turn."""
+        """One GET less. Redis is told once a turn."""
         line.leaving += 1
         if line.leaving == 1:
             self.clock.callLater(0, self._report_leaving, line)
@@ -260,13 +259,13 @@ class Waiting:
     # -- coming and going
 
     def on_rejoining(self) -> None:
-        """Both links are there again: wake-ups may have been lost, so everybody asks anew, in order."""
+        """Both links are up again. Wake-ups may have been lost, so all ask again, in order."""
         for line in list(self.lines.values()):
             self._ask_all_again(line)
 
     def _ask_all_again(self, line: _Line) -> None:
         if not self.channels.connected:
-            return  # up() will come
+            return  # on_rejoining() will come
         line.ready, line.surplus, line.stale = False, 0, 0
         waits, line.waits = list(line.waits), deque()
         for wait in waits:
@@ -279,12 +278,12 @@ class Waiting:
         drive(self._rejoin(line, waits), nothing, failed)
 
     async def _rejoin(self, line: _Line, waits: list[Wait]) -> None:
-        try:  # also without anybody: that the last one left may not have been heard
+        try:  # also without anybody: Redis may not have heard that the last one left
             await self.core.unwait(line.queue, self.channels.presence.instance, len(waits) + 1000)
             if waits:
                 await self._open(line)
         except Error:
-            line.waits.extend([wait for wait in waits if not wait.client_left])  # cut again, or refused for now
+            line.waits.extend([wait for wait in waits if not wait.client_left])  # lost again, or refused for now
             for wait in waits:
                 self._set_asking(wait, False)
                 if wait.timed_out:
@@ -298,7 +297,7 @@ class Waiting:
             drive(self._ask(wait, False), nothing, partial(self._on_failed, wait))
 
     def _drop_when_idle(self, line: _Line) -> None:
-        """Keep a line's subscription a little while nobody stands in it."""
+        """Keep a line's subscription for a while when nobody stands in it."""
         if not line.waits and not line.asking and line.idle is None:
             line.idle = self.clock.callLater(KEPT, self._drop, line)
 

@@ -37,7 +37,7 @@ class Room:
         return self.held + size <= self.most or not self.held
 
     def enter(self, size: int, then: Callable[[], None]) -> Ticket | None:
-        """Take so many bytes. None: they are taken. Otherwise then() is called once they are, unless leave_line() is."""
+        """Take so many bytes. None: they are taken. Else then() is called once they are, unless leave_line() is."""
         self.used = True
         if not self.line and self.fits(size):
             self.held += size
