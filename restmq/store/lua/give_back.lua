@@ -1,6 +1,6 @@
--- Round-robin elements that an instance holds and cannot hand over go back.
--- instance, epoch, then numbers
--- Returns how many went back.
+-- Gives back round-robin elements that an instance holds and cannot hand over.
+-- Arguments: instance, epoch, then numbers.
+-- Returns how many were given back.
 verb('give_back', FREES, function(args)
   local instance, epoch = args[2], args[3]
   if not Q.packed then return 0 end
