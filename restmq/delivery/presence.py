@@ -84,8 +84,8 @@ class Presence:
 
     async def _beat(self) -> None:
         sent = self.now()
-        lives, dead = await self.core.instances.beat(self.instance, self.new, int(self.lasts * 1000))
-        if not lives:
+        alive, dead = await self.core.instances.beat(self.instance, self.new, int(self.lasts * 1000))
+        if not alive:
             log.warn("this instance was silent for too long, so the others took over; it joins again under a new id")
             self.on_given_up()
             return

@@ -19,8 +19,8 @@ from twisted.internet.abstract import FileDescriptor
 
 _PLAIN = (tcp.Server, tcp.Client, unix.Server, unix.Client)
 _RECORD = 16384 + 256  # bytes of a TLS record at the most (RFC 8446 section 5.2)
-# : A program for the kernel's packet filter (bpf(4) of the BSDs explains the words), ret #1: keep one byte of a packet.
-# : Linux always keeps the TCP header, so it reads acknowledgements and ignores what the peer sends.
+#: A program for the kernel's packet filter (bpf(4) of the BSDs explains the words), ret #1: keep one byte of a packet.
+#: Linux always keeps the TCP header, so it reads acknowledgements and ignores what the peer sends.
 _NO_DATA = array.array("B", struct.pack("HBBI", 0x06, 0, 0, 1))
 _MOST_READ = 64  # reads: a unix socket has no filter, and its peer may send for ever
 _SO_ATTACH_FILTER = 26  # socket(7); Python's socket module does not name it
@@ -174,6 +174,6 @@ def let_go(transport: Any) -> None:
     lower.loseConnection()
 
 
-# : The reactor has one thread, so one cork serves everything.
+#: The reactor has one thread, so one cork serves everything.
 cork = Cork()
 send = cork.write

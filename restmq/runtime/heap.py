@@ -17,5 +17,5 @@ def _trim() -> Callable[[int], int]:
         return lambda pad: 0
 
 
-# : malloc_trim(3): 40 us in an idle instance, some 50 ms for each GB that is free in small pieces.
+#: malloc_trim(3): 40 us in an idle instance, some 50 ms for each GB that is free in small pieces.
 trim = _trim()

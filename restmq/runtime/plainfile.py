@@ -12,7 +12,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-# : The most bytes of a file, unless the caller says another number.
+#: The most bytes of a file, unless the caller says another number.
 MOST = 1 << 20
 
 

@@ -65,7 +65,7 @@ function Keys.open(state)
   by_state[state], queues = K, queues + 1
 end
 function Keys.held(instance) return K.prefix..'way:'..instance end
-function Keys.brought_back(word) return K.prefix..'back:'..word end
+function Keys.brought_back(id) return K.prefix..'back:'..id end
 function Keys.broadcasts() return K.prefix..'c'..db end   -- a channel, as the next two
 function Keys.adds() return K.prefix..'t'..db end
 function Keys.instance_channel(instance) return K.prefix..'i'..db..':'..instance end
