@@ -101,7 +101,7 @@ def test_an_expired_instance_is_doomed_and_reaped(core: Core, link: Any) -> None
     link.zadd(ALIVE, {"dead": now(link) - 1, "well": now(link) + 2 * LASTS})
     link.sadd("restmq:{inst}:q:dead", "lost")
     live = (core.context, b"dead", b"1", b"0", b"1", b"0", b"", b"0", b"0", b"{}", b"e", b"0")
-    reactor.wait(core.set_policy, b"lost", "roundrobin")
+    reactor.wait(core.settings.set_policy, b"lost", "roundrobin")
     reactor.wait(core.turn.call, "listen", b"lost", *live)
     assert reactor.wait(core.inspection.stats, b"lost")["consumers"] == 1
     One(core).beat()

@@ -86,7 +86,7 @@ class Presence:
         sent = self.now()
         alive, dead = await self.core.instances.beat(self.instance, self.new, int(self.lasts * 1000))
         if not alive:
-            log.warn("this instance was silent for too long and was given up by the others; it joins again under a new id")
+            log.warn("this instance was silent for too long and was given up; it joins again under a new id")
             self.on_given_up()
             return
         self.new, self._answered = False, sent

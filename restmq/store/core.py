@@ -1,8 +1,9 @@
-"""Core: what producers, clients that pull, and administrators ask of a queue.
+"""Core: what producers and clients that pull ask of a queue.
 
 One method stands for one verb, one verb is one function in Redis, and all calls of a turn of the reactor share one
 round trip. Owns what a verb asks of its function and what the reply means; knows nothing of HTTP, nor that anybody
-listens. What is only looked at is in store/inspection.py, what instances tell of themselves in store/instances.py.
+listens. What holds for a queue is in store/settings.py, what only looks in store/inspection.py, what instances say of
+themselves in store/instances.py.
 Read lua/lib/keys.lua for the keyspace, delivery/presence.py next.
 """
 
@@ -19,7 +20,6 @@ from twisted.internet.interfaces import IReactorTime
 
 from restmq.model.element import Element, Lease
 from restmq.model.errors import Error, Full, LeaseLost
-from restmq.model.settings import DEFAULTS
 from restmq.runtime.answers import Answers
 from restmq.runtime.future import Slot, begun, pause
 from restmq.store import replies
@@ -31,11 +31,11 @@ from restmq.store.known import KnownQueues
 from restmq.store.library import context
 from restmq.store.pipeline import MERGED, Call, Turn, copy_of, refusal, unique_id
 from restmq.store.requests import Added, Nack, Waiter
-from restmq.store.timers import Timers
+from restmq.store.settings import QueueSettings
+from restmq.store.timers import CHECK_AFTER, Timers
 
 UNREAD_BYTES = 64 << 20  # bytes of answers that may be unread, unless restmq.conf says another number
 ANSWER_BYTES = 1 << 20  # bytes of values in one answer
-CHECK_AFTER = 1000  # ms after which a queue is swept when only a reply, which may be lost, tells what is due in it
 RETRY_FOR, RETRY_EVERY = 60.0, 0.3  # seconds for which what must not be lost is asked again, and between two tries
 
 
@@ -63,6 +63,7 @@ class Core:
         self.known = KnownQueues(self.turn, self.context, self.timers, self.greeting, idle_ttl)
         self._note_number = self.known.note_number
         self.instances = Instances(self.turn, self.context, self.timers, self.time, self.greeting)
+        self.settings = QueueSettings(self.turn, self.context, self.timers, self.known)
         self.inspection = Inspection(self.turn, self.context, self.call_when_room)
         redis.on_link_up = self._on_link_up
 
@@ -437,50 +438,6 @@ class Core:
             deleted += some
             if some < 500:
                 return deleted
-
-    # -- settings, policy, flow
-
-    async def policy(self, queue: bytes) -> str:
-        """How the queue's elements are given to live consumers: broadcast or roundrobin."""
-        return replies.policy(await self._call("look", queue, self.context))
-
-    async def set_policy(self, queue: bytes, policy: str) -> None:
-        """Set the policy for every element that is added from now on."""
-        await self.set(queue, {"policy": policy})
-
-    async def set(self, queue: bytes, settings: Mapping[str, str]) -> None:
-        """Change settings (model/settings.py has their names); "" takes one back to what restmq.conf says."""
-        self.known.register(queue)
-        words = [text.encode() for pair in settings.items() for text in pair]
-        if settings.get("idle_ttl"):
-            self.timers.schedule(queue, CHECK_AFTER)  # as in _nack()
-        due_in, *own = await self._call("set", queue, self.context, unique_id(), *words)
-        if due_in >= 0:
-            self.timers.schedule(queue, due_in)
-        self.known.note_settings(queue, replies.settings_in(own))
-
-    async def settings(self, queue: bytes) -> dict[str, str]:
-        """The queue's own settings, where they differ from restmq.conf: name -> text (HMGET)."""
-        names = [name.encode() for name in DEFAULTS]
-        texts = await self.redis.call(b"HMGET", b"restmq:{%b}:a" % queue, *names)
-        return {name.decode(): text.decode() for name, text in zip(names, texts) if text is not None}
-
-    async def status(self, queue: bytes) -> int:
-        """1 while elements flow to live consumers, 0 while that flow is stopped."""
-        return replies.status(await self._call("look", queue, self.context))
-
-    async def set_status(self, queue: bytes, started: bool, scopes: Sequence[str] = ("live",), ms: int = 0) -> None:
-        """Start or stop flows: live, pull, add. A stop ends by itself after `ms`, 0 for never."""
-        self.known.register(queue)
-        if ms:
-            self.timers.schedule(queue, ms)
-        words = [scope.encode() for scope in scopes]
-        await self._call("flow", queue, self.context, b"0" if started else b"1", b"%d" % ms, *words)
-
-    async def stops(self, queue: bytes) -> dict[str, float | None]:
-        """Which flows are stopped, and for how many seconds more; None until somebody starts it."""
-        stops = await self._call("stops", queue, self.context)
-        return {scope.decode(): left / 1000 if left >= 0 else None for scope, left in zip(stops[::2], stops[1::2])}
 
     # -- the end of what is due, and of this instance
 

@@ -22,6 +22,7 @@ CLAIMS = 20  # queues that are claimed at a time
 WORDS = 400  # words in one call
 LATE = 0.004  # seconds after the time: Redis' clock counts whole ms
 SWEEP_AGAIN = 0.02  # seconds until a queue that is being swept is swept once more
+CHECK_AFTER = 1000  # ms after which a queue is swept when only a reply, which may be lost, tells what is due in it
 LEASES_HELD = 5.0  # seconds after Redis was away in which no lease ends: nobody could acknowledge
 
 _failed = partial(fault, "ending what is due")  # the claim ends by itself, and another instance sweeps
