@@ -80,7 +80,7 @@ class Broadcast:
                 offer(consumer, mine)
             if place.kept is None and (witness.consumer is None or (witness.consumer.full and not consumer.full)):
                 witness = _Witness(batch.first - 1, batch.last, consumer, consumer.written, mine, start)
-        if self._all:  # while all of them read history, this is nowhere but there
+        if self._all:  # while all consumers read history, they find it there
             self._witness(witness)
         return behind
 
@@ -101,7 +101,7 @@ class Broadcast:
             place.ahead = 0
         return batch.beyond(ahead)
 
-    # -- consumers that get the past first
+    # -- consumers that read history first
 
     @property
     def current(self) -> list[Consumer]:

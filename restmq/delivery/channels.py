@@ -44,11 +44,11 @@ class Channels:
         owners = self._owners.setdefault(queue, {})
         before, owners[owner] = owners.get(owner, ()), channels
         for channel in set(before).difference(channels):  # those of the id before it was given up
-            self.messages.call(b"UNSUBSCRIBE", channel).then(ignored)
+            self.messages.unsubscribe(channel).then(ignored)
         await self.core.instances.note(self.presence.instance, queue)
         for channel in channels:
             if owner in self._owners.get(queue, ()):
-                await self.messages.call(b"SUBSCRIBE", channel)
+                await self.messages.subscribe(channel)
 
     def close(self, queue: bytes, owner: object) -> None:
         """Stop hearing a queue's channels for this owner."""
@@ -62,6 +62,6 @@ class Channels:
             drive(self._unsubscribe(queue, sorted(channels)), nothing, _failed)
 
     async def _unsubscribe(self, queue: bytes, channels: list[bytes]) -> None:
-        await self.messages.call(b"UNSUBSCRIBE", *channels)
+        await self.messages.unsubscribe(*channels)
         if queue not in self._owners:
             await self.core.instances.unnote(self.presence.instance, queue)

@@ -90,6 +90,6 @@ class Joining:
         queue = self._queue
         strays = await self._instances.held_by(queue.name, self._instance)
         if strays:  # some may have been dealt just now: after a PING their messages are here
-            await self._owner.messages.call(b"PING")
+            await self._owner.messages.ping()
         self._check()
         self._owner.give_back(queue.name, queue.epoch, sorted(strays - queue.unconfirmed - queue.dealt))

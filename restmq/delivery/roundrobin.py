@@ -41,7 +41,7 @@ class RoundRobin:
         self._pointer = 0
         self._ahead_most = AHEAD  # how many elements may be on their way to one consumer
 
-    # -- who takes
+    # -- which consumers take
 
     def takes(self, consumer: Consumer) -> bool:
         """Whether a consumer would take an element now."""

@@ -60,7 +60,7 @@ class Delivery(Service):
         core.on_link_up = self.on_link_up
         presence.on_beat_missed = self._on_beat_missed
 
-    # -- who listens
+    # -- consumers
 
     async def join(
         self, consumer: Consumer, queues: list[bytes], past_first: bool = False
@@ -162,13 +162,13 @@ class Delivery(Service):
 
     def watch(self) -> None:
         """Cut a message link that answers no PING for as long as a beat lasts. Called every second."""
-        if self.messages.link is not None:
+        if self.messages.connected:
             self._unanswered_pings += 1
             if self._unanswered_pings > self.presence.lasts:
                 self._unanswered_pings = 0
                 self.messages.cut("the message link answered no PING in time")
                 return
-            self.messages.ask(b"*1\r\n$4\r\nPING\r\n", self._on_pong)
+            self.messages.ask_ping(self._on_pong)
 
     def _on_pong(self, reply: Any, error: BaseException | None) -> None:
         if error is None:

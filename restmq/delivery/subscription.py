@@ -117,7 +117,7 @@ class Subscription:
     async def hear_policy(self) -> None:
         """Wait for a change of the policy that may be on its way: after a PING its message is here."""
         if self.joined and self.policy == b"broadcast":
-            await self.owner.messages.call(b"PING")
+            await self.owner.messages.ping()
 
     async def admit(self) -> None:
         """Wait until the queue is joined. Raises Unavailable."""

@@ -46,6 +46,9 @@ def encode(parts: Sequence[bytes]) -> bytes:
     return b"".join(out)
 
 
+_PING = encode([b"PING"])
+
+
 def error_of(text: str) -> BaseException:
     """An error reply of Redis as one of our errors. Its first word is Redis' own name for it."""
     word = text.partition(" ")[0]
@@ -301,6 +304,22 @@ class Redis(txredisapi.RedisFactory):  # type: ignore[misc]
             parts = (parts[0], *parts[-1:]) if len(parts) > 1 else parts
         self.ask(encode(parts), done)
         return slot
+
+    def ping(self) -> Slot[Reply]:
+        """Wait for the reply to a PING: then everything that Redis sent before it is here."""
+        return self.call(b"PING")
+
+    def ask_ping(self, done: Done) -> None:
+        """Ask PING; done gets any reply, or Unavailable."""
+        self.ask(_PING, done)
+
+    def subscribe(self, channel: bytes) -> Slot[Reply]:
+        """Hear a channel (SUBSCRIBE)."""
+        return self.call(b"SUBSCRIBE", channel)
+
+    def unsubscribe(self, *channels: bytes) -> Slot[Reply]:
+        """Hear these channels no more (UNSUBSCRIBE)."""
+        return self.call(b"UNSUBSCRIBE", *channels)
 
     async def scan(self, command: bytes, key: bytes) -> list[bytes]:
         """Read all of a set or a hash, in steps of a few hundred entries (SSCAN, HSCAN)."""

@@ -93,7 +93,7 @@ class Core:
 
     async def ping(self) -> None:
         """Wait until Redis answers a PING."""
-        await self.redis.call(b"PING")
+        await self.redis.ping()
 
     async def ready(self) -> list[str]:
         """What keeps Redis from serving well, in sentences."""
