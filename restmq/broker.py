@@ -23,7 +23,7 @@ from restmq.api.frontend import Frontend
 from restmq.api.rates import Rates
 from restmq.api.services import Services
 from restmq.config import Config, access
-from restmq.delivery.channels import Inbox
+from restmq.delivery.channels import Channels
 from restmq.delivery.presence import Presence
 from restmq.delivery.service import Delivery
 from restmq.delivery.waiting import Waiting
@@ -70,13 +70,13 @@ class Broker(Service):
             "deadline": config.deadline,
         }
         self.redis = Redis(config.redis, reactor, **link)
-        self.messages = Redis(config.redis, reactor, heard=lambda channel, data: None, **link)
+        self.messages = Redis(config.redis, reactor, on_message=lambda channel, data: None, **link)
         self.core = Core(self.redis, reactor, config.queues)
         self.presence = Presence(self.core, reactor, lasts=config.silence)
-        self.inbox = Inbox(self.core, self.messages, self.presence)
-        self.delivery = Delivery(self.core, self.messages, self.presence, self.inbox, reactor)
-        self.waiting = Waiting(self.core, self.inbox, reactor)
-        self.delivery.woken, self.delivery.up = self.waiting.woken, self.waiting.up
+        self.channels = Channels(self.core, self.messages, self.presence)
+        self.delivery = Delivery(self.core, self.messages, self.presence, self.channels, reactor)
+        self.waiting = Waiting(self.core, self.channels, reactor)
+        self.delivery.on_wakeup, self.delivery.on_rejoining = self.waiting.on_wakeup, self.waiting.on_rejoining
         self.acl = access(config, Guesses(reactor))
         where = config.access_log
         self.access_file = ToFile(where, FILE_SIZE, FILES) if isinstance(where, Path) else None
@@ -90,7 +90,7 @@ class Broker(Service):
         watches = (self.redis.watch, self.messages.watch, self.delivery.watch, readiness.tick)
         for each in (*watches, self.acl.reload_if_changed):
             self.wheel.each(each)
-        self.core.greeting.refused = self._refuse
+        self.core.greeting.on_unsuitable = self._refuse
         self._reactor = reactor
         self._ending = False
 

@@ -18,7 +18,7 @@ from restmq.model.errors import BadOption, BadRequest, TooLarge
 from restmq.model.options import MOST
 from restmq.model.suggest import hint
 from restmq.runtime.future import begun
-from restmq.store.core import Nack
+from restmq.store.requests import Nack
 
 NACK = ("lease", "delay", "at", "error", "dead")
 EXAMPLE = '{"ack": ["1.1@EPOCH"], "nack": [{"lease": "2.1@EPOCH", "delay": 30, "error": "why"}]}'

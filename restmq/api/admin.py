@@ -32,7 +32,7 @@ class Policy(BrokerHandler):
         """The policy of a queue."""
         queue = name(raw)
         self.options({})
-        return self.json({"queue": queue.decode("utf-8"), "value": await self.services.core.policy(queue)})
+        return self.json({"queue": queue.decode("utf-8"), "value": await self.services.core.settings.policy(queue)})
 
     async def post(self, raw: bytes) -> bytes:
         """Set it."""
@@ -41,7 +41,7 @@ class Policy(BrokerHandler):
         policy = self.field(b"policy")
         if policy not in (b"broadcast", b"roundrobin"):
             raise BadOption("policy is broadcast or roundrobin; send it as a form field: -d policy=roundrobin")
-        await self.services.core.set_policy(queue, policy.decode())
+        await self.services.core.settings.set_policy(queue, policy.decode())
         self.did("set the policy of {queue} to {policy}", queue=queue.decode("utf-8"), policy=policy.decode())
         return b"OK\r\n"
 
@@ -83,7 +83,7 @@ class Control(BrokerHandler):
         queue = name(raw)
         self.options({})
         core = self.services.core
-        status, stops = await together([core.status(queue), core.stops(queue)])
+        status, stops = await together([core.settings.status(queue), core.settings.stops(queue)])
         return self.json(
             {"queue": queue.decode("utf-8"), "status": _flow(queue, status, stops), "redis": core.redis_name}
         )
@@ -100,18 +100,18 @@ class Control(BrokerHandler):
             raise BadOption("`for` goes with status=stop: a flow that was started goes on until it is stopped")
         self.jsonp(b"")
         if started:  # all that is stopped: starting what was never stopped would cost the queue its fast path
-            there = await core.stops(queue)
+            there = await core.settings.stops(queue)
             scopes = asked.get("what", SCOPES)
             changed = [scope for scope in scopes if scope in there or scope == "live"]
         else:
             changed = scopes = asked.get("what", ("live",))
         if changed:
-            await core.set_status(queue, started, changed, asked.get("for", 0))
+            await core.settings.set_status(queue, started, changed, asked.get("for", 0))
         told = f" ({','.join(scopes)})" if asked else ""
         self.did("{done} the flow of {queue}{told}", done=DONE[started], queue=queue.decode("utf-8"), told=told)
         shown: dict[str, object] = {"queue": queue.decode("utf-8"), "status": int(started)}
         if asked:
-            live, stops = await together([core.status(queue), core.stops(queue)])
+            live, stops = await together([core.settings.status(queue), core.settings.stops(queue)])
             shown = {**shown, "status": live, "stops": stops}
         return self.json({"stat": shown})
 
@@ -124,8 +124,8 @@ class Controls(BrokerHandler):
     async def get(self) -> Answer:
         """The flow of all queues."""
         names, core = await named(self), self.services.core
-        statuses = await together([core.status(queue) for queue in names])
-        stops = await together([core.stops(queue) for queue in names])
+        statuses = await together([core.settings.status(queue) for queue in names])
+        stops = await together([core.settings.stops(queue) for queue in names])
         queues = {queue.decode("utf-8"): _flow(queue, *told) for queue, *told in zip(names, statuses, stops)}
         return self.json({"count": len(queues), "queues": queues, "redis": core.redis_name})
 
@@ -149,7 +149,7 @@ class Settings(BrokerHandler):
         if not changed:
             raise BadOption(f"there is nothing to set; known are {', '.join(SETTINGS)}")
         self.jsonp(b"")
-        await self.services.core.set(queue, changed)
+        await self.services.core.settings.set(queue, changed)
         told = ", ".join(
             f"{word} to {SETTINGS[word].show(text) if text else 'its default'}" for word, text in changed.items()
         )
@@ -170,7 +170,7 @@ class Settings(BrokerHandler):
 
     async def _shown(self, queue: bytes) -> Answer:
         core = self.services.core
-        told, policy = await together([core.settings(queue), core.policy(queue)])
+        told, policy = await together([core.settings.own(queue), core.settings.policy(queue)])
         shown = settings.shown(told, {**self.services.config.queues, "policy": policy})
         own = [word for word in shown if word in told]
         return self.json({"queue": queue.decode("utf-8"), "settings": shown, "own": own})

@@ -15,8 +15,8 @@ from restmq.http.handler import JSON, Answer, name
 from restmq.model import options
 from restmq.model.element import Lease, number, parse_lease
 from restmq.model.errors import BadKey, BadOption, LeaseLost, NotFound
-from restmq.store.core import Nack
 from restmq.store.replies import shown
+from restmq.store.requests import Nack
 
 TOUCH: dict[str, Callable[[str], Any]] = {
     "lease": options.release,
@@ -64,7 +64,7 @@ async def touch(core: Any, queue: bytes, wanted: int, lease: Lease | None, asked
         if longer is None:
             raise NotFound(_GONE)
         return longer
-    if not await core.giveback(queue, wanted, lease, given_back(lease or Lease(wanted, 0, b""), asked)):
+    if not await core.give_back(queue, wanted, lease, given_back(lease or Lease(wanted, 0, b""), asked)):
         raise NotFound(_GONE)
     return None
 
@@ -101,7 +101,7 @@ class One(BrokerHandler):
         queue, wanted = name(raw), number(digits)
         self.options({})
         self.jsonp(b"")
-        found = await self.services.core.look(queue, wanted)
+        found = await self.services.core.inspection.look(queue, wanted)
         if found is None:
             raise NotFound(_GONE)
         return self.json({"queue": queue.decode("utf-8"), **shown(found)})

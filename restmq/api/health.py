@@ -24,6 +24,6 @@ class Ready(BrokerHandler):
     async def get(self) -> Answer:
         """200 when it does, with what is not well; 503 when it does not."""
         reasons = await self.services.readiness.ask()
-        if not self.services.delivery.inbox.connected:
+        if not self.services.delivery.channels.connected:
             raise Unavailable("Redis answers, but the connection over which live elements come is not there yet")
         return Answer(b"".join(b"%b\r\n" % line.encode() for line in ["OK", *reasons]))

@@ -73,7 +73,7 @@ class Metrics(BrokerHandler):
         families = [*self.process.collect(), *self._instance()]
         began = time.monotonic()
         try:
-            await self.services.core.redis.call(b"PING")
+            await self.services.core.ping()
             spent = time.monotonic() - began
             families.append(_gauge("redis_ping_seconds", "How long Redis took to answer a PING", spent))
             families += await self._queues(asked)
@@ -105,7 +105,9 @@ class Metrics(BrokerHandler):
         yield _gauge("connections", "Open connections to this instance", len(server.connections))
         yield _gauge("waiting_gets", "GETs of this instance that wait for an element", len(services.waiting))
         live = GaugeMetricFamily("restmq_live_consumers", "Live consumers of this instance", labels=("transport",))
-        transports = Counter(one.section.partition(":")[0] for one in services.delivery.of if isinstance(one, Live))
+        transports = Counter(
+            one.section.partition(":")[0] for one in services.delivery.queues_of if isinstance(one, Live)
+        )
         for transport in ("comet", "sse", "websocket"):
             live.add_metric((transport,), transports[transport])
         yield live
@@ -114,11 +116,11 @@ class Metrics(BrokerHandler):
         behind = sum(queue.consumers.broadcast.behind for queue in queues)
         yield _gauge("live_behind", "Live consumers that read a queue's history, for each of their queues", behind)
         links = GaugeMetricFamily("restmq_redis_link_up", "1 while this link to Redis is usable", labels=("link",))
-        waiting = 0
-        for name, redis in (("commands", services.core.redis), ("messages", services.delivery.messages)):
-            links.add_metric((name,), int(redis.link is not None))
-            waiting += len(redis.link.asked) if redis.link is not None else 0
+        core, messages = services.core, services.delivery.messages
+        for name, connected in (("commands", core.connected), ("messages", messages.connected)):
+            links.add_metric((name,), int(connected))
         yield links
+        waiting = core.unanswered + messages.unanswered
         yield _gauge("redis_unanswered", "Commands that Redis has not answered yet", waiting)
         yield from self._room()
 
@@ -141,8 +143,8 @@ class Metrics(BrokerHandler):
     async def _queues(self, asked: dict[str, Any]) -> list[Metric]:
         core, wanted = self.services.core, asked.get("max", NAMED)
         after, match = (asked.get(word, "").encode("utf-8") for word in ("after", "match"))
-        names = await core.queues(after, match, wanted + 1)
-        told = await together([core.stats(queue) for queue in names[:wanted]])
+        names = await core.inspection.queues(after, match, wanted + 1)
+        told = await together([core.inspection.stats(queue) for queue in names[:wanted]])
         more = len(names) > wanted
         families: list[Metric] = [_gauge("queues_left_off", "1 when there are more queues than are shown", more)]
         for kinds, made in ((GAUGES, GaugeMetricFamily), (COUNTERS, CounterMetricFamily)):

@@ -36,7 +36,7 @@ class Listing(BrokerHandler):
     async def get(self) -> Answer:
         """The queues, each with a link that consumes nothing."""
         after = next((value for word, value in self.request.query if word == b"after"), b"")
-        found = await self.services.core.queues(after, b"", NAMED)
+        found = await self.services.core.inspection.queues(after, b"", NAMED)
         names = [queue.decode("utf-8") for queue in found]
         queues = [(word, quote(word, safe="")) for word in names]
         following = queues[-1][1] if len(queues) == NAMED else ""
@@ -52,8 +52,10 @@ class Jobs(BrokerHandler):
     async def get(self, raw: bytes) -> Answer:
         """The newest ten elements, untouched."""
         queue = name(raw)
-        stats = await self.services.core.stats(queue)
-        newest = [(e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.services.core.newest(queue)]
+        stats = await self.services.core.inspection.stats(queue)
+        newest = [
+            (e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.services.core.inspection.newest(queue)
+        ]
         word = queue.decode("utf-8")
         path = quote(word, safe="")
         return self.services.frontend.page(self.request, "jobs.html", queue=word, path=path, stats=stats, newest=newest)

@@ -16,7 +16,7 @@ from restmq.http.handler import Answer
 from restmq.model import options
 from restmq.model.element import Element, Lease
 from restmq.runtime.future import drive, fault, nothing
-from restmq.store.core import Nack
+from restmq.store.requests import Nack
 
 HAND_OUT = {"wait": options.wait, "max": options.most, "lease": options.lease}
 

@@ -108,7 +108,7 @@ class Queue(BrokerHandler):
         """The lengths, as headers."""
         queue = name(raw)
         self.options({})
-        books = await self.services.core.ledger(queue)
+        books = await self.services.core.inspection.ledger(queue)
         lengths = ((b"Waiting", "waiting"), (b"Delayed", "delayed"), (b"Leased", "leased"))
         return Answer(b"", 200, JSON, tuple((b"RestMQ-" + word, b"%d" % books[state]) for word, state in lengths))
 

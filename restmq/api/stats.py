@@ -18,7 +18,7 @@ from restmq.http.handler import Answer, name
 from restmq.model.element import parse_key
 from restmq.model.errors import BadOption, Gone
 from restmq.runtime.future import deferred
-from restmq.store.core import LIMIT
+from restmq.store.core import ANSWER_BYTES
 from restmq.store.replies import Peeked, shown
 
 LOOK = "rest:consumer"
@@ -40,7 +40,7 @@ def most(text: str) -> int:
 async def named(handler: BrokerHandler, more: int = 0) -> list[bytes]:
     """The queues a listing asks for (after=, match=, max=), and `more` than that if there are. Raises BadOption."""
     asked = handler.options({"after": str, "match": str, "max": most})
-    found: list[bytes] = await handler.services.core.queues(
+    found: list[bytes] = await handler.services.core.inspection.queues(
         asked.get("after", "").encode("utf-8"), asked.get("match", "").encode("utf-8"), asked.get("max", NAMED) + more
     )
     return found
@@ -65,7 +65,7 @@ class Stats(BrokerHandler):
         """The numbers of one queue."""
         queue = name(raw)
         self.options({})
-        stats = await self.services.core.stats(queue)
+        stats = await self.services.core.inspection.stats(queue)
         rates = self.services.rates.of(stats)
         first = {"queue": queue.decode("utf-8"), "redis": self.services.core.redis_name, "len": stats.pop("len")}
         return self.json({**first, **stats, **rates}, b"")
@@ -78,7 +78,7 @@ class AllStats(BrokerHandler):
 
     async def get(self) -> Answer:
         """The numbers of all queues."""
-        stats = await together([self.services.core.stats(queue) for queue in await named(self)])
+        stats = await together([self.services.core.inspection.stats(queue) for queue in await named(self)])
         queues = {one["name"]: {**one, **self.services.rates.of(one)} for one in stats}
         return self.json({"count": len(queues), "queues": queues, "redis": self.services.core.redis_name}, b"")
 
@@ -92,7 +92,7 @@ class Ledger(BrokerHandler):
         """The queue's books."""
         queue = name(raw)
         self.options({})
-        return self.json({"queue": queue.decode("utf-8"), **await self.services.core.ledger(queue)})
+        return self.json({"queue": queue.decode("utf-8"), **await self.services.core.inspection.ledger(queue)})
 
 
 async def look(handler: BrokerHandler, queue: bytes, state: str, after: int, wanted: int) -> Answer:
@@ -115,18 +115,18 @@ async def _collect(core: Any, queue: bytes, state: str, after: int, wanted: int)
     if state == "history":  # bounded by history_bytes; an element's place in a long one has to be searched for
         ask = wanted + 1
     while len(held) <= wanted:
-        some = await core.peek(queue, state, at, min(ask, wanted + 1 - len(held)))
+        some = await core.inspection.peek(queue, state, at, min(ask, wanted + 1 - len(held)))
         if not some:
             if some is None and not held:
                 raise _gone(queue, state, after)
             return held, some is None  # None: the last went while we looked; `next` will tell so
         for one in some:
             size += len(one.value)
-            if held and size > LIMIT:
+            if held and size > ANSWER_BYTES:
                 return held, True
             held.append(one)
         at = held[-1].number
-        ask = max(1, min(NAMED, (LIMIT - size) // (1 + max(len(one.value) for one in some))))
+        ask = max(1, min(NAMED, (ANSWER_BYTES - size) // (1 + max(len(one.value) for one in some))))
     return held[:wanted], True
 
 

@@ -1,4 +1,4 @@
-"""Elements that came together, what a live consumer is to those who give them to it, and what it has of a queue.
+"""A batch of elements, a live consumer as delivery sees it, and what one consumer has of a queue.
 
 Knows no socket, no Redis and no policy. Read delivery/consumers.py next.
 """
@@ -13,7 +13,7 @@ from restmq.model.element import Element
 
 
 class Batch:
-    """Elements of one queue that came together; `first` is the first one's position, 0 for round-robin."""
+    """Elements of one queue that came together. `first` is the position of the first one, 0 for round-robin."""
 
     __slots__ = ("elements", "epoch", "first", "frames", "queue")
 
@@ -28,11 +28,11 @@ class Batch:
 
     @property
     def last(self) -> int:
-        """The last one's position."""
+        """The position of the last element."""
         return self.first + len(self.elements) - 1
 
     def beyond(self, position: int) -> Batch | None:
-        """What of it comes after a position; None when nothing does."""
+        """The part that comes after a position; None when there is none."""
         skip = position + 1 - self.first
         if skip <= 0:
             return self
@@ -42,10 +42,11 @@ class Batch:
 
 
 class Consumer(Protocol):
-    """One live connection. `written` counts all bytes, `unsent` those not yet in the kernel.
+    """One live connection.
 
-    `lease` is 0, or the ms for which it has an element until it is acknowledged, and
-    `prefetch` how many of a queue at a time.
+    `written` counts all bytes, `unsent` those that the kernel does not have yet. `full` is true while its socket takes
+    no more. `lease` is the ms for which it has an element until it acknowledges it, 0 when it does not lease;
+    `prefetch` is how many elements of a queue it leases at a time. Consumers with equal `framing` get the same bytes.
     """
 
     framing: Hashable
@@ -61,31 +62,34 @@ class Consumer(Protocol):
     def overfull(self) -> bool:
         """Whether more waits for its socket than its buffer may hold."""
 
-    def fell_behind(self, queue: bytes, position: int, epoch: bytes) -> None:
-        """It is given no more of what comes: what was broadcast after this position it reads from history."""
+    def on_fell_behind(self, queue: bytes, position: int, epoch: bytes) -> None:
+        """From now on it reads from history what was broadcast after this position, and is given nothing new."""
 
     def frame(self, batch: Batch) -> bytes:
-        """The bytes of a batch; asked once for all consumers of equal framing."""
+        """The bytes of a batch. Asked once for all consumers of equal framing."""
 
     def deliver(self, data: bytes, queue: bytes, batch: Batch) -> None:
         """Write framed bytes. Never raises."""
 
-    def missed(self, queue: bytes, first: int, last: int) -> None:
-        """These positions will never come: tell."""
+    def on_missed(self, queue: bytes, first: int, last: int) -> None:
+        """Positions `first` to `last` will never come: tell the client."""
 
-    def renewed(self, queue: bytes, epoch: bytes, position: int, behind: bool = False) -> None:
-        """The queue has begun another life, and goes on from this position in it. `behind`: it was reading the past."""
+    def on_new_epoch(self, queue: bytes, epoch: bytes, position: int, behind: bool = False) -> None:
+        """The queue has a new epoch, and goes on from this position in it. `behind`: it was reading history."""
 
     def close(self, why: str) -> None:
         """End the connection cleanly."""
 
 
 class Place:
-    """What one consumer has of a queue. `since` is the position after which it gets everything.
+    """What one consumer has of a queue.
 
-    `kept` is what came while it gets the past, None when it gets what comes. `ahead` is the position up to which it has
-    what was not heard here yet, 0 for none. `held` are round-robin elements on their way to it: where its stream ends
-    with them, the element, where its share began. `leased` are those that it leases, by their numbers, oldest first.
+    - `since`: it gets everything after this position.
+    - `kept`: what came while it reads history; None when it gets what comes.
+    - `ahead`: it has everything up to this position, which was not all heard here yet; 0 for none.
+    - `held`: round-robin elements on their way to it, as (end, element, start): the bytes of the share that the element
+      came with go from start to end of the consumer's stream.
+    - `leased`: elements that it leases, by number, oldest first.
     """
 
     __slots__ = ("ahead", "held", "kept", "leased", "since")
@@ -98,7 +102,7 @@ class Place:
 
 
 def offer(consumer: Consumer, batch: Batch) -> None:
-    """Give a batch to a consumer, framed once for all that want it alike."""
+    """Give a batch to a consumer. It is framed once for all that want the same form."""
     data = batch.frames.get(consumer.framing)
     if data is None:
         data = batch.frames[consumer.framing] = consumer.frame(batch)

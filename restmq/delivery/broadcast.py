@@ -1,7 +1,7 @@
 """Broadcast: every consumer of a queue gets every element, in one order, each at its own pace.
 
-Owns who gets what comes and who still reads the past, and which consumer shows by its socket that a broadcast is out.
-Knows no socket, no Redis and no reactor. Read delivery/roundrobin.py next, and docs/decisions/pace.md for why.
+Owns which consumer gets what comes and which still reads history, and by which consumer's socket a broadcast counts as
+taken. Knows no socket, no Redis and no reactor. Read delivery/roundrobin.py next, and docs/decisions/pace.md for why.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from restmq.delivery.batch import Batch, Consumer, Place, flushed, offer
 
 
 class _Witness(NamedTuple):
-    """Who shows by its socket that broadcasts up to a position are out: when it took its bytes up to `mark`.
+    """The consumer whose socket shows that broadcasts up to a position were taken.
 
-    Nobody yet: `who` is None. `batch` is what it was given, from `start` on. Who has all that came after
-    `after` may take its place.
+    They were taken when its socket has taken the bytes of its stream up to `end`. While `consumer` is None, nobody
+    shows it yet. `batch` is what the consumer was given, from byte `start` on. Any consumer that has everything after
+    position `after` may become the witness.
     """
 
     after: int
     position: int
-    who: Consumer | None = None
-    mark: int = 0
+    consumer: Consumer | None = None
+    end: int = 0
     batch: Batch | None = None
     start: int = 0
 
     def partly(self) -> int:
-        """The position of the last element whose bytes its socket took wholly; 0 for none."""
-        if self.who is None or self.batch is None:
+        """The position of the last element that its socket took wholly; 0 for none."""
+        if self.consumer is None or self.batch is None:
             return 0
-        batch, out = self.batch, flushed(self.who) - self.start
+        batch, out = self.batch, flushed(self.consumer) - self.start
         parts = [Batch(batch.queue, [one], batch.first + at, batch.epoch) for at, one in enumerate(batch.elements)]
-        sizes = [len(self.who.frame(part)) for part in parts]
-        if sum(sizes) != len(batch.frames.get(self.who.framing, b"")):
-            return 0  # its ids have other queues' positions in them, which have grown since
-        size = self.mark - self.start - sum(sizes)  # of the transport's framing, which stands in front
+        sizes = [len(self.consumer.frame(part)) for part in parts]
+        if sum(sizes) != len(batch.frames.get(self.consumer.framing, b"")):
+            return 0  # its ids have positions of other queues in them, which have grown since
+        size = self.end - self.start - sum(sizes)  # the transport's framing, which stands in front
         position = 0
         for part, length in zip(parts, sizes):
             size += length
@@ -56,40 +57,41 @@ class Broadcast:
 
     # -- handing over
 
-    def everyone(self, batch: Batch) -> list[tuple[Consumer, int]]:
-        """All of them, in one order.
+    def give(self, batch: Batch) -> list[tuple[Consumer, int]]:
+        """Give a batch to all consumers, in one order.
 
-        Answers who falls behind by this, as more waits for it than its buffer may hold, and up to which position it
-        has everything. It is given no more of what comes until replayed() says that it caught up.
+        Answers the consumers that fall behind by this, because more waits for them than their buffers may hold, each
+        with the position up to which it has everything. Such a consumer is given nothing new until end_history() says
+        that it caught up.
         """
         witness = _Witness(batch.first - 1, batch.last)
         behind: list[tuple[Consumer, int]] = []
         for consumer in list(self._all):
             place = self._places.get(consumer)
             if place is None:
-                continue  # it has left while others were written to
+                continue  # it left while others were written to
             if consumer.full and consumer.overfull and place.kept is None:
                 behind.append((consumer, max(batch.first - 1, place.ahead)))
                 place.ahead = 0
-                self.replaying(consumer)
+                self.begin_history(consumer)
             mine = self._mine(consumer, place, batch) if place.kept is not None or place.ahead else batch
             start = consumer.written
             if mine is not None:
                 offer(consumer, mine)
-            if place.kept is None and (witness.who is None or (witness.who.full and not consumer.full)):
+            if place.kept is None and (witness.consumer is None or (witness.consumer.full and not consumer.full)):
                 witness = _Witness(batch.first - 1, batch.last, consumer, consumer.written, mine, start)
-        if self._all:  # while all of them get the past first, this is nowhere but in history
+        if self._all:  # while all consumers read history, they find it there
             self._witness(witness)
         return behind
 
-    def nobody(self, batch: Batch) -> None:
-        """It was broadcast, but nobody was there."""
+    def give_nobody(self, batch: Batch) -> None:
+        """A batch was broadcast, but no consumer was there."""
         self._witness(_Witness(batch.first - 1, batch.last))
 
     def _mine(self, consumer: Consumer, place: Place, batch: Batch) -> Batch | None:
-        """What of a batch a consumer should get now, that reads the past or has some of this already."""
+        """The part of a batch for a consumer that reads history, or that has some of the batch already."""
         if place.kept is not None:
-            if consumer.full:  # it will be read again with the past, and does not pile up here
+            if consumer.full:  # it will be read again from history, and does not pile up here
                 place.kept.clear()
             else:
                 place.kept.append(batch)
@@ -99,36 +101,36 @@ class Broadcast:
             place.ahead = 0
         return batch.beyond(ahead)
 
-    # -- consumers that get the past first
+    # -- consumers that read history first
 
     @property
     def current(self) -> list[Consumer]:
-        """Those that get what comes, not the past."""
+        """Consumers that get what comes, and do not read history."""
         return [consumer for consumer in self._all if self._places[consumer].kept is None]
 
-    def replaying(self, consumer: Consumer) -> None:
-        """From now on what comes is kept for this consumer: it gets the past first."""
+    def begin_history(self, consumer: Consumer) -> None:
+        """From now on what comes is kept for this consumer, which reads history first."""
         place = self._places[consumer]
         self.behind += place.kept is None
         place.kept = []
 
-    def begins(self, consumer: Consumer, position: int) -> int:
-        """What it gets begins after a position; answers after which it did till now."""
+    def set_start(self, consumer: Consumer, position: int) -> int:
+        """Set the position after which a consumer gets everything; answers the position until now."""
         place = self._places.get(consumer)
         if place is None:  # it has left
             return position
         before, place.since = place.since, position
         return before
 
-    def kept(self, consumer: Consumer) -> int:
-        """The first position that is kept for it, 0 when nothing is."""
+    def first_kept(self, consumer: Consumer) -> int:
+        """The first position that is kept for a consumer; 0 when nothing is."""
         place = self._places.get(consumer)
         return place.kept[0].first if place is not None and place.kept else 0
 
-    def reached(self, consumer: Consumer, position: int) -> None:
-        """It was given the past up to a position, which may be what nobody else has heard."""
+    def on_history_given(self, consumer: Consumer, position: int) -> None:
+        """A consumer was given history up to a position. It may be the only one that has some of it."""
         for at, one in enumerate(self._witnesses):
-            if one.who is None and self._has(consumer, one):
+            if one.consumer is None and self._has(consumer, one):
                 if one.position > position:
                     if position > one.after:
                         self._witnesses[at] = one._replace(after=position)
@@ -136,8 +138,8 @@ class Broadcast:
                     return
                 self._witnesses[at] = _Witness(one.after, one.position, consumer, consumer.written)
 
-    def replayed(self, consumer: Consumer, position: int) -> None:
-        """It has everything up to a position; now it gets what came meanwhile, and then what comes."""
+    def end_history(self, consumer: Consumer, position: int) -> None:
+        """A consumer has everything up to a position. Now it gets what was kept for it, and from then on what comes."""
         place = self._places[consumer]
         self.behind -= place.kept is not None
         kept, place.kept, place.ahead = place.kept or [], None, position
@@ -146,29 +148,29 @@ class Broadcast:
             if mine is not None:
                 offer(consumer, mine)
         for at, one in enumerate(self._witnesses):
-            if one.who is None and self._has(consumer, one):
+            if one.consumer is None and self._has(consumer, one):
                 self._witnesses[at] = _Witness(one.after, one.position, consumer, consumer.written)
 
-    def read_again(self, consumer: Consumer) -> None:
-        """What came meanwhile is too old to be kept: it will be read with the past."""
+    def drop_kept(self, consumer: Consumer) -> None:
+        """Throw away what was kept for a consumer. It will read it from history."""
         place = self._places.get(consumer)
         if place is not None and place.kept is not None:
             place.kept = []
 
-    def skipped(self) -> None:
-        """Positions were passed over: what is kept ends before them, and is read again with the past."""
+    def on_skipped(self) -> None:
+        """Positions were passed over. What was kept ends before them, and is read again from history."""
         for place in self._places.values():
             if place.kept is not None:
                 place.kept.clear()
 
-    # -- what is out
+    # -- what was taken
 
     def _witness(self, new: _Witness) -> None:
-        """One more. Two that nobody has yet become one, as long as the same consumers may vouch for both."""
+        """Add a witness. Two without a consumer become one, while the same consumers may become either."""
         last = self._witnesses[-1] if self._witnesses else new
         if (
-            new.who is None
-            and last.who is None
+            new.consumer is None
+            and last.consumer is None
             and last.position == new.after
             and not any(last.after < place.since <= new.after for place in self._places.values())
         ):
@@ -176,12 +178,12 @@ class Broadcast:
         else:
             self._witnesses.append(new)
 
-    def left(self, consumer: Consumer, place: Place) -> None:
-        """A consumer has left: another vouches for what its socket did not take, for all that it was given till now."""
+    def on_left(self, consumer: Consumer, place: Place) -> None:
+        """A consumer has left. For what its socket did not take, another one that was given it becomes the witness."""
         self.behind -= place.kept is not None
         kept, self._witnesses = self._witnesses, deque()
         for one in kept:
-            if one.who is consumer and flushed(consumer) < one.mark:
+            if one.consumer is consumer and flushed(consumer) < one.end:
                 other = next((each for each in self.current if self._has(each, one)), None)
                 partly = one.partly() if other is None and flushed(consumer) > one.start else 0
                 if partly:
@@ -190,33 +192,36 @@ class Broadcast:
             self._witnesses.append(one)
 
     def _has(self, consumer: Consumer, one: _Witness) -> bool:
-        """Whether it was given, or will be, what that witness speaks of."""
+        """Whether a consumer was given, or will be given, what a witness stands for."""
         place = self._places.get(consumer)
         return place is not None and place.since <= one.after
 
     @property
-    def lost(self) -> int:
-        """Up to which position nobody who is here got, or will get, what is not confirmed; 0 for none.
+    def untaken(self) -> int:
+        """The position up to which nobody here has got, or will get, what is not confirmed; 0 for none.
 
-        It must go back. A consumer that came later got what came later, so that is not meant.
+        What lies before it must go back, but not what a consumer that came later was given.
         """
         if self.behind:
             return 0
-        return max((one.position for one in self._witnesses if one.who is None), default=0)
+        return max((one.position for one in self._witnesses if one.consumer is None), default=0)
 
     @property
-    def out(self) -> int:
-        """Up to which position somebody is ready for what follows, while one before it is stuck; 0 for none.
+    def ready_after(self) -> int:
+        """The position after which some consumer is ready for more, though an earlier element is stuck; 0 for none.
 
-        That is who took all that it was given, and be it nothing: a newcomer need not wait for a slow one.
+        Such a consumer has taken all that it was given, even if that was nothing. So a newcomer does not wait for a
+        slow one.
         """
         last = self._witnesses[-1] if self._witnesses else None
         if last is not None and any(not each.unsent for each in self.current):
             return last.position
-        return next((one.position for one in reversed(self._witnesses) if one.who and flushed(one.who) >= one.mark), 0)
+        return next(
+            (one.position for one in reversed(self._witnesses) if one.consumer and flushed(one.consumer) >= one.end), 0
+        )
 
     def confirmed(self, position: int) -> int:
-        """The highest position that some consumer's socket took, from `position` on."""
+        """The highest position that some consumer's socket has taken, from `position` on."""
         while self._witnesses:
             if not self._taken(self._witnesses[0]):
                 break
@@ -224,20 +229,22 @@ class Broadcast:
         return position
 
     def _taken(self, one: _Witness) -> bool:
-        """Whether a socket took it: its witness's, or another's that took all it was given.
+        """Whether a socket took it: that of its witness, or that of another consumer that took everything it was given.
 
-        So a consumer that does not read holds nobody up that has the same.
+        So a consumer that does not read holds up nobody that has the same.
         """
-        if one.who is None:
+        if one.consumer is None:
             return False
-        return flushed(one.who) >= one.mark or any(
+        return flushed(one.consumer) >= one.end or any(
             not each.unsent and self._places[each].kept is None and self._has(each, one) for each in self._all
         )
 
     def abandon(self, position: int) -> None:
-        """What was left up to a position without any socket having taken it has been given back."""
+        """What no socket had taken, up to a position, has been given back."""
         self._witnesses = deque(
-            one for one in self._witnesses if one.who in self._all or (one.who is None and one.position > position)
+            one
+            for one in self._witnesses
+            if one.consumer in self._all or (one.consumer is None and one.position > position)
         )
 
     def waits(self) -> bool:
@@ -245,11 +252,11 @@ class Broadcast:
         return bool(self._witnesses)
 
     def drop(self) -> None:
-        """Nothing that was broadcast is to be confirmed here any more."""
+        """Forget what was broadcast: nothing of it is to be confirmed here."""
         self._witnesses.clear()
 
-    def renewed(self) -> None:
-        """The queue has begun another life: positions of the old one say nothing any more."""
+    def on_new_epoch(self) -> None:
+        """The queue has a new epoch: positions of the old one mean nothing any more."""
         for place in self._places.values():
             place.ahead = place.since = 0
-        self.skipped()
+        self.on_skipped()

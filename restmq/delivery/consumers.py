@@ -1,8 +1,8 @@
 """The live consumers of one queue in this instance, in the order in which they came.
 
-Owns the list and what each consumer has of the queue; pure Python: knows no socket, no Redis and no reactor. What is
-broadcast is in delivery/broadcast.py, whose turn it is in delivery/roundrobin.py. A consumer is anything with the
-attributes of Consumer in delivery/batch.py. Read these next.
+Owns the list, and what each consumer has of the queue. Plain Python: knows no socket, no Redis and no reactor. A
+consumer is anything with the attributes of Consumer in delivery/batch.py. Read delivery/broadcast.py for who is
+broadcast what, delivery/roundrobin.py for whose turn it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from restmq.model.element import Element
 
 
 class Consumers:
-    """The consumers of one queue; `broadcast` and `roundrobin` hand over by either policy."""
+    """The consumers of one queue. `broadcast` and `roundrobin` give them elements by either policy."""
 
     def __init__(self) -> None:
         self.all: list[Consumer] = []
@@ -26,17 +26,17 @@ class Consumers:
         return len(self.all)
 
     def join(self, consumer: Consumer, position: int = 0) -> None:
-        """The newest consumer stands last in the ring; it gets what is broadcast after a position."""
+        """Add a consumer, last in the ring. It gets what is broadcast after a position."""
         self.all.append(consumer)
         self._places[consumer] = Place(position)
 
     def leave(self, consumer: Consumer) -> tuple[list[Element], list[Element], list[Element]]:
-        """Take a consumer out; answers what its socket took, what is now without an owner, and what it leases."""
+        """Take a consumer out. Answers what its socket took, what has no owner now, and what it leases."""
         if consumer not in self.all:
             return [], [], []
         sent, rest, leased = self.roundrobin.leave(consumer)
         self.all.remove(consumer)
-        self.broadcast.left(consumer, self._places.pop(consumer))
+        self.broadcast.on_left(consumer, self._places.pop(consumer))
         return sent, rest, leased
 
     def waits(self) -> bool:
@@ -44,12 +44,12 @@ class Consumers:
         return self.broadcast.waits() or self.roundrobin.waits()
 
     def drop(self) -> None:
-        """Forget what is on its way: it is another's now."""
+        """Forget what is on its way: others have it now."""
         self.roundrobin.drop()
         self.broadcast.drop()
 
-    def renewed(self) -> None:
-        """The queue has begun another life: positions of the old one say nothing any more."""
-        self.broadcast.renewed()
+    def on_new_epoch(self) -> None:
+        """The queue has a new epoch: positions of the old one mean nothing any more."""
+        self.broadcast.on_new_epoch()
         self.drop()
-        self.roundrobin.forget()
+        self.roundrobin.end_all_leases()

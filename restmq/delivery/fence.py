@@ -1,7 +1,7 @@
-"""The fence: what is heard is kept while this instance may have been given up by the others.
+"""The fence: messages are kept while the others may have given this instance up.
 
-Owns what was heard meanwhile, and the way back of an instance that was given up; knows no consumer. An instance
-that was stopped for longer than its beat lasts must not hand out what others have been given since. Read
+Owns what was heard meanwhile, and the way back of an instance that was given up; knows no consumer. An instance that
+was stopped for longer than its beat lasts must not hand out what others have been given since. Read
 delivery/subscription.py next.
 """
 
@@ -12,10 +12,10 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from restmq.delivery.channels import Inbox
+from restmq.delivery.channels import Channels
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
-from restmq.delivery.subscription import AGAIN, Subscription
+from restmq.delivery.subscription import RETRY_AFTER, Subscription
 from restmq.runtime.future import drive, fault, nothing
 from restmq.store.core import Core
 from restmq.store.instances import queue_of
@@ -30,30 +30,30 @@ class Behind(Protocol):
     def queues(self) -> Mapping[bytes, Subscription]: ...
 
     def on_message(self, channel: bytes, data: bytes) -> None:
-        """Something was heard, by an instance that lives."""
+        """A message came, and this instance is alive."""
 
     def on_alive(self) -> None:
         """A beat was answered."""
 
     def on_open(self) -> None:
-        """What had been kept has come through."""
+        """All that was kept has come through the fence."""
 
     def on_link_up(self) -> None:
         """Join everything, as when the links came up."""
 
 
 class Fence:
-    """Between the message link and Delivery. `closed` while nobody knows whether this instance still is one."""
+    """Stands between the message link and Delivery. `closed` while the instance may have been given up."""
 
-    def __init__(self, core: Core, presence: Presence, inbox: Inbox, clock: IReactorTime, behind: Behind) -> None:
-        self.core, self.presence, self.inbox, self.clock, self.behind = core, presence, inbox, clock, behind
+    def __init__(self, core: Core, presence: Presence, channels: Channels, clock: IReactorTime, behind: Behind) -> None:
+        self.core, self.presence, self.channels, self.clock, self.behind = core, presence, channels, clock, behind
         self.closed = False
         self._kept: list[tuple[bytes, bytes]] = []  # channel and data of what was heard meanwhile
-        self._former: set[bytes] = set()  # names that this instance had, until nothing is left under them
-        presence.alive, presence.doomed = self.on_alive, self.on_given_up
+        self._former: set[bytes] = set()  # former ids of this instance, until nothing is left under them
+        presence.on_alive, presence.on_given_up = self.on_alive, self.on_given_up
 
     def on_message(self, channel: bytes, data: bytes) -> None:
-        """A message of Redis."""
+        """Redis sent a message."""
         if not self.closed and self.presence.fenced():
             self.closed = True
             self.presence.beat()
@@ -65,7 +65,7 @@ class Fence:
     def on_alive(self) -> None:
         """The beat was answered: this instance still owns what it held."""
         if self._former:
-            return  # it was given up, and what it held before is others'
+            return  # it was given up, and others own what it held before
         self.behind.on_alive()
         if self.closed:
             for channel, data in self._open():
@@ -78,7 +78,7 @@ class Fence:
         return kept
 
     def on_given_up(self) -> None:
-        """Others have taken over: round-robin elements held here are theirs, broadcasts still go out."""
+        """Others have taken over. Round-robin elements that are held here are theirs, broadcasts still go out."""
         begun, self.closed = bool(self._former), True
         self._former.add(self.presence.instance)
         self.presence.renew()
@@ -93,15 +93,15 @@ class Fence:
     def _on_not_back(self, error: BaseException) -> None:
         fault("joining again", error)
         if not self.behind.closing:
-            self.clock.callLater(AGAIN, self._come_back)
+            self.clock.callLater(RETRY_AFTER, self._come_back)
 
     async def _coming_back(self) -> None:
-        """Nothing is left under the names that it had; then what was broadcast meanwhile goes out, and it joins."""
+        """Clear up what is left under former ids, hand over what was broadcast meanwhile, and join again."""
         taken_back: dict[bytes, list[tuple[int, int]]] = {}
         while self._former:
             formers = list(self._former)
-            for former in formers:  # what it asked of Redis after it was given up may have put it back
-                await self.core.instances.reap(former, {*self.behind.queues, *self.inbox.queues})
+            for former in formers:  # what this instance asked of Redis after it was given up may have put it back
+                await self.core.instances.reap(former, {*self.behind.queues, *self.channels.queues})
             for name in list(self.behind.queues):
                 taken_back[name] = await self.core.instances.taken_back(name)
             self._former.difference_update(formers)

@@ -1,10 +1,17 @@
-"""One message of Redis: what a function tells the instances that listen.
+"""A message of Redis: what a function tells the instances that listen.
 
-Owns its form, which lua/lib/delivery.lua makes: a letter, the epoch, a number; then
-N D LENGTH of each element; then the values. The letters: B broadcasts from a
-position on, R dealt to one instance, T seen by taps, W so many who wait should
-take, P the policy, A leases that are over, Z the queue was emptied. Read
-delivery/consumers.py next.
+Owns its form, which lua/lib/delivery.lua makes. The first line has a letter, the epoch and a number. The second line
+has NUMBER DELIVERIES LENGTH of each element. Then come the values. The letters:
+
+- B: elements that are broadcast, from a position on;
+- R: elements that are dealt to one instance;
+- T: elements that taps see;
+- W: so many of the GETs that wait should take;
+- P: the policy;
+- A: leases that are over;
+- Z: the queue was emptied.
+
+Read delivery/consumers.py next.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ from restmq.model.element import Element
 
 
 class Message:
-    """`first` is the number in its head, `words` its second line."""
+    """`first` is the number in the first line, `words` is the second line."""
 
     __slots__ = ("_body", "epoch", "first", "kind", "words")
 
@@ -24,11 +31,11 @@ class Message:
 
     @property
     def numbers(self) -> list[int]:
-        """N of each element."""
+        """The number of each element."""
         return list(map(int, self.words.split(b" ")[::3]))
 
     def elements(self, queue: bytes) -> list[Element]:
-        """The elements of a queue that it brings."""
+        """The elements that it brings, as those of a queue."""
         words = list(map(int, self.words.split(b" ")))
         elements, at = [], 0
         for place in range(0, len(words), 3):

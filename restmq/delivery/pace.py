@@ -1,8 +1,7 @@
 """The pace of one live consumer: who may write to it now, and in which turn.
 
-Owns the turns; knows no socket, no queue and no Redis. A consumer that reads from
-history on several queues gets one page at a time, and only while its socket takes
-more. Read delivery/replay.py next.
+Owns the turns; knows no socket, no queue and no Redis. A consumer that reads history on several queues gets one page at
+a time, and only while its socket takes more. Read delivery/replay.py next.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from restmq.runtime.future import Slot
 
 
 class Pace:
-    """Lets those who write to a consumer go on one after the other, while it is not full.
+    """Lets those that write to a consumer go on one after the other, while it is not full.
 
-    Whoever awaited turn() calls done(). After end() nobody waits any more: each finds
-    out by itself that the consumer has left.
+    A caller that awaited turn() calls done(). After end() nobody waits any more: each caller finds out by itself that
+    the consumer has left.
     """
 
     __slots__ = ("_busy", "_ended", "_full", "_letting", "_waiting")
@@ -43,12 +42,12 @@ class Pace:
         self._next()
 
     def end(self) -> None:
-        """The consumer has left: whoever waits goes on."""
+        """The consumer has left: all that wait go on."""
         self._ended = True
         self._next()
 
     def _next(self) -> None:
-        if self._letting:  # one that is done at once lets the next go on here: a hundred would be a deep stack
+        if self._letting:  # a caller that is done at once lets the next one go on here: a hundred would be a deep stack
             return
         self._letting = True
         try:

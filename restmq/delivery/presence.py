@@ -1,8 +1,8 @@
-"""This instance among the others: its id, its beat, its fence, and the reaping of the dead.
+"""This instance among the others: its id, its beat, and the reaping of dead instances.
 
-Owns who this instance is and whether it may still act on what it hears;
-knows no queue's content. An instance that was stopped longer than its beat
-lasts must not hand out what others have been given since. Read delivery/channels.py next.
+Owns who this instance is, and whether it may still act on what it hears; knows no queue's content. An instance that
+was stopped for longer than its beat lasts must not hand out what others have been given since. Read
+delivery/channels.py next.
 """
 
 from __future__ import annotations
@@ -21,42 +21,46 @@ from restmq.runtime.future import drive, fault
 from restmq.runtime.ticker import boot_clock
 from restmq.store.core import Core
 
-LASTS = 3.0  # seconds a beat keeps an instance alive, unless `silence` of restmq.conf says another time
-FENCE = 0.5  # seconds before that time in which an instance asks before it acts
+LASTS = 3.0  # seconds for which a beat keeps an instance alive, unless restmq.conf has another `silence`
+FENCE = 0.5  # seconds before that time from which on an instance asks before it acts
 
 log = Logger()
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Presence:
-    """Beats once a second. `doomed` is called when the others gave this instance up, `missed` for a beat in vain."""
+    """Beats once a second, and reaps the dead.
+
+    on_alive() is called when a beat was answered, on_given_up() when the others gave this instance up, and
+    on_beat_missed(error) when Redis did not answer a beat.
+    """
 
     def __init__(
         self, core: Core, clock: IReactorTime, now: Callable[[], float] = boot_clock, lasts: float = LASTS
     ) -> None:
         self.core, self.now, self.lasts = core, now, lasts
-        self.alive: Callable[[], None] = lambda: None
-        self.doomed: Callable[[], None] = lambda: None
-        self.missed: Callable[[BaseException], None] = lambda error: None
+        self.on_alive: Callable[[], None] = lambda: None
+        self.on_given_up: Callable[[], None] = lambda: None
+        self.on_beat_missed: Callable[[BaseException], None] = lambda error: None
         self.renew()
         self._answered = 0.0
         self._asking = False
-        self._keeping: set[Work] = set()  # what goes on beside the beat
-        self._dead: list[bytes] = []  # whom this instance must reap
+        self._working: set[Work] = set()  # what goes on beside the beat
+        self._dead: list[bytes] = []  # ids that this instance must reap
         self._loop = LoopingCall(self.beat)
         self._loop.clock = clock
 
     def renew(self) -> None:
-        """A new life, a new id: random, never a pid."""
+        """Take a new id: random, never a pid. Nothing of the old one holds for it."""
         self.instance = os.urandom(6).hex().encode("ascii")
-        self.newborn = True
+        self.new = True
 
     def start(self) -> None:
         """Begin to beat."""
         self._loop.start(1.0)
 
     def stop(self) -> None:
-        """Beat no more; whoever has nothing left to give back simply vanishes."""
+        """Stop beating. An instance that has nothing left to give back simply vanishes."""
         if self._loop.running:
             self._loop.stop()
 
@@ -65,44 +69,44 @@ class Presence:
         return self._answered > 0 and self.now() - self._answered > self.lasts - FENCE
 
     def beat(self) -> None:
-        """Ask for `lasts` seconds more."""
+        """Ask Redis for `lasts` seconds more."""
         if not self._asking:
             self._asking = True
-            drive(self._beat(), self._beaten, self._missed)
+            drive(self._beat(), self._on_beaten, self._on_missed)
 
-    def _beaten(self, _: None) -> None:
+    def _on_beaten(self, _: None) -> None:
         self._asking = False
 
-    def _missed(self, error: BaseException) -> None:
+    def _on_missed(self, error: BaseException) -> None:
         self._asking = False
         fault("the beat of this instance", error)
-        self.missed(error)
+        self.on_beat_missed(error)
 
     async def _beat(self) -> None:
         sent = self.now()
-        lives, dead = await self.core.instances.beat(self.instance, self.newborn, int(self.lasts * 1000))
-        if not lives:
-            log.warn("this instance was silent too long and was given up; it joins again, renamed")
-            self.doomed()
+        alive, dead = await self.core.instances.beat(self.instance, self.new, int(self.lasts * 1000))
+        if not alive:
+            log.warn("this instance was silent for too long and was given up; it joins again under a new id")
+            self.on_given_up()
             return
-        self.newborn, self._answered = False, sent
-        self.alive()
+        self.new, self._answered = False, sent
+        self.on_alive()
         self._dead += [one for one in dead if one not in self._dead]
-        for work in (self._reap, self._sweep):  # beside the beat: however much there is to do, this instance lives
-            if work not in self._keeping:
-                self._keeping.add(work)
-                drive(work(), partial(self._kept, work), partial(self._unkept, work))
+        for work in (self._reap, self._sweep):  # beside the beat: however much there is to do, it stays alive
+            if work not in self._working:
+                self._working.add(work)
+                drive(work(), partial(self._on_work_done, work), partial(self._on_work_failed, work))
 
     # -- what every instance does for all
 
     async def _reap(self) -> None:
-        """Reap the dead whom the beats name, meanwhile too; the next beat goes on with the rest.
+        """Reap the dead instances that beats name, also those named meanwhile. The next beat goes on with the rest.
 
-        Each is claimed for `lasts` seconds. Who is not reaped by then is given to another as well.
+        Each is claimed for `lasts` seconds. One that is not reaped by then is given to another instance as well.
         """
         while self._dead:
             instance = self._dead.pop(0)
-            log.info("instance {dead} is gone: giving back what it held", dead=instance.decode("ascii"))
+            log.info("instance {dead} is dead: what it held is given back", dead=instance.decode("ascii"))
             try:
                 await self.core.instances.reap(instance)
             except Error:
@@ -110,13 +114,13 @@ class Presence:
                 raise
 
     async def _sweep(self) -> None:
-        """End what is due. What is not done is claimed again by another."""
+        """End what is due. Another instance claims what is not done."""
         while await self.core.sweep() == 20:
             pass
 
-    def _kept(self, work: Work, _: None) -> None:
-        self._keeping.remove(work)
+    def _on_work_done(self, work: Work, _: None) -> None:
+        self._working.remove(work)
 
-    def _unkept(self, work: Work, error: BaseException) -> None:
-        self._keeping.remove(work)
-        fault("reaping the dead, or ending what is due,", error)
+    def _on_work_failed(self, work: Work, error: BaseException) -> None:
+        self._working.remove(work)
+        fault("reaping dead instances, or ending what is due,", error)

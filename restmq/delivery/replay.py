@@ -1,8 +1,8 @@
-"""Resume: a live consumer gets what it missed before it gets what comes, without gap or double.
+"""Resuming: a live consumer gets what it missed before it gets what comes, without a gap and without doubles.
 
-Owns what `since` may say and the walk through a queue's history; knows neither
-HTTP nor sockets. While it walks, what is heard is kept for the consumer
-(delivery/consumers.py); what is no longer kept is announced, never skipped in silence.
+Owns what `since` may say, and the walk through a queue's history; knows neither HTTP nor sockets. While it walks, what
+comes is kept for the consumer (delivery/broadcast.py). A consumer is told of what is no longer kept. Read
+live/consumer.py for who resumes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PIECE_ELEMENTS = 64  # and as many elements: the ids of a hundred queues are lon
 
 
 class Since(NamedTuple):
-    """Where a consumer wants to go on in one queue, in the words of replay.lua; `epoch` only with an id."""
+    """Where a consumer wants to go on in one queue, in the words of replay.lua. `epoch` comes only with an id."""
 
     what: str
     which: int = 0
@@ -40,7 +40,7 @@ class Since(NamedTuple):
 
 
 def parse(text: bytes, queues: list[bytes]) -> dict[bytes, Since]:
-    """One word for all queues, or one for each: an id, a key, -20, 10m, all, latest, now. Raises BadOption."""
+    """Parse `since`: a word for all queues or for each: an id, a key, -20, 10m, all, latest, now. Raises BadOption."""
     words = text.split(b",")
     if len(words) == 1 and len(queues) > 1:
         word = words[0]
@@ -59,10 +59,10 @@ def parse(text: bytes, queues: list[bytes]) -> dict[bytes, Since]:
 
 
 def returning(text: bytes, queues: list[bytes]) -> dict[bytes, Since]:
-    """Where a stream goes on whose client comes back with its last id.
+    """Parse the last id with which a client comes back to its stream.
 
-    It cannot mend an id that is none of ours, and would give up at an error. So that is one of another epoch:
-    it is told of a reset, and gets all that is kept.
+    The client cannot correct an id that is not of RestMQ, and would give up at an error. So such an id counts as one of
+    another epoch: the client is told of a reset, and gets all that is kept.
     """
     words = text.split(b",")
     if len(words) != len(queues):
@@ -95,9 +95,9 @@ def _one(word: bytes, queue: bytes) -> Since:
 
 
 async def begin(delivery: Delivery, queue: bytes, since: Since, joined: int) -> tuple[int, bytes]:
-    """Where a consumer that has joined at P `joined` starts in a queue: (P, epoch); with an id, what that says.
+    """Where a consumer that joined at position `joined` starts in a queue: position and epoch. An id says both itself.
 
-    What came after it joined it gets in any case: perhaps it is the only one. Raises Unavailable.
+    A consumer gets what came after it joined in any case, because it may be the only one. Raises Unavailable.
     """
     what, which, epoch = since
     if epoch:
@@ -111,21 +111,21 @@ async def replay(
 ) -> None:
     """Give a consumer that has joined all that came after a position of an epoch, and then what comes.
 
-    It reads page by page, at its own pace. What is not kept it is told, and that another epoch has begun. It may
-    leave, and Redis go and come back, meanwhile. `behind` is for one that has everything up to the position, from
-    when it joined on: it is still to confirm some of that.
+    It reads page by page, at its own pace. It is told of what is not kept, and when another epoch has begun. Meanwhile
+    it may leave, and Redis may go and come back. `behind` is for a consumer that has everything from its joining up to
+    the position: some of that it is still to confirm.
     """
     queue = delivery.queues.get(name)
     if queue is None:
         return
     past = _Past(delivery, consumer, queue, start, epoch)
     if not behind and epoch == queue.epoch:
-        past.joined = queue.consumers.broadcast.begins(consumer, start)
+        past.joined = queue.consumers.broadcast.set_start(consumer, start)
     while past.goes_on:
         await consumer.pace.turn()
         try:
             caught_up = not past.goes_on or await past.page()
-        except Unavailable:  # who is connected stays connected: the past goes on when Redis is back
+        except Unavailable:  # consumers stay connected: it goes on when Redis is back
             caught_up = False
             await pause(delivery.clock, AWAY)
             _unkept(delivery, consumer)
@@ -136,14 +136,14 @@ async def replay(
 
 
 class Reader(Consumer, Protocol):
-    """A consumer that may read from history. `most` bytes may wait for it."""
+    """A consumer that may read from history. At most `most` bytes may wait for it."""
 
     pace: Pace
     most: int
 
 
 class _Past:
-    """One consumer's way through one queue's history: all up to `start` it was given."""
+    """One consumer's way through one queue's history. It was given everything up to `start`."""
 
     def __init__(self, delivery: Delivery, consumer: Reader, queue: Subscription, start: int, epoch: bytes) -> None:
         self.delivery, self.consumer, self.queue = delivery, consumer, queue
@@ -159,8 +159,13 @@ class _Past:
     async def page(self) -> bool:
         """Give it the next page; True when it needs no other one. Raises Unavailable."""
         consumer, queue, broadcast = self.consumer, self.queue, self.queue.consumers.broadcast
-        if self.epoch == queue.epoch and self.start <= queue.position and broadcast.kept(consumer) and self._whole:
-            broadcast.replayed(consumer, self.start)  # all that follows is here
+        if (
+            self.epoch == queue.epoch
+            and self.start <= queue.position
+            and broadcast.first_kept(consumer)
+            and self._whole
+        ):
+            broadcast.end_history(consumer, self.start)  # all that follows is kept here
             return True
         found = await self.delivery.core.instances.history(queue.name, "after", self.start, size=self.size)
         now, position, floor, _, end, elements = found
@@ -172,24 +177,24 @@ class _Past:
         if now != self.epoch:
             self._renewed(now, floor)
             return False
-        if self.start > position:  # an id of what Redis has lost, or never had; what came since it joined is for it
+        if self.start > position:  # an id that Redis lost or never had: it gets what came since it joined
             self.start = min(self.joined, position)
-            broadcast.begins(consumer, self.start)
+            broadcast.set_start(consumer, self.start)
             return False
         if self.start < floor:
-            consumer.missed(queue.name, self.start + 1, floor)
+            consumer.on_missed(queue.name, self.start + 1, floor)
         self.start = self._offer(elements) or max(end, floor)
-        broadcast.reached(consumer, self.start)
+        broadcast.on_history_given(consumer, self.start)
         if self.start >= position and not consumer.full and self._whole:
-            broadcast.replayed(consumer, position)
+            broadcast.end_history(consumer, position)
             return True
         _unkept(self.delivery, consumer)
         return False
 
     def _offer(self, page: list[tuple[int, Element]]) -> int:
-        """Write a page at once, but no more of it than may wait; then answers up to which position, else 0.
+        """Write a page at once, but no more of it than may wait. Then answers the position it got to, otherwise 0.
 
-        How long values are on the wire shows only here. The next page is asked for accordingly.
+        Only here it shows how long values are on the wire. The next page is asked for accordingly.
         """
         elements: list[Element] = []
         frames: list[bytes] = []
@@ -213,28 +218,28 @@ class _Past:
     def _whole(self) -> bool:
         """Whether nothing lies between what it was given and what is kept for it.
 
-        What was heard while it was full was not kept; and Redis may have answered before that was broadcast.
+        What came while it was full was not kept. And Redis may have answered before that was broadcast.
         """
-        kept = self.queue.consumers.broadcast.kept(self.consumer)
+        kept = self.queue.consumers.broadcast.first_kept(self.consumer)
         return kept <= self.start + 1 if kept else self.epoch != self.queue.epoch or self.queue.position <= self.start
 
     def _renewed(self, epoch: bytes, floor: int) -> None:
-        """The queue has begun another life: all that is kept of it comes."""
+        """The queue has a new epoch: everything that is kept of it comes."""
         self.start, self.epoch = floor, epoch
         if epoch == self.queue.epoch:
-            self.queue.consumers.broadcast.begins(self.consumer, floor)
-        self.consumer.renewed(self.queue.name, epoch, floor, behind=True)
+            self.queue.consumers.broadcast.set_start(self.consumer, floor)
+        self.consumer.on_new_epoch(self.queue.name, epoch, floor, behind=True)
 
 
 def _unkept(delivery: Delivery, consumer: Consumer) -> None:
-    """Nobody who reads slowly makes them pile up, nor those of the queues whose past comes after this one."""
-    for name in delivery.of.get(consumer, ()):
+    """Keep nothing for a consumer that reads slowly, also not for the queues whose history it reads after this one."""
+    for name in delivery.queues_of.get(consumer, ()):
         if name in delivery.queues:
-            delivery.queues[name].consumers.broadcast.read_again(consumer)
+            delivery.queues[name].consumers.broadcast.drop_kept(consumer)
 
 
 def _pieces(queue: Subscription, epoch: bytes, page: list[tuple[int, Element]]) -> Iterator[Batch]:
-    """Batches of a few elements of a page; what has ended leaves holes between them."""
+    """Batches of a few elements of a page. Elements that have ended leave holes between them."""
     elements: list[Element] = []
     first = size = 0
     for position, element in page:

@@ -1,7 +1,7 @@
-"""Round-robin: each element of a queue to the next consumer that takes one.
+"""Round-robin: each element of a queue goes to the next consumer that takes one.
 
-Owns whose turn it is, what is on its way to whom, and what each leases; knows no socket, no Redis and no reactor.
-Read delivery/taps.py next.
+Owns whose turn it is, what is on its way to which consumer, and what each leases. Knows no socket, no Redis and no
+reactor. Read delivery/taps.py next.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from restmq.delivery.batch import Batch, Consumer, Place, flushed, offer
 from restmq.model.element import Element, Lease
 
-AHEAD = 64  # round-robin elements on their way to one consumer that takes them
-AHEAD_BYTES = 1 << 20  # and as many bytes of them as a rule: of large elements fewer are on their way
+AHEAD = 64  # elements on their way to one consumer that takes them
+AHEAD_BYTES = 1 << 20  # and about as many bytes of them: of large elements fewer are on their way
 
 
 def _partly(consumer: Consumer, held: deque[tuple[int, Element, int]]) -> list[Element]:
-    """Take out those of the foremost share whose bytes the socket took wholly, though not all of the share's."""
+    """Take out the elements of the first share that the socket took wholly, when it did not take all of the share."""
     if not held or flushed(consumer) <= held[0][2]:
         return []
     mark = held[0][0]
@@ -39,24 +39,24 @@ class RoundRobin:
     def __init__(self, consumers: list[Consumer], places: Mapping[Consumer, Place]) -> None:
         self._all, self._places = consumers, places
         self._pointer = 0
-        self._ahead_most = AHEAD  # how many elements one consumer may have on their way
+        self._ahead_most = AHEAD  # how many elements may be on their way to one consumer
 
-    # -- who takes
+    # -- which consumers take
 
     def takes(self, consumer: Consumer) -> bool:
-        """Whether it would take an element now."""
+        """Whether a consumer would take an element now."""
         if consumer.full:
             return False
         return not consumer.lease or len(self._places[consumer].leased) < consumer.prefetch
 
     @property
     def ready(self) -> int:
-        """How many take elements."""
+        """How many consumers take elements."""
         return sum(1 for consumer in self._all if self.takes(consumer))
 
     @property
     def room(self) -> int:
-        """How many elements may be on their way here in all, those that wait in full buffers included."""
+        """How many elements may be on their way here in all, including those that wait in full buffers."""
         room = 0
         for consumer in self._all:
             place = self._places[consumer]
@@ -71,7 +71,7 @@ class RoundRobin:
         return room
 
     def _sized(self, elements: list[Element]) -> None:
-        """Elements came: how many may be on their way follows from how large they are, in powers of two."""
+        """Elements came. Their size decides how many may be on their way, in powers of two."""
         largest = max((len(element.value) for element in elements), default=0)
         fit = AHEAD
         while fit > 1 and fit * largest > AHEAD_BYTES:
@@ -82,7 +82,7 @@ class RoundRobin:
     # -- handing over
 
     def give(self, queue: bytes, elements: list[Element], epoch: bytes) -> list[Element]:
-        """Each element to the next that takes; answers those nobody could take."""
+        """Give each element to the next consumer that takes one; answers those that nobody takes."""
         self._sized(elements)
         shares: dict[Consumer, list[Element]] = {}
         refused: list[Element] = []
@@ -116,7 +116,7 @@ class RoundRobin:
         return {element.number for place in self._places.values() for _, element, _ in place.held}
 
     def settled(self, consumer: Consumer) -> list[Element]:
-        """What the consumer held and its socket has taken; it is forgotten here, but for what it leases."""
+        """What a consumer held and its socket has taken. It is forgotten here, except for what the consumer leases."""
         held = self._places[consumer].held
         sent: list[Element] = []
         if held:
@@ -126,7 +126,7 @@ class RoundRobin:
         return sent
 
     def leave(self, consumer: Consumer) -> tuple[list[Element], list[Element], list[Element]]:
-        """It leaves: what its socket took, what is now without an owner, and what it leases."""
+        """A consumer leaves. Answers what its socket took, what has no owner now, and what it leases."""
         place = self._places[consumer]
         sent = self.settled(consumer)
         sent += _partly(consumer, place.held)
@@ -142,7 +142,7 @@ class RoundRobin:
         return any(place.held for place in self._places.values())
 
     def drop(self) -> None:
-        """Forget what is on its way: it is another's now."""
+        """Forget what is on its way: others have it now."""
         for place in self._places.values():
             for _, element, _ in place.held:
                 place.leased.pop(element.number, None)
@@ -152,7 +152,7 @@ class RoundRobin:
 
     @property
     def leased(self) -> list[Element]:
-        """All that is leased here."""
+        """All elements that are leased here."""
         return [element for place in self._places.values() for element in place.leased.values()]
 
     def leases(self, consumer: Consumer, lease: Lease) -> bool:
@@ -162,23 +162,23 @@ class RoundRobin:
         return element is not None and element.lease == lease
 
     def leasing(self) -> list[Consumer]:
-        """Those that lease."""
+        """Consumers that lease."""
         return [consumer for consumer in self._all if consumer.lease]
 
-    def freed(self, numbers: set[int]) -> None:
-        """These leases are over, wherever they ended: whoever had them may have as many more."""
+    def end_leases(self, numbers: set[int]) -> None:
+        """These leases are over, wherever they ended. Consumers that had them may have as many more."""
         for place in self._places.values():
             for number in numbers & place.leased.keys():
                 del place.leased[number]
 
-    def over(self, elements: list[Element]) -> None:
-        """These leases are over, but not newer ones of the same elements."""
+    def end_lease_of(self, elements: list[Element]) -> None:
+        """The leases of these elements are over, but not newer leases of the same elements."""
         for place in self._places.values():
             for element in elements:
                 if place.leased.get(element.number) is element:
                     del place.leased[element.number]
 
-    def forget(self) -> None:
+    def end_all_leases(self) -> None:
         """The queue was emptied: nobody leases anything of it."""
         for place in self._places.values():
             place.leased.clear()

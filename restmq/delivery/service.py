@@ -1,9 +1,9 @@
-"""Delivery: the service that owns each queue's live consumers, and carries elements to them.
+"""Delivery: the service that owns the live consumers of all queues, and carries elements to them.
 
-Owns which queues this instance hears, who listens to which, and the links' coming and going; knows neither HTTP nor
-how Redis is spoken to. What is heard in one turn is written once a consumer; what the sockets took is confirmed once a
-queue, two turns later. Read docs/architecture.md for the protocol, delivery/replay.py for how the past is sent first,
-live/consumer.py for what a consumer is.
+Owns which queues this instance hears, which consumers listen to which, and what happens when links come and go. Knows
+neither HTTP nor how Redis is spoken to. What is heard in one turn is written once to each consumer. What the sockets
+took is confirmed once for each queue, two turns later. Read docs/architecture.md for the protocol,
+delivery/replay.py for how history is sent first, live/consumer.py for what a consumer is.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.delivery.batch import Consumer
-from restmq.delivery.channels import Inbox
+from restmq.delivery.channels import Channels
+from restmq.delivery.confirming import MERGED
 from restmq.delivery.fence import Fence
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
-from restmq.delivery.subscription import AGAIN, MERGED, Subscription
+from restmq.delivery.subscription import RETRY_AFTER, Subscription
 from restmq.delivery.taps import Taps
 from restmq.model.element import Lease
 from restmq.model.errors import Error, Unavailable
@@ -34,39 +35,44 @@ log = Logger()
 
 
 class Delivery(Service):
-    """queue -> subscription. Everything it takes over is delivered, given back, or told."""
+    """Queue -> subscription.
 
-    def __init__(self, core: Core, messages: Redis, presence: Presence, inbox: Inbox, clock: IReactorTime) -> None:
-        self.core, self.messages, self.presence, self.inbox, self.clock = core, messages, presence, inbox, clock
+    Each element that it takes over is delivered or given back, and a consumer that misses one is told.
+    """
+
+    def __init__(
+        self, core: Core, messages: Redis, presence: Presence, channels: Channels, clock: IReactorTime
+    ) -> None:
+        self.core, self.messages, self.presence, self.channels, self.clock = core, messages, presence, channels, clock
         self.queues: dict[bytes, Subscription] = {}
-        self.of: dict[Consumer, list[bytes]] = {}
-        self.woken: Any = lambda queue, many: None  # GETs that wait: delivery/waiting.py
-        self.up: Any = lambda: None
-        self.taps = Taps(core, inbox, presence)
-        self.fence = Fence(core, presence, inbox, clock, self)
+        self.queues_of: dict[Consumer, list[bytes]] = {}
+        self.on_wakeup: Any = lambda queue, many: None  # GETs that wait: delivery/waiting.py
+        self.on_rejoining: Any = lambda: None
+        self.taps = Taps(core, channels, presence)
+        self.fence = Fence(core, presence, channels, clock, self)
         self.closing = False
-        self.rejoining = False  # after the links were away, until a beat says that this instance still is one
+        self.rejoining = False  # after the links were away, until a beat says that this instance was not given up
         self._to_confirm: set[Subscription] = set()
         self._confirming = False
-        self._silent = 0
-        messages.heard = self.fence.on_message
-        messages.up, messages.down = self.on_link_up, self._on_link_down
-        core.joined = self.on_link_up
-        presence.missed = self._on_beat_missed
+        self._unanswered_pings = 0
+        messages.on_message = self.fence.on_message
+        messages.on_link_up, messages.on_link_down = self.on_link_up, self._on_link_down
+        core.on_link_up = self.on_link_up
+        presence.on_beat_missed = self._on_beat_missed
 
-    # -- who listens
+    # -- consumers
 
     async def join(
-        self, consumer: Consumer, queues: list[bytes], later: bool = False
+        self, consumer: Consumer, queues: list[bytes], past_first: bool = False
     ) -> dict[bytes, tuple[int, bytes]]:
-        """Make a consumer hear queues; answers each one's position and epoch.
+        """Let a consumer hear queues; answers the position and the epoch of each.
 
-        With `later`, broadcasts are kept for it until it has got the past (delivery/replay.py). Raises Unavailable,
-        and BadOption when it leases and a queue broadcasts.
+        With `past_first`, what is broadcast is kept for it until it has read the past (delivery/replay.py).
+        Raises Unavailable, and BadOption when it leases and a queue broadcasts.
         """
         if self.closing:
             raise Unavailable("this instance is ending; connect again")
-        self.of[consumer] = queues
+        self.queues_of[consumer] = queues
         try:
             for name in queues:
                 if consumer.lease and name in self.queues:
@@ -75,56 +81,56 @@ class Delivery(Service):
                 if subscription is None:
                     subscription = self.queues[name] = Subscription(name, self)
                 await subscription.admit()
-                if consumer not in self.of:
+                if consumer not in self.queues_of:
                     break  # it left while it waited
-                subscription.add(consumer, later)
+                subscription.add(consumer, past_first)
         except Error:
             self.leave(consumer)
             raise
         return {name: (self.queues[name].position, self.queues[name].epoch) for name in queues if name in self.queues}
 
     def leave(self, consumer: Consumer, failed: bool = True) -> None:
-        """A consumer went; what it did not get, or not acknowledge, goes to the next.
+        """A consumer left: what it did not get, or not acknowledge, goes to the next one.
 
-        Unless `failed` is false, the oldest unacknowledged one that it got counts as a failed try.
+        The oldest element that it got and did not acknowledge counts as a failed try, unless `failed` is false.
         """
         self.taps.leave(consumer)
-        for name in self.of.pop(consumer, ()):
+        for name in self.queues_of.pop(consumer, ()):
             if name in self.queues:
                 self.queues[name].remove(consumer, failed)
 
     def let_go(self, subscription: Subscription) -> None:
-        """Nobody hears it any more."""
+        """Forget a subscription that nobody listens to any more."""
         if self.queues.get(subscription.name) is subscription:
             del self.queues[subscription.name]
-            self.inbox.close(subscription.name, self)
+            self.channels.close(subscription.name, self)
 
     def leases(self, consumer: Consumer, queue: bytes, lease: Lease) -> bool:
         """Whether a consumer has this lease now."""
         here = self.queues.get(queue)
         return here is not None and here.consumers.roundrobin.leases(consumer, lease)
 
-    def full(self, consumer: Consumer) -> None:
-        """Its socket takes no more: it is passed over."""
-        for name in self.of.get(consumer, ()):
+    def on_full(self, consumer: Consumer) -> None:
+        """A consumer's socket takes no more: the consumer is passed over."""
+        for name in self.queues_of.get(consumer, ()):
             if name in self.queues:
-                self.queues[name].tell()
+                self.queues[name].report_later()
 
-    def drained(self, consumer: Consumer) -> None:
-        """Its socket takes again."""
-        for name in self.of.get(consumer, ()):
+    def on_drained(self, consumer: Consumer) -> None:
+        """A consumer's socket takes again."""
+        for name in self.queues_of.get(consumer, ()):
             if name in self.queues:
                 self.confirm_later(self.queues[name])
-                self.queues[name].tell()
+                self.queues[name].report_later()
 
     # -- the links
 
     def on_link_up(self) -> None:
-        """A link to Redis came up: with both, everything is joined once a beat is answered."""
-        if not self.inbox.connected:
+        """A link to Redis came up. When both are up, every queue is joined once a beat is answered."""
+        if not self.channels.connected:
             return
-        self.inbox.ups += 1
-        self.taps.cut()
+        self.channels.link_ups += 1
+        self.taps.on_links_lost()
         for subscription in self.queues.values():
             subscription.on_links_lost()
         self.rejoining = True
@@ -132,61 +138,61 @@ class Delivery(Service):
 
     def _on_link_down(self) -> None:
         if not self.closing:
-            self.clock.callLater(0.05, self._tell_unheard, self.messages.why)
+            self.clock.callLater(0.05, self._log_unheard, self.messages.why)
 
-    def _tell_unheard(self, why: str) -> None:
-        if self.core.redis.link is not None:  # else that is told already, in the same words
+    def _log_unheard(self, why: str) -> None:
+        if self.core.connected:  # else the log says so already, in the same words
             log.warn("Redis' messages are not heard: {why}; live consumers get what they miss a little later", why=why)
 
     def on_alive(self) -> None:
         """A beat was answered."""
-        if not (self.rejoining and self.inbox.connected):
+        if not (self.rejoining and self.channels.connected):
             return
         self.rejoining = False
         for subscription in list(self.queues.values()):
-            if subscription.wanted or subscription.joiners:  # who has left must be told, too
+            if subscription.wanted or subscription.joiners:  # Redis must also be told of consumers that have left
                 subscription.join()
-        self.up()
+        self.on_rejoining()
 
     def _on_beat_missed(self, error: BaseException) -> None:
-        """After the links were away nobody joins before a beat is answered."""
+        """A beat was not answered. After the links were away, nobody joins before one is."""
         for subscription in list(self.queues.values()):
             if self.rejoining and subscription.joiners:
                 subscription.refuse(error)
 
     def watch(self) -> None:
-        """Called every second: a message link that answers no PING for as long as a beat lasts is given up."""
-        if self.messages.link is not None:
-            self._silent += 1
-            if self._silent > self.presence.lasts:
-                self._silent = 0
-                self.messages.cut("the subscription went deaf")
+        """Cut a message link that answers no PING for as long as a beat lasts. Called every second."""
+        if self.messages.connected:
+            self._unanswered_pings += 1
+            if self._unanswered_pings > self.presence.lasts:
+                self._unanswered_pings = 0
+                self.messages.cut("the message link answered no PING in time")
                 return
-            self.messages.ask(b"*1\r\n$4\r\nPING\r\n", self._on_pong)
+            self.messages.ask_ping(self._on_pong)
 
     def _on_pong(self, reply: Any, error: BaseException | None) -> None:
         if error is None:
-            self._silent = 0
+            self._unanswered_pings = 0
 
     # -- messages
 
     def on_message(self, channel: bytes, data: bytes) -> None:
-        """A message of Redis that the fence let through."""
+        """The fence let a message of Redis through."""
         message = Message(data)
         if message.kind in b"RWA" and not channel.endswith(b":" + self.presence.instance):
-            return  # to who this instance was before it was given up: what it had is others' now
+            return  # for an id that was given up: what it had is others' now
         name = queue_of(channel)
         if message.kind == b"W":
-            self.woken(name, message.first)
+            self.on_wakeup(name, message.first)
         elif message.kind == b"T":
-            self.taps.heard(name, message)
+            self.taps.on_message(name, message)
         elif name in self.queues:
             self.queues[name].on_message(message)
-        elif message.kind == b"R":  # dealt before the last one's leaving was told, and read after that was answered
+        elif message.kind == b"R":  # it was dealt before Redis knew that the last consumer left, and read after that
             self.give_back(name, message.epoch, message.numbers)
 
     def give_back(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
-        """Round-robin elements that nobody here takes go to others."""
+        """Give round-robin elements that nobody here takes to others."""
         for at in range(0, len(numbers), MERGED):
             some = numbers[at : at + MERGED]
             slot = self.core.instances.give_back(name, self.presence.instance, epoch, some)
@@ -196,17 +202,17 @@ class Delivery(Service):
         self, name: bytes, epoch: bytes, numbers: list[int], reply: Any, error: BaseException | None
     ) -> None:
         if error is not None and not self.closing:
-            self.clock.callLater(AGAIN, self._give_back_again, name, epoch, numbers)
+            self.clock.callLater(RETRY_AFTER, self._give_back_again, name, epoch, numbers)
 
     def _give_back_again(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
-        """It may have been done, and some were dealt to this instance since: those stay."""
+        """Try again. The first try may have worked, and some may have been dealt to this instance since: those stay."""
         here = self.queues[name].unconfirmed if name in self.queues else set()
         self.give_back(name, epoch, [number for number in numbers if number not in here])
 
     # -- confirming
 
     def confirm_later(self, subscription: Subscription) -> None:
-        """Two turns later, when the sockets have been served."""
+        """Confirm two turns later, when the sockets have been served."""
         self._to_confirm.add(subscription)
         if not self._confirming:
             self._confirming = True
@@ -234,15 +240,15 @@ class Delivery(Service):
     async def _close(self) -> None:
         self.closing = True
         self.taps.close()
-        for consumer in list(self.of):
+        for consumer in list(self.queues_of):
             if consumer.lease:
                 self.leave(consumer, failed=False)
             consumer.close("the server is ending")
         for _ in range(100):
-            if not self.of:
+            if not self.queues_of:
                 break
             await pause(self.clock, 0.02)
-        for consumer in list(self.of):
+        for consumer in list(self.queues_of):
             self.leave(consumer, failed=False)
         self.presence.stop()
         try:

@@ -1,9 +1,9 @@
-"""One queue that this instance listens to: joining it, hearing it, handing it over, confirming.
+"""One queue that this instance listens to.
 
-Owns what is known of the queue, and what its consumers have taken that Redis does not know yet; knows neither HTTP
-nor which other queues there are. Delivery (delivery/service.py) keeps one for each queue, and the fence
-(delivery/fence.py) decides when it hears. Read docs/architecture.md for the protocol, delivery/consumers.py for who
-gets what.
+Owns what is known of the queue: its consumers, its epoch and position, and what Redis was told of both. Knows neither
+HTTP nor other queues. Delivery (delivery/service.py) keeps one for each queue, the fence (delivery/fence.py) decides
+when it hears messages. Joining is in delivery/joining.py, what is to be confirmed in delivery/confirming.py. Read
+docs/architecture.md for the protocol, delivery/consumers.py for which consumer gets what.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.delivery.batch import Batch, Consumer
-from restmq.delivery.channels import Inbox
+from restmq.delivery.channels import Channels
+from restmq.delivery.confirming import Confirmations
 from restmq.delivery.consumers import Consumers
+from restmq.delivery.joining import Joining
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
 from restmq.model.element import Element
 from restmq.model.errors import BadOption, Error, Unavailable
 from restmq.runtime.future import Slot, drive, fault, nothing
 from restmq.store.connection import Redis
-from restmq.store.core import Core, Nack
-from restmq.store.instances import NOBODY, Confirmed, History, Listening, Seen, Told
+from restmq.store.core import Core
+from restmq.store.instances import NOBODY, History, Listening, ListenReply, Seen
+from restmq.store.requests import Nack
 
-MERGED = 500  # elements in one call
-PAGE = 1000  # elements of history at a time
-AGAIN = 0.3  # seconds until what Redis did not answer is asked once more
-UNTOLD = Listening(-1, -1, -1)  # what Redis has to be told anew
+RETRY_AFTER = 0.3  # seconds until Redis is asked again for what it did not answer
+UNKNOWN = Listening(-1, -1, -1)  # Redis must be told of the consumers again, whatever they are
 
 log = Logger()
 
@@ -50,7 +51,7 @@ class Owner(Protocol):
     core: Core
     messages: Redis
     presence: Presence
-    inbox: Inbox
+    channels: Channels
     clock: IReactorTime
     closing: bool
     rejoining: bool
@@ -59,43 +60,42 @@ class Owner(Protocol):
         """Call confirm() two turns later, when the sockets have been served."""
 
     def give_back(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
-        """Round-robin elements that nobody here takes go to others."""
+        """Give round-robin elements that nobody here takes to others."""
 
     def leave(self, consumer: Consumer, failed: bool = True) -> None:
-        """A consumer goes, from all its queues."""
+        """Take a consumer out of all its queues."""
 
     def let_go(self, subscription: Subscription) -> None:
-        """Nobody hears it any more."""
+        """Forget a subscription that nobody listens to any more."""
 
 
 class Subscription:
-    """The queue `name` as this instance hears it. What it takes over is delivered, given back, or told."""
+    """The queue `name` as this instance hears it.
+
+    Each element that it takes over is delivered or given back, and a consumer that misses one is told.
+    """
 
     def __init__(self, name: bytes, owner: Owner) -> None:
         self.name, self.owner = name, owner
         self.consumers = Consumers()
+        self.confirmations = Confirmations(self.consumers)
         self.state = State.IDLE
-        self.joins = 0  # how often joining was begun
+        self.joins = 0  # how many attempts to join have begun
         self.announced = False  # Redis may think that somebody listens here
         self.joiners: list[Slot[None]] = []  # consumers that wait until it is joined
-        self.held_back: list[Message] = []  # messages that came while it was not
+        self.held_back: list[Message] = []  # messages that came before it was joined
         self.epoch = b""
         self.past_epochs: set[bytes] = set()
-        self.epoch_is_new = False  # nothing was heard of it yet: its first message tells where it begins
-        self.birthword = b""
+        self.epoch_is_new = False  # nothing of this epoch was heard yet: its first message says where it begins
+        self.data_id = b""
         self.position = 0  # of the last broadcast that was heard
-        self.number = 0  # highest that was seen
-        self.confirmed = 0  # position up to which some socket took every broadcast
-        self.told_confirmed = 0  # the same as Redis was told it
-        self.out = 0  # position up to which somebody is ready for more, though one before it may be stuck
+        self.number = 0  # the highest that was seen
         self.policy = b"broadcast"
         self.settings: dict[str, str] = {}
-        self.told = NOBODY  # what Redis was told of the consumers
-        self.told_lost = 0  # position up to which Redis is being told that nobody here took what was broadcast
-        self.written: list[int] = []  # numbers of round-robin elements to confirm
-        self.leased: list[tuple[Element, int]] = []  # the same of consumers that lease, with ms
-        self.unheard: list[Batch] = []  # broadcasts that came when nobody was left to hear them
-        self._telling = False
+        self.reported = NOBODY  # what Redis was told of the consumers
+        self.reported_untaken = 0  # position up to which Redis is being told that nobody here takes what was broadcast
+        self.unheard: list[Batch] = []  # broadcasts that came when no consumer was left
+        self._report_scheduled = False
 
     @property
     def joined(self) -> bool:
@@ -104,33 +104,33 @@ class Subscription:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody hears it, or Redis thinks so."""
+        """Whether anybody listens, or Redis thinks so."""
         return bool(self.consumers.all) or self.announced
 
     @property
-    def _listening(self) -> Listening:
-        """Its consumers as Redis is told of them, but never none."""
+    def listening(self) -> Listening:
+        """Its consumers in the form that Redis is told, but at least one."""
         return Listening(self.consumers.roundrobin.ready, self.consumers.roundrobin.room, max(1, len(self.consumers)))
 
     # -- consumers come and go
 
     async def hear_policy(self) -> None:
-        """Another policy may be on its way: what was told is here when this is answered (PING)."""
+        """Wait for a change of the policy that may be on its way: after a PING its message is here."""
         if self.joined and self.policy == b"broadcast":
-            await self.owner.messages.call(b"PING")
+            await self.owner.messages.ping()
 
     async def admit(self) -> None:
         """Wait until the queue is joined. Raises Unavailable."""
         if not self.consumers.all and self.joined:
-            self.state = State.IDLE  # it may have been forgotten since the last one left
+            self.state = State.IDLE  # it may have been forgotten since the last consumer left
         if not self.joined:
             slot: Slot[None] = Slot()
             self.joiners.append(slot)
             self.join()
             await slot
 
-    def add(self, consumer: Consumer, later: bool) -> None:
-        """A consumer hears it from now on; with `later`, broadcasts are kept for it until it has got the past.
+    def add(self, consumer: Consumer, past_first: bool) -> None:
+        """From now on a consumer hears the queue. With `past_first`, broadcasts are kept until it has read the past.
 
         Raises BadOption when it leases and the queue broadcasts.
         """
@@ -141,67 +141,70 @@ class Subscription:
                 f"POST policy=roundrobin to /p/{name} first"
             )
         unheard, self.unheard = self.unheard, []
-        given_back = not self.told.consumers  # they are being given back, and come again
+        given_back = not self.reported.consumers  # they are being given back, and come again
         self.consumers.join(consumer, unheard[0].first - 1 if unheard and not given_back else self.position)
-        if later:
-            self.consumers.broadcast.replaying(consumer)
+        if past_first:
+            self.consumers.broadcast.begin_history(consumer)
         for batch in unheard:
             if given_back:
-                self.consumers.broadcast.nobody(batch)
+                self.consumers.broadcast.give_nobody(batch)
             else:
                 self._to_everyone(batch)
-        self.tell()
+        self.report_later()
 
     def remove(self, consumer: Consumer, failed: bool) -> None:
-        """A consumer went: what it did not get, or not acknowledge, goes to the next.
+        """A consumer left: what it did not get, or not acknowledge, goes to the next one.
 
-        With `failed`, the oldest that it got and did not acknowledge counts as a failed try: what crashes its
-        worker must not come back for ever.
+        With `failed`, the oldest element that it got and did not acknowledge counts as a failed try. Otherwise an
+        element that crashes its worker would come back for ever.
         """
         if consumer not in self.consumers.all:
             return
         sent, rest, leased = self.consumers.leave(consumer)
-        if consumer.lease:  # all that it has not acknowledged goes back: confirmed later, it would be another's
-            self.leased = [pair for pair in self.leased if pair[0] not in leased]
+        if consumer.lease:  # all unacknowledged elements go back: a later confirmation would concern another's lease
+            self.confirmations.drop_leases(leased)
         else:
-            self._sent(consumer, sent)
+            self.confirmations.add(consumer, sent)
         if rest:
             self._give(rest)
         self.owner.confirm_later(self)
-        self.tell()
-        if leased:  # after that is told, or they would be dealt to the one that left
+        self.report_later()
+        if leased:  # after that report, or they would be dealt to the consumer that left
             self.owner.clock.callLater(0, self._end_leases, leased, failed)
 
     def _end_leases(self, leased: list[Element], failed: bool) -> None:
-        """Their consumer has closed: they go back, confirmed or not."""
+        """Give back the leases of a consumer that closed, confirmed or not."""
         nacks = [Nack(element.lease, 0) for element in leased]
         if failed:
             nacks[0] = Nack(leased[0].lease, None, True, b"its consumer closed")
         drive(self.owner.core.nack(self.name, nacks), nothing, partial(self._on_leases_not_ended, leased, failed))
 
     def _on_leases_not_ended(self, leased: list[Element], failed: bool, error: BaseException) -> None:
-        """Redis is away, or refuses: one that was on its way has no lease that would end by itself."""
+        """Try again: an element that was still on its way has no lease that would end by itself."""
         fault(f"giving back leases of {self.name.decode()}", error)
         if not self.owner.closing:
-            self.owner.clock.callLater(AGAIN, self._end_leases, leased, failed)
+            self.owner.clock.callLater(RETRY_AFTER, self._end_leases, leased, failed)
 
-    # -- joining: subscribe, wait for its answer, then the call; what comes meanwhile is held back
+    # -- joining; what comes meanwhile is held back
 
     def join(self) -> None:
-        """Begin to hear it, unless that has begun, or the beat decides first."""
+        """Begin to join, unless that has begun. While the links were away, a beat must be answered first."""
         if self.state is not State.JOINING and not self.owner.rejoining:
             self.state = State.JOINING
             self.joins += 1
             drive(self._joining(), nothing, partial(self._on_join_failed, self.joins))
 
+    async def _joining(self) -> None:
+        self._on_joined(await Joining(self).run())
+
     def on_links_lost(self) -> None:
-        """The links came up anew: what was heard before says nothing of what was told meanwhile."""
+        """The links came up anew: what was heard before says nothing about what was sent meanwhile."""
         self.state = State.IDLE
         self.held_back = []
 
     def _on_join_failed(self, joins: int, error: BaseException) -> None:
         if joins != self.joins:
-            return  # the links came up anew meanwhile, and with them began another
+            return  # the links came up anew, and another attempt began
         self.state = State.IDLE
         if fault(f"joining {self.name.decode()}", error):
             error = Unavailable("the queue could not be joined")
@@ -210,7 +213,7 @@ class Subscription:
             self.owner.clock.callLater(0.2, self._join_again)
 
     def refuse(self, error: BaseException) -> None:
-        """Consumers that wait to join it are told why they cannot now."""
+        """Tell the consumers that wait to join why they cannot now."""
         joiners, self.joiners = self.joiners, []
         for slot in joiners:
             slot.fail(Unavailable(str(error)))
@@ -221,116 +224,60 @@ class Subscription:
         if not self.joined and self.wanted and not self.owner.closing:
             self.join()
 
-    async def _joining(self) -> None:
-        ups, instance = self.owner.inbox.ups, self.owner.presence.instance
-        await self.owner.inbox.open(self.name, self.owner, b"ci")
-        listening = self._listening if self.consumers.all else Listening(0, 0, 1)
-        self.announced = True
-        known = self.epoch != b""
-        told = await self._listen(listening)
-        self._check_links(ups, instance)
-        self.policy = told.policy
-        self._learn(told.settings)
-        start = await self._start_of(told, ups, instance)
-        if known and told.epoch != self.epoch:
-            self._begin_epoch(told.epoch, start)
-            known = False
-        elif self.epoch_is_new or not known:
-            self.position = start
-        if not known:
-            self.confirmed = self.told_confirmed = start
-        self.epoch, self.number, self.epoch_is_new = told.epoch, max(self.number, told.number), False
-        await self._read_missed(told, ups, instance)
-        if known:
-            await self._give_back_strays(ups, instance)
-        self._on_joined(listening)
-
-    async def _start_of(self, told: Told, ups: int, instance: bytes) -> int:
-        """The position after which this instance hears."""
-        if not (self.epoch and (told.epoch != self.epoch or self.epoch_is_new) and self.consumers.all):
-            return told.position
-        # What this life has broadcast was not heard here: all that is kept of it comes first.
-        kept = await self.owner.core.instances.history(self.name, "all", 0, 0)
-        self._check_links(ups, instance)
-        if kept.epoch != told.epoch:
-            raise Unavailable("the queue was forgotten while it was joined")
-        return min(kept.start, told.position)
-
-    async def _read_missed(self, told: Told, ups: int, instance: bytes) -> None:
-        """What was broadcast while nothing was heard here, up to the position that was told, comes from history."""
-        while self.position < told.position:
-            page = await self.owner.core.instances.history(self.name, "after", self.position, PAGE)
-            self._check_links(ups, instance)
-            if page.epoch != told.epoch:
-                raise Unavailable("the queue was forgotten while it was joined")
-            if page.floor > self.position:
-                self._tell_gap(page.floor)
-            self._replay(page)
-            self.position = max(self.position, page.end)
-        self.position = max(self.position, told.position)  # what is not in history was taken back, and comes again
-
-    async def _give_back_strays(self, ups: int, instance: bytes) -> None:
-        """Round-robin elements that were on their way when the connection went."""
-        strays = await self.owner.core.instances.away(self.name, instance)
-        if strays:  # some may just have been dealt: their messages are here when this is answered
-            await self.owner.messages.call(b"PING")
-        self._check_links(ups, instance)
-        self.owner.give_back(self.name, self.epoch, sorted(strays - self.unconfirmed - self._dealt()))
-
     def _on_joined(self, listening: Listening) -> None:
-        self.state, self.told = State.JOINED, listening
+        self.state, self.reported = State.JOINED, listening
         joiners, self.joiners = self.joiners, []
-        for slot in joiners:  # each stands in the list before this returns, and so hears what was held back
+        for slot in joiners:  # each becomes a consumer before this returns, and so hears what was held back
             slot.resolve(None)
         held_back, self.held_back = self.held_back, []
         for message in held_back:
             self.handle(message)
         self._set_policy(self.policy)
-        self.tell()
+        self.report_later()
         if self.consumers.roundrobin.leased:
-            drive(self._claim_leases(), nothing, partial(fault, f"asking for leases of {self.name.decode()}"))
-
-    def _check_links(self, ups: int, instance: bytes) -> None:
-        if ups != self.owner.inbox.ups or instance != self.owner.presence.instance:
-            raise Unavailable("the connection to Redis was lost while joining")
+            drive(self._claim_leases(), nothing, partial(fault, f"claiming leases of {self.name.decode()}"))
 
     async def _claim_leases(self) -> None:
-        """Leases may have ended while nothing was heard here: who had them may have as many more."""
+        """Leases may have ended while nothing was heard here. A consumer that had them may have as many more."""
         leased, instance = self.consumers.roundrobin.leased, self.owner.presence.instance
-        held = await self.owner.core.mine(self.name, instance, [element.lease for element in leased])
-        self.consumers.roundrobin.over([element for element, holds in zip(leased, held) if not holds])
-        self.tell()
+        held = await self.owner.core.claim_leases(self.name, instance, [element.lease for element in leased])
+        self.consumers.roundrobin.end_lease_of([element for element, holds in zip(leased, held) if not holds])
+        self.report_later()
 
-    def _tell_gap(self, last: int) -> None:
-        """More was missed than history keeps."""
-        log.warn("queue {queue}: more was missed than history keeps", queue=self.name.decode())
-        for consumer in self.consumers.broadcast.current:  # who gets the past finds it out there
-            consumer.missed(self.name, self.position + 1, last)
-        self.consumers.broadcast.skipped()
+    def on_gap(self, last: int) -> None:
+        """More was missed than history keeps: all up to position `last` is gone."""
+        log.warn(
+            "queue {queue}: more was missed here than history keeps; its consumers are told of the gap",
+            queue=self.name.decode(),
+        )
+        for consumer in self.consumers.broadcast.current:  # those that read history find it out there
+            consumer.on_missed(self.name, self.position + 1, last)
+        self.consumers.broadcast.on_skipped()
         self.position = last
 
-    def _replay(self, page: History) -> None:
-        """What was broadcast while nothing was heard here."""
+    def replay(self, page: History) -> None:
+        """Hand over what was broadcast while nothing was heard here."""
         for position, element in page.elements:
             if position > self.position:
                 self._broadcast(Batch(self.name, [element], position, page.epoch))
 
-    def _learn(self, settings: dict[str, str]) -> None:
+    def note_settings(self, settings: dict[str, str]) -> None:
+        """Redis told the queue's own settings."""
         self.settings = settings
-        self.birthword = self.owner.core.birthword
+        self.data_id = self.owner.core.data_id
 
     # -- epochs
 
     def on_epoch(self, epoch: bytes, position: int) -> None:
-        """Redis tells of this epoch and position; messages from before it may still be on their way."""
+        """Redis told this epoch and position. Messages from before may still be on their way."""
         if epoch != self.epoch and epoch not in self.past_epochs:
-            self._begin_epoch(epoch, position)
+            self.begin_epoch(epoch, position)
             self.epoch_is_new = True
 
-    def _begin_epoch(self, epoch: bytes, position: int) -> None:
+    def begin_epoch(self, epoch: bytes, position: int) -> None:
         """The queue has another epoch than it had: it was forgotten, or Redis lost data.
 
-        Or nobody ever wrote to it: then its epoch goes with the last who hears it, and nobody missed anything.
+        Or nobody ever wrote to it: then its epoch went with its last consumer, and nobody missed anything.
         """
         never_used = not (self.number or self.position)
         if never_used and not position:
@@ -338,61 +285,62 @@ class Subscription:
             return
         if not never_used:
             log.warn("queue {queue} has another epoch: it was forgotten, or Redis lost data", queue=self.name.decode())
-        self.consumers.renewed()
-        self.written, self.leased = [], []
+        self.consumers.on_new_epoch()
+        self.confirmations.on_new_epoch()
         self.past_epochs.add(self.epoch)
         self.unheard.clear()
         self.epoch, self.position, self.number = epoch, position, 0
-        self.confirmed, self.told_confirmed, self.out, self.told_lost, self.told = 0, 0, 0, 0, UNTOLD
-        self.tell()
+        self.reported, self.reported_untaken = UNKNOWN, 0
+        self.report_later()
         for consumer in self.consumers.broadcast.current:
-            consumer.renewed(self.name, epoch, position)
+            consumer.on_new_epoch(self.name, epoch, position)
 
     # -- telling Redis who listens: once a turn, in absolute numbers
 
-    def _listen(self, listening: Listening, lost: int = 0) -> Coroutine[Any, Any, Told]:
-        seen = Seen(self.epoch, self.number, self.position, self.settings, self.birthword)
-        instance = self.owner.presence.instance
-        return self.owner.core.instances.listen(self.name, instance, listening, self.confirmed, seen, lost)
+    def listen(self, listening: Listening, untaken: int = 0) -> Coroutine[Any, Any, ListenReply]:
+        """Tell Redis of the consumers, and that nobody here takes what was broadcast up to `untaken`."""
+        seen = Seen(self.epoch, self.number, self.position, self.settings, self.data_id)
+        confirmed, instance = self.confirmations.position, self.owner.presence.instance
+        return self.owner.core.instances.listen(self.name, instance, listening, confirmed, seen, untaken)
 
-    def tell(self) -> None:
-        """Say how many listen, and how many elements they take, if that is not what Redis was told last."""
-        if self.joined and not self._telling:
-            self._telling = True
-            self.owner.clock.callLater(0, self._tell)
+    def report_later(self) -> None:
+        """When this turn ends, tell Redis how many listen and how many elements they take, if that has changed."""
+        if self.joined and not self._report_scheduled:
+            self._report_scheduled = True
+            self.owner.clock.callLater(0, self._report)
 
-    def _tell(self) -> None:
-        self._telling = False
+    def _report(self) -> None:
+        self._report_scheduled = False
         listening = Listening(self.consumers.roundrobin.ready, self.consumers.roundrobin.room, len(self.consumers))
-        lost = self.consumers.broadcast.lost
-        if not self.joined or self.joiners or (listening == self.told and lost <= self.told_lost):
+        untaken = self.consumers.broadcast.untaken
+        if not self.joined or self.joiners or (listening == self.reported and untaken <= self.reported_untaken):
             return
-        self.told, self.told_lost = listening, lost
-        drive(self._say(listening, lost), nothing, self._on_not_told)
+        self.reported, self.reported_untaken = listening, untaken
+        drive(self._send_report(listening, untaken), nothing, self._on_not_reported)
 
-    async def _say(self, listening: Listening, lost: int) -> None:
+    async def _send_report(self, listening: Listening, untaken: int) -> None:
         epoch, leaving = self.epoch, listening.consumers == 0
-        if leaving or lost:
+        if leaving or untaken:
             await self._confirm()
-        told = await self._listen(listening, 0 if leaving else lost)
-        self.on_epoch(told.epoch, told.position)
-        self._set_policy(told.policy)
-        self._learn(told.settings)
+        reply = await self.listen(listening, 0 if leaving else untaken)
+        self.on_epoch(reply.epoch, reply.position)
+        self._set_policy(reply.policy)
+        self.note_settings(reply.settings)
         if leaving:
             self.unheard.clear()  # Redis gave them back, or another instance has heard them
             self.consumers.broadcast.abandon(self.position)
             if self.consumers.all:
-                self.told = listening
-                self.tell()
-            self.told_lost = 0
+                self.reported = listening
+                self.report_later()
+            self.reported_untaken = 0
             await self._leave()
-        elif lost and self.epoch == epoch:
-            self.consumers.broadcast.abandon(lost)
-            self.told_lost = 0
+        elif untaken and self.epoch == epoch:
+            self.consumers.broadcast.abandon(untaken)
+            self.reported_untaken = 0
             self.owner.confirm_later(self)
 
     async def _leave(self) -> None:
-        """Redis knows that nobody listens: let go, unless somebody came meanwhile."""
+        """Redis knows that nobody listens: let the queue go, unless somebody came meanwhile."""
         if self.consumers.all or self.joiners:
             return
         await self._confirm()
@@ -400,30 +348,30 @@ class Subscription:
             self.state, self.announced = State.IDLE, False
             self.owner.let_go(self)
 
-    def _on_not_told(self, error: BaseException) -> None:
-        fault(f"telling who hears {self.name.decode()}", error)
-        self.told, self.told_lost = UNTOLD, 0
-        self.owner.clock.callLater(AGAIN, self.tell)
+    def _on_not_reported(self, error: BaseException) -> None:
+        fault(f"telling Redis who listens to {self.name.decode()}", error)
+        self.reported, self.reported_untaken = UNKNOWN, 0
+        self.owner.clock.callLater(RETRY_AFTER, self.report_later)
 
     async def depart(self) -> None:
         """The instance ends: confirm what was taken, and give back the rest."""
         await self._confirm()
         if self.joined:
-            await self._listen(NOBODY)
+            await self.listen(NOBODY)
 
     # -- messages
 
     def on_message(self, message: Message) -> None:
-        """Something was told of this queue."""
+        """A message for this queue came."""
         if self.joined:
             self.handle(message)
         elif self.state is State.JOINING or self.owner.rejoining:
             self.held_back.append(message)
-        elif message.kind == b"R":  # dealt before the last one's leaving was told, and read after that was answered
+        elif message.kind == b"R":  # it was dealt before Redis knew that the last consumer left, and read after that
             self.owner.give_back(self.name, message.epoch, message.numbers)
 
     def handle(self, message: Message) -> None:
-        """Do as it says."""
+        """Do as a message says."""
         kind, epoch, first = message.kind, message.epoch, message.first
         if epoch in self.past_epochs:
             return  # it was on its way when the queue was forgotten
@@ -432,11 +380,11 @@ class Subscription:
         if kind == b"P":
             self._set_policy(message.words)
         elif kind == b"Z":
-            self.consumers.roundrobin.forget()
-            self.tell()
+            self.consumers.roundrobin.end_all_leases()
+            self.report_later()
         elif kind == b"A":
-            self.consumers.roundrobin.freed({int(number) for number in message.words.split(b" ")})
-            self.tell()
+            self.consumers.roundrobin.end_leases({int(number) for number in message.words.split(b" ")})
+            self.report_later()
         else:
             elements = message.elements(self.name)
             self.number = max(self.number, elements[-1].number)
@@ -455,7 +403,7 @@ class Subscription:
         if batch.first == self.position + 1:
             self._broadcast(batch)
             return
-        # Something was broadcast before this that was not heard: joining again brings it, from history, first.
+        # Something was broadcast before this that was not heard. Joining again brings it first, from history.
         if self.joined:
             self.state = State.IDLE
             self.join()
@@ -474,15 +422,15 @@ class Subscription:
         self.position = batch.last
         if self.consumers.all:
             self._to_everyone(batch)
-        else:  # the last one left just now: nobody heard this, and nobody may confirm it
+        else:  # the last consumer left just now: nobody heard this, and nobody may confirm it
             self.unheard.append(batch)
 
     def _to_everyone(self, batch: Batch) -> None:
-        for consumer, position in self.consumers.broadcast.everyone(batch):
-            consumer.fell_behind(self.name, position, self.epoch)
+        for consumer, position in self.consumers.broadcast.give(batch):
+            consumer.on_fell_behind(self.name, position, self.epoch)
 
     def _give(self, elements: list[Element]) -> None:
-        """Round-robin: each to the next; what nobody takes goes back."""
+        """Round-robin: give each element to the next consumer. What nobody takes goes back."""
         refused = self.consumers.roundrobin.give(self.name, elements, self.epoch)
         if refused:
             self.owner.give_back(self.name, self.epoch, [element.number for element in refused])
@@ -490,64 +438,47 @@ class Subscription:
     # -- confirming
 
     def confirm(self) -> None:
-        """Tell Redis what the sockets took, and look again as long as some of it is on its way."""
+        """Tell Redis what the sockets took. Look again as long as some of it is on its way."""
         drive(self._confirm(), nothing, self._on_not_confirmed)
-        if self.consumers.broadcast.lost:
-            self.tell()
+        if self.consumers.broadcast.untaken:
+            self.report_later()
         if self.consumers.waits():
             self.owner.clock.callLater(0.02, self.owner.confirm_later, self)
 
     def drop(self) -> None:
         """Others have taken over what was on its way here."""
         self.consumers.drop()
-        self.written, self.leased = [], []
-
-    def _sent(self, consumer: Consumer, elements: list[Element]) -> None:
-        """The consumer's socket took these."""
-        if consumer.lease:
-            self.leased += [(element, consumer.lease) for element in elements]
-        else:
-            self.written += [element.number for element in elements]
+        self.confirmations.drop()
 
     async def _confirm(self) -> None:
-        for consumer in self.consumers.all:
-            self._sent(consumer, self.consumers.roundrobin.settled(consumer))
-        confirmed = self.confirmed = self.consumers.broadcast.confirmed(self.confirmed)
-        out = self.consumers.broadcast.out
-        written, self.written = self.written, []
-        leased, self.leased = self.leased, []
-        if not written and not leased and confirmed <= self.told_confirmed and out <= self.out:
+        pending = self.confirmations.collect()
+        if pending is None:
             return
-        before, self.told_confirmed, self.out = self.told_confirmed, confirmed, out
-        # What is written in one life says nothing in another.
+        # What was written in one epoch says nothing in another.
         epoch, instance = self.epoch, self.owner.presence.instance
         try:
-            for at in range(0, max(len(written), len(leased), 1), MERGED):
-                leases = [(element.number, ms) for element, ms in leased[at : at + MERGED]]
-                told = self._listening
-                if self.told.consumers > 0:  # this neither joins nor leaves: listen() does that
-                    self.told = told
-                done = Confirmed(confirmed, out, written[at : at + MERGED], leases)
-                await self.owner.core.instances.confirm(self.name, instance, epoch, told, done)
+            for done in pending.calls():
+                listening = self.listening
+                if self.reported.consumers > 0:  # this call neither joins nor leaves: listen() does
+                    self.reported = listening
+                await self.owner.core.instances.confirm(self.name, instance, epoch, listening, done)
         except Error:
             if (epoch, instance) == (self.epoch, self.owner.presence.instance):
-                self.written += written  # repeated until told: a window that stays full is a deadlock
-                here = self.consumers.roundrobin.leased  # else its consumer left, and it goes back to be dealt anew
-                self.leased += [pair for pair in leased if pair[0] in here]
-                self.told_confirmed, self.out = min(self.told_confirmed, before), 0
+                self.confirmations.put_back(pending)
             raise
 
     def _on_not_confirmed(self, error: BaseException) -> None:
         fault(f"confirming {self.name.decode()}", error)
         if not self.owner.closing:
-            self.owner.clock.callLater(AGAIN, self.owner.confirm_later, self)
+            self.owner.clock.callLater(RETRY_AFTER, self.owner.confirm_later, self)
 
     @property
     def unconfirmed(self) -> set[int]:
         """Numbers of the round-robin elements that consumers have, or had, and that are not confirmed yet."""
-        return self.consumers.roundrobin.held | set(self.written) | {element.number for element, _ in self.leased}
+        return self.consumers.roundrobin.held | self.confirmations.numbers
 
-    def _dealt(self) -> set[int]:
-        """Numbers of the round-robin elements that came while the queue was joined."""
+    @property
+    def dealt(self) -> set[int]:
+        """Numbers of the round-robin elements in the messages that are held back."""
         dealt = [message for message in self.held_back if message.kind == b"R" and message.epoch == self.epoch]
         return {number for message in dealt for number in message.numbers}

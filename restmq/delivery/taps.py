@@ -1,13 +1,13 @@
 """Taps: live streams that see what is added, and take nothing.
 
-Owns who taps which queue in this instance; knows neither HTTP nor what becomes of
-an element. A tap counts as no consumer. Read delivery/service.py next.
+Owns which stream taps which queue in this instance; knows neither HTTP nor what becomes of an element. A tap does not
+count as a consumer. Read delivery/service.py next.
 """
 
 from __future__ import annotations
 
 from restmq.delivery.batch import Batch, Consumer, offer
-from restmq.delivery.channels import Inbox
+from restmq.delivery.channels import Channels
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
 from restmq.model.errors import Error, Unavailable
@@ -16,55 +16,55 @@ from restmq.store.core import Core
 
 
 class Taps:
-    """queue -> taps."""
+    """Queue -> taps."""
 
-    def __init__(self, core: Core, inbox: Inbox, presence: Presence) -> None:
-        self.core, self.inbox, self.presence = core, inbox, presence
-        self.of: dict[Consumer, list[bytes]] = {}
+    def __init__(self, core: Core, channels: Channels, presence: Presence) -> None:
+        self.core, self.channels, self.presence = core, channels, presence
+        self.queues_of: dict[Consumer, list[bytes]] = {}
         self._queues: dict[bytes, list[Consumer]] = {}
         self._closing = False
 
     async def join(self, consumer: Consumer, queues: list[bytes]) -> None:
-        """Show it every element that is added from now on. Raises Unavailable."""
+        """Show a consumer every element that is added from now on. Raises Unavailable."""
         if self._closing:
             raise Unavailable("this instance is ending; connect again")
-        self.of[consumer] = queues
+        self.queues_of[consumer] = queues
         try:
             for name in queues:
-                if consumer in self.of:  # it may leave while it waits
+                if consumer in self.queues_of:  # it may leave while it waits
                     self._queues.setdefault(name, []).append(consumer)
-                    await self.inbox.open(name, self, b"t")
-                if consumer in self.of:
+                    await self.channels.open(name, self, b"t")
+                if consumer in self.queues_of:
                     await self.core.instances.tap(name, self.presence.instance, True)
         except Error:
             self.leave(consumer)
             raise
 
     def leave(self, consumer: Consumer) -> None:
-        """It went; with a queue's last one nothing more is to be told here."""
-        for name in self.of.pop(consumer, ()):
+        """A tap left. When it was a queue's last one, this instance needs to hear no more adds."""
+        for name in self.queues_of.pop(consumer, ()):
             taps = self._queues.get(name, [])
             if consumer in taps:
                 taps.remove(consumer)
             if not taps and self._queues.pop(name, None) is not None:
-                self.inbox.close(name, self)
+                self.channels.close(name, self)
                 self.core.instances.tap(name, self.presence.instance, False).then(ignored)
 
-    def cut(self) -> None:
-        """The links to Redis were away."""
+    def on_links_lost(self) -> None:
+        """The links to Redis were away: end all taps."""
         self._end("Redis was away, so what was added meanwhile was not seen here; connect again")
 
     def close(self) -> None:
-        """The instance ends: there are no taps any more."""
+        """The instance ends, and with it all taps."""
         self._closing = True
         self._end("the server is ending")
 
     def _end(self, why: str) -> None:
-        for consumer in list(self.of):
+        for consumer in list(self.queues_of):
             consumer.close(why)
 
-    def heard(self, queue: bytes, message: Message) -> None:
-        """Something was added."""
+    def on_message(self, queue: bytes, message: Message) -> None:
+        """Elements were added."""
         taps = list(self._queues.get(queue, ()))
         if taps:
             batch = Batch(queue, message.elements(queue), 0, message.epoch)

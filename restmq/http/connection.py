@@ -462,10 +462,10 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             if age >= HURRIED and body.size < age * HASTE:
                 self._deny(body, self._crowded("the body came slowly while others waited; nothing was stored"))
 
-    def _crowded(self, text: str) -> errors.Crowded:
+    def _crowded(self, text: str) -> errors.NoRoom:
         """The error of a body that has no room, or has it no longer. It is counted for /metrics."""
         self.server.bodies.refused += 1
-        return errors.Crowded(text)
+        return errors.NoRoom(text)
 
     def _deny(self, body: Body, error: Exception) -> None:
         """Answer a request whose body is not all here. What comes of the body is thrown away, if it has a near end.
@@ -565,7 +565,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         self.app(request)
 
     def may_grow(self, request: Request, most: int) -> None:
-        """A body is to be unpacked, to `most` bytes. Raises Crowded when there is no room for that."""
+        """A body is to be unpacked, to `most` bytes. Raises NoRoom when there is no room for that."""
         bodies = self.server.bodies
         if bodies.held - request.size + most > bodies.most and bodies.held > request.size:
             raise self._crowded("too many bodies are under way for one that is to be unpacked; nothing was done")

@@ -212,7 +212,7 @@ class Live:
             if self.wish.tap:
                 await delivery.taps.join(self, self.queues)
             else:
-                positions = await delivery.join(self, self.queues, later=since is not None)
+                positions = await delivery.join(self, self.queues, past_first=since is not None)
                 for queue, word in since.items() if since else ():
                     if not handler.gone and not self.ended:
                         positions[queue] = await resume.begin(delivery, queue, word, positions[queue][0])
@@ -300,7 +300,7 @@ class Live:
         if self.written > EARLY and not self.full:
             self._filled()
 
-    def fell_behind(self, queue: bytes, position: int, epoch: bytes) -> None:
+    def on_fell_behind(self, queue: bytes, position: int, epoch: bytes) -> None:
         """More waits for it than its buffer may hold: from this position on it reads from history, at its own pace."""
         if not self._slow:
             self._slow = True
@@ -312,14 +312,14 @@ class Live:
         """A batch as this transport writes it."""
         return b"".join([self.framed(text) for text in documents(batch, bool(self.lease), self._words(batch))])
 
-    def missed(self, queue: bytes, first: int, last: int) -> None:
+    def on_missed(self, queue: bytes, first: int, last: int) -> None:
         """What was broadcast at these positions is no longer kept: tell."""
         if queue in self._places:
             self._places[queue] = (last, self._places[queue][1])
         said = {"queue": queue.decode("utf-8"), "gap": [first, last], "missed": last - first + 1}
         self._announce("gap", said)
 
-    def renewed(self, queue: bytes, epoch: bytes, position: int, behind: bool = False) -> None:
+    def on_new_epoch(self, queue: bytes, epoch: bytes, position: int, behind: bool = False) -> None:
         """The queue has begun another life. Without ids a consumer misses something by it only if it was behind."""
         told = self._places.get(queue, (0, b""))[1] == epoch  # where it got the past
         if not told if self.ids else behind:
@@ -422,7 +422,7 @@ class Live:
         self.full = True
         self.pace.full(True)
         if not self.ended:
-            self.services.delivery.full(self)
+            self.services.delivery.on_full(self)
 
     def _drained(self) -> None:
         self.full = False
@@ -432,7 +432,7 @@ class Live:
         for queue, many in unseen.items():
             self._announce("gap", {"queue": queue.decode("utf-8"), "gap": None, "missed": many})
         self.pace.full(self.full)  # what was just written may have filled it again
-        self.services.delivery.drained(self)
+        self.services.delivery.on_drained(self)
 
     def _drop(self, why: str) -> None:
         """End a consumer that takes nothing: what waits for it is thrown away here and goes on elsewhere."""

@@ -258,7 +258,7 @@ class Prefetched(Error):
     status, type, title = 503, "prefetch", "Not for prefetching"
 
 
-class Crowded(Error):
+class NoRoom(Error):
     """What this instance may hold for all clients together is taken: nothing was done."""
 
     status, type, title = 503, "crowded", "Too much at once"

@@ -1,23 +1,24 @@
-"""Answers that are still in memory: what clients have not read, and what Redis is asked for and may bring.
+"""Answers in memory: what clients have not read yet, and what Redis was asked for and may bring.
 
-Owns the bound on both together. An element that is taken for a client which does
-not read would stay here and be nobody's, so it is not taken. Read store/connection.py next.
+Owns one bound on both together. An element that is taken for a client that does not read would stay here and reach
+nobody, so it is not taken before there is room. Read store/connection.py next.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-from restmq.model.errors import Crowded
+from restmq.model.errors import NoRoom
 from restmq.runtime.future import Slot
 
-EACH = 1 << 20  # bytes of values that one question brings
+EACH = 1 << 20  # bytes of values that one call brings
 
 
 class Answers:
-    """At most `most` bytes, but for one question at a time. `unread` are there, `asked` questions are under way.
+    """At most `most` bytes; one call may go beyond it when it is alone.
 
-    `waited` and `refused` count questions that came when there was no room, `cut` the clients that were cut off.
+    `unread` are bytes that clients have not read, `asked` calls that Redis has not answered. `waited` and `refused`
+    count the calls that came when there was no room, `cut` the clients that were cut off.
     """
 
     def __init__(self, most: int) -> None:
@@ -28,21 +29,21 @@ class Answers:
 
     @property
     def over(self) -> bool:
-        """Whether clients have left so much unread that nothing more is handed out."""
+        """Whether clients have left so much unread that no element is handed out."""
         return self.unread >= self.most
 
     def _free(self) -> bool:
         return not self.over and (not self.asked or self.unread + (self.asked + 1) * EACH <= self.most)
 
     def at_once(self) -> bool:
-        """Enter if that is possible without waiting."""
+        """Enter if there is room now."""
         if self.line or not self._free():
             return False
         self.asked += 1
         return True
 
     def enter(self, patient: bool = False) -> Slot[None]:
-        """Wait until Redis may be asked; leave() when it has answered. Raises Crowded, unless one is patient."""
+        """Wait until Redis may be asked; call leave() after its answer. Raises NoRoom, unless the caller is patient."""
         slot: Slot[None] = Slot()
         if self.at_once():
             slot.resolve(None)
@@ -54,12 +55,12 @@ class Answers:
         return slot
 
     def leave(self) -> None:
-        """A question was answered, or will not be."""
+        """A call was answered, or will not be."""
         self.asked -= 1
         self._next()
 
     def count(self, more: int) -> None:
-        """So many bytes more are unread, or less."""
+        """Count so many bytes more as unread, or fewer."""
         self.unread += more
         if more < 0:
             self._next()
@@ -72,12 +73,12 @@ class Answers:
                     self.line.append((slot, patient))
                 else:
                     self.refused += 1
-                    slot.fail(crowded())
+                    slot.fail(no_room())
         while self.line and self._free():
             self.asked += 1
             self.line.popleft()[0].resolve(None)
 
 
-def crowded() -> Crowded:
-    """Why nothing is handed out."""
-    return Crowded("clients that do not read take all the room that this instance has for answers; nothing was taken")
+def no_room() -> NoRoom:
+    """The error that says why nothing is handed out."""
+    return NoRoom("clients that do not read take all the room that this instance has for answers; nothing was taken")

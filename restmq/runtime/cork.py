@@ -1,7 +1,7 @@
-"""Writing at once, and writing once: what Twisted's transports buffer, and when.
+"""The cork: a transport is written at once, and once only for all that one read caused.
 
-Owns the few private fields of the transports that this needs, each used in one
-place here; knows nothing of HTTP or Redis. Read runtime/ticker.py next.
+Owns the few private fields of Twisted's transports that this needs; each is used in one place here. Knows nothing of
+HTTP or Redis. Read runtime/ticker.py next.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from twisted.internet.abstract import FileDescriptor
 
 _PLAIN = (tcp.Server, tcp.Client, unix.Server, unix.Client)
 _RECORD = 16384 + 256  # bytes of a TLS record at the most (RFC 8446 section 5.2)
-#: A program for the kernel's packet filter (bpf(4) of the BSDs has the words), ret #1: one byte of a packet may stay.
-#: Linux always keeps TCP's header: so it reads acknowledgements, and ignores what the peer sends.
+#: A program for the kernel's packet filter (bpf(4) of the BSDs explains the words), ret #1: keep one byte of a packet.
+#: Linux always keeps the TCP header, so it reads acknowledgements and ignores what the peer sends.
 _NO_DATA = array.array("B", struct.pack("HBBI", 0x06, 0, 0, 1))
-_MOST_READ = 64  # pieces: a unix socket has no filter, and its peer may send for ever
+_MOST_READ = 64  # reads: a unix socket has no filter, and its peer may send for ever
 _SO_ATTACH_FILTER = 26  # socket(7); Python's socket module does not name it
 
 
 class Cork:
-    """While open, what goes to a transport gathers; closing writes each once. Open it around one read."""
+    """While it is open, writes gather. When it closes, each transport is written once. Open it around one read."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -45,7 +45,7 @@ class Cork:
                 _write(transport, parts[0] if len(parts) == 1 else b"".join(parts))
 
     def write(self, transport: Any, data: bytes) -> None:
-        """Write now, or with what else this turn has for the same transport."""
+        """Write now, or, while the cork is open, with everything else for the same transport."""
         if not self._depth:
             _write(transport, data)
             return
@@ -56,22 +56,22 @@ class Cork:
             parts.append(data)
 
     def flush(self, transport: Any) -> None:
-        """What gathered for this transport goes now: before it is closed, or counted."""
+        """Write now what gathered for this transport, because it is going to be closed or counted."""
         parts = self._gathered.pop(transport, None)
         if parts:
             _write(transport, b"".join(parts))
 
     def drop(self, transport: Any) -> None:
-        """What gathered for this transport is thrown away: before it is aborted."""
+        """Throw away what gathered for this transport, because it is going to be aborted."""
         self._gathered.pop(transport, None)
 
     def waiting(self, transport: Any) -> int:
-        """Bytes gathered for this transport."""
+        """How many bytes gathered for this transport."""
         return sum(map(len, self._gathered.get(transport, ())))
 
 
 def _write(transport: Any, data: bytes) -> None:
-    """Try the kernel at once when nothing waits before it: a turn and a buffer less. Never for TLS."""
+    """Try the kernel at once when nothing waits before this: that saves a turn and a buffer. Never with TLS."""
     if (
         transport.__class__ in _PLAIN
         and transport.connected
@@ -88,30 +88,30 @@ def _write(transport: Any, data: bytes) -> None:
 
 
 def bottom(transport: Any) -> Any:
-    """The transport that has the socket: twisted.protocols.tls stands on one."""
+    """The transport that has the socket. That of twisted.protocols.tls stands on top of it."""
     while hasattr(transport, "_appSendBuffer"):
         transport = transport.transport
     return transport
 
 
 def unsent(transport: Any) -> int:
-    """Bytes given to the transport that are not yet with the kernel; over TLS, those not yet encrypted too.
+    """Bytes given to the transport that the kernel does not have yet, and, over TLS, those not encrypted yet.
 
-    A TLS record of which the kernel has only a part counts as unsent as a whole: nobody can read it.
+    A TLS record that the kernel has only in part counts as unsent, because nobody can read it.
     """
     waiting = cork.waiting(transport)
     lower = bottom(transport)
     under = 0
     if isinstance(lower, FileDescriptor):
         under = len(lower.dataBuffer) - lower.offset + lower._tempDataLen
-    if lower is not transport:  # twisted.protocols.tls, which gathers small writes of a turn
+    if lower is not transport:  # twisted.protocols.tls, which gathers the small writes of a turn
         parts = [*transport._appSendBuffer, *getattr(getattr(transport, "_aggregator", None), "_buffer", ())]
         waiting += sum(map(len, parts)) + (_RECORD if under else 0)
     return waiting + under
 
 
 def untaken(transport: Any) -> int:
-    """Bytes of which the peer's kernel has not acknowledged that it has them (SIOCOUTQ, tcp(7)); 0 where none tells."""
+    """Bytes that the peer's kernel has not acknowledged (SIOCOUTQ, tcp(7)); 0 where the system does not say."""
     lower = bottom(transport)
     if not isinstance(lower, FileDescriptor) or not lower.connected:
         return 0
@@ -123,14 +123,14 @@ def untaken(transport: Any) -> int:
 
 
 def can_half_close(transport: Any) -> bool:
-    """Whether loseWriteConnection() sends a FIN and reading goes on: plain TCP and unix sockets."""
+    """Whether loseWriteConnection() sends a FIN and reading goes on: true for plain TCP and unix sockets."""
     return transport.__class__ in _PLAIN
 
 
 def finish(transport: Any) -> None:
     """Throw away what the kernel has not taken, and send a FIN behind what it has (shutdown(2)).
 
-    The peer reads to the end whatever the kernel had; an abort would throw that away, too.
+    The peer can read everything that the kernel has. An abort would throw that away too.
     """
     cork.drop(transport)
     lower: Any = bottom(transport)
@@ -147,33 +147,33 @@ def finish(transport: Any) -> None:
     lower._tempDataBuffer, lower._tempDataLen = [], 0
     lower.stopWriting()
     handle: Any = lower
-    # loseWriteConnection() would wait until the kernel takes more, which it may never do.
-    with suppress(OSError):  # the peer has gone already
+    # loseWriteConnection() would wait until the kernel takes more, which may never happen.
+    with suppress(OSError):  # the peer has left already
         handle.getHandle().shutdown(socket.SHUT_WR)
     if lower.disconnecting:
         lower.startWriting()  # loseConnection() was called before, and waits for a turn of writing
 
 
 def let_go(transport: Any) -> None:
-    """Close the socket behind finish(), so that nothing the peer sends later resets the connection.
+    """Close the socket after finish(), so that nothing the peer sends later resets the connection.
 
-    A closed socket answers data with a reset, and the kernel throws away what it still had to send. A WebSocket client
-    sends a pong as soon as it has read a ping, with elements behind it still to read. So the kernel is told to ignore
-    what comes. Where it cannot do that, on other systems than Linux, the reset comes as ever.
+    A closed socket answers data with a reset, and then the kernel throws away what it still had to send. A WebSocket
+    client sends a pong as soon as it has read a ping, though it has not read the elements behind the ping. So the
+    kernel is told to ignore what comes. Systems other than Linux cannot do that, and send the reset.
     """
     lower: Any = bottom(transport)
     if isinstance(lower, FileDescriptor) and lower.connected:
         handle: socket.socket = lower.getHandle()  # type: ignore[attr-defined]  # a socket's transport has it
-        with suppress(OSError):  # refused, or the peer has gone already
+        with suppress(OSError):  # refused, or the peer has left already
             if handle.family != socket.AF_UNIX:
                 where = _NO_DATA.buffer_info()[0]
                 handle.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, where))
-            for _ in range(_MOST_READ):  # what came and is not read resets the connection, too
+            for _ in range(_MOST_READ):  # data that came and was not read also resets the connection
                 if not handle.recv(1 << 16):
                     break
     lower.loseConnection()
 
 
-#: The reactor has one thread, so one cork serves all.
+#: The reactor has one thread, so one cork serves everything.
 cork = Cork()
 send = cork.write

@@ -1,8 +1,7 @@
-"""An answer on its way: the cheap half of a Deferred, and what runs a coroutine over it.
+"""Slot, an answer on its way, and drive(), which runs a coroutine that waits for such answers.
 
-Owns waiting; knows nothing of what is waited for. A Slot has one waiter and no
-callback chain, which makes it four times cheaper than a Deferred on the hot
-path. Coroutines may await Slots and Deferreds alike. Read store/core.py next.
+Owns waiting; knows nothing of what is waited for. A Slot has one waiter and no chain of callbacks, so it costs a
+quarter of a Deferred where speed matters. A coroutine may await both. Read store/core.py next.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ log = Logger()
 
 
 class Slot(Generic[T]):
-    """Room for one answer or one exception, and for one who waits for it."""
+    """A place for one answer or one exception, and for the one caller that waits for it."""
 
     __slots__ = ("_done", "_error", "_ready", "_value")
 
@@ -33,7 +32,7 @@ class Slot(Generic[T]):
         self._error: BaseException | None = None
 
     def resolve(self, value: T) -> None:
-        """The answer is here."""
+        """Put the answer in."""
         done, self._done = self._done, None
         if done is not None:
             done(value, None)
@@ -41,7 +40,7 @@ class Slot(Generic[T]):
             self._ready, self._value, self._error = True, value, None
 
     def fail(self, error: BaseException) -> None:
-        """No answer will come. An exception for each slot: a shared one gathers every traceback."""
+        """Put an exception in: no answer will come. Each slot needs its own: a shared one gathers every traceback."""
         done, self._done = self._done, None
         if done is not None:
             done(None, error)
@@ -49,7 +48,7 @@ class Slot(Generic[T]):
             self._ready, self._value, self._error = True, None, error
 
     def then(self, done: Callable[[Any, BaseException | None], None]) -> None:
-        """Call done(value, error) with the answer, at once if it is here."""
+        """Call done(value, error) when the answer is here, or at once."""
         if self._ready:
             value, error = self._value, self._error
             self._value = self._error = None  # a coroutine that fails with the error would hold it, and be held by it
@@ -63,9 +62,9 @@ class Slot(Generic[T]):
 
 
 class _Drive(Generic[T]):
-    """A coroutine that is under way. Whatever it waits for holds this object, which never holds itself.
+    """A coroutine that has begun. What it waits for holds this object, which never holds itself.
 
-    So a request is gone when its last reference is, and the garbage collector has nothing to find.
+    So a request goes when its last reference goes, and the garbage collector finds nothing.
     """
 
     __slots__ = ("_coroutine", "_failed", "_finished")
@@ -79,7 +78,7 @@ class _Drive(Generic[T]):
         self._coroutine, self._finished, self._failed = coroutine, finished, failed
 
     def step(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Go on with what was waited for, up to the next thing to wait for or to the end."""
+        """Go on with the result that was waited for, up to the next wait or to the end."""
         try:
             waits = self._coroutine.throw(error) if error is not None else self._coroutine.send(value)
         except StopIteration as stop:
@@ -105,16 +104,16 @@ def drive(
     finished: Callable[[T], object],
     failed: Callable[[BaseException], object],
 ) -> None:
-    """Run a coroutine that awaits Slots or Deferreds; one of the two functions is called, once."""
+    """Run a coroutine that awaits Slots or Deferreds. Calls one of the two functions, once."""
     _Drive(coroutine, finished, failed).step()
 
 
 def nothing(_: object) -> None:
-    """What there is to do when all went well."""
+    """Do nothing, because all went well."""
 
 
 def fault(what: str, error: BaseException) -> bool:
-    """Whether what failed is a fault, which is told in the log; that Redis is away is told elsewhere."""
+    """Whether this error is a fault of RestMQ, which is logged here. That Redis is away is logged elsewhere."""
     if isinstance(error, Error):
         return False
     log.error("{what} failed: {error!r}", what=what, error=error)
@@ -122,11 +121,11 @@ def fault(what: str, error: BaseException) -> bool:
 
 
 def ignored(answer: object, error: BaseException | None) -> None:
-    """Nobody waits for this answer, and nothing is lost when there is none."""
+    """Ignore an answer that nobody waits for. Without one nothing is lost."""
 
 
 def begun(coroutine: Coroutine[Any, Any, T]) -> Slot[T]:
-    """Run a coroutine now, as far as it comes, and answer a slot for its result."""
+    """Run a coroutine now, as far as it goes, and answer a slot for its result."""
     slot: Slot[T] = Slot()
     drive(coroutine, slot.resolve, slot.fail)
     return slot
@@ -140,7 +139,7 @@ def pause(clock: IReactorTime, seconds: float) -> Slot[None]:
 
 
 def deferred(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
-    """Run a coroutine now and answer a Deferred for its result (for Twisted's services)."""
+    """Run a coroutine now and answer a Deferred for its result, for Twisted's services."""
     answer: Deferred[T] = Deferred()
     drive(coroutine, answer.callback, answer.errback)
     return answer

@@ -1,7 +1,7 @@
-"""Memory that was freed goes back to the system. Linux with glibc; elsewhere there is nothing to do.
+"""Freed memory goes back to the system, on Linux with glibc. Elsewhere there is nothing to do.
 
-glibc keeps what was freed below something that is in use, and after a large body that
-may be megabytes, for as long as the process runs. Read runtime/room.py next.
+glibc keeps freed memory that lies below something in use, for as long as the process runs. After a large body that
+may be megabytes. Read runtime/room.py next.
 """
 
 from __future__ import annotations
@@ -17,5 +17,5 @@ def _trim() -> Callable[[int], int]:
         return lambda pad: 0
 
 
-#: malloc_trim(3): 40 us in an instance that is at rest, some 50 ms for each GB that lies about in small pieces.
+#: malloc_trim(3): 40 us in an idle instance, some 50 ms for each GB that is free in small pieces.
 trim = _trim()

@@ -1,4 +1,4 @@
-"""Services that start in order, and end in reverse order, each after the one before it has ended.
+"""Services that start in order and end in reverse order, one after the other.
 
 Owns that order; knows nothing of what it starts. Twisted's MultiService ends all of them at once.
 """
@@ -15,7 +15,7 @@ log = Logger()
 
 
 class Ordered(MultiService):
-    """Ends the last service first, and the next when that has ended. One that fails to end keeps none from its end."""
+    """Ends the last service first, and the next one when that has ended. A failure does not stop the rest."""
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)

@@ -1,7 +1,7 @@
-"""A plain file, opened so that what lies in its place can do no harm.
+"""Plain files, opened so that whatever lies in their place can do no harm.
 
-Somebody else may own the folder. A FIFO there would keep its reader waiting for ever, a device has no end,
-and a link leads where its maker may not write. Knows nothing of what stands in a file.
+The folder may belong to another user. A FIFO there would block its reader for ever, a device never ends, and a link may
+point to where its maker cannot write. Knows nothing of what is in a file.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-#: The most bytes of a file, unless its reader says another number.
+#: The most bytes of a file, unless the caller says another number.
 MOST = 1 << 20
 
 
 def opened(path: Path, flags: int, own: bool = False) -> int:
-    """A descriptor of a plain file, opened without waiting (open(2)). A new one is this user's alone.
+    """Open a plain file without waiting, and answer its descriptor (open(2)). A new file is readable by this user only.
 
-    `own`: it must be this user's or root's, have one name only, and be no link. Raises OSError that says why not.
+    With `own` the file must belong to this user or root, have one name only, and be no link. Raises OSError with a text
+    that says why not.
     """
     flags |= os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (os.O_NOFOLLOW if own else 0)
     try:
@@ -45,12 +46,12 @@ def _wrong(found: os.stat_result, own: bool) -> str:
 
 
 def trusted(found: os.stat_result) -> bool:
-    """Whether it belongs to this user, or to root."""
+    """Whether a file belongs to this user or to root."""
     return found.st_uid in (os.geteuid(), 0)
 
 
 def read(path: Path, most: int = MOST, own: bool = False) -> bytes:
-    """All of a plain file. Raises OSError, also when it has more than `most` bytes."""
+    """Read all of a plain file. Raises OSError, also when it has more than `most` bytes."""
     with open(opened(path, os.O_RDONLY, own), "rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
@@ -59,7 +60,7 @@ def read(path: Path, most: int = MOST, own: bool = False) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Put a file of this user's in its place, whatever is there; a crash leaves the old one or the new one."""
+    """Replace a file of this user, whatever lies there. After a crash there is the old file or the new one."""
     fresh = path.with_name(path.name + ".new")
     with suppress(FileNotFoundError):
         fresh.unlink()
@@ -70,9 +71,9 @@ def write(path: Path, data: bytes) -> None:
 
 
 def appendable(path: Path) -> None:
-    """Raises OSError unless a log may be written there: a plain file, or none yet.
+    """Raise OSError unless a log may be written there: to a plain file, or to none yet.
 
-    In a folder that others may write in, it must be this user's own and no link.
+    In a folder that others may write to, the file must be this user's own and no link.
     """
     folder = os.stat(path.parent)
     with suppress(FileNotFoundError):

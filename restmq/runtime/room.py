@@ -1,7 +1,7 @@
-"""Room for what many connections hold at the same time: a bound in bytes for all of them together.
+"""Room for what many connections hold at the same time: one bound in bytes for all of them.
 
-Owns the count and the line of those who wait; knows neither HTTP nor sockets. Who
-comes first is first, so that a large body is not kept waiting by small ones.
+Owns the count and the line of those that wait; knows neither HTTP nor sockets. The first in line enters first, so that
+small bodies do not keep a large one waiting.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 
 class Ticket:
-    """Who waits for room, and is called when there is some."""
+    """A place in line, whose then() is called when there is room."""
 
     __slots__ = ("size", "then")
 
@@ -20,10 +20,10 @@ class Ticket:
 
 
 class Room:
-    """At most `most` bytes; `held` are taken. What is larger than all of it enters when nothing else is there.
+    """A bound of `most` bytes, of which `held` are taken. A larger body enters when nothing else is there.
 
-    `waited` and `refused` count those who came when there was no room. Who refuses counts it.
-    `used` tells that somebody may have needed much memory since it was last set to False.
+    `waited` and `refused` count the bodies that came when there was no room; the caller that refuses counts. `used`
+    says that much memory may have been used since somebody last set it to False.
     """
 
     def __init__(self, most: int) -> None:
@@ -33,11 +33,11 @@ class Room:
         self.line: deque[Ticket] = deque()
 
     def fits(self, size: int) -> bool:
-        """Whether so much may enter now, before all who wait."""
+        """Whether so many bytes may enter now, ignoring the line."""
         return self.held + size <= self.most or not self.held
 
     def enter(self, size: int, then: Callable[[], None]) -> Ticket | None:
-        """Take so much. None: it is taken; else then() is called when it is, unless leave_line() was called before."""
+        """Take so many bytes. None: they are taken. Else then() is called once they are, unless leave_line() is."""
         self.used = True
         if not self.line and self.fits(size):
             self.held += size
@@ -48,13 +48,13 @@ class Room:
         return ticket
 
     def leave_line(self, ticket: Ticket) -> None:
-        """It waits no more."""
+        """Give up a place in line."""
         if ticket in self.line:
             self.line.remove(ticket)
             self.leave(0)
 
     def leave(self, size: int) -> None:
-        """Give so much back; those who wait enter in their order."""
+        """Give so many bytes back. Those in line enter in their order."""
         self.held -= size
         while self.line and self.fits(self.line[0].size):
             ticket = self.line.popleft()

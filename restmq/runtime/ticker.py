@@ -1,7 +1,7 @@
 """The wheel: one tick a second for everything that has a deadline.
 
-Owns the count of seconds and the Date of answers; knows nothing of who is
-called. One tick for all is cheaper than a timer each. Read http/connection.py for who asks.
+Owns the count of seconds and the Date of answers; knows nothing of what it calls. One tick for all costs less than a
+timer for each. Read http/connection.py for who uses it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from twisted.logger import Logger
 
 log = Logger()
 
-NEVER = 1 << 60  # a second that does not come: no deadline
+NEVER = 1 << 60  # a second that never comes: no deadline
 
 
 def boot_clock() -> float:
-    """Seconds that also pass while the machine sleeps or the process is stopped (clock_gettime(2))."""
+    """Seconds of a clock that also runs while the machine sleeps or the process is stopped (clock_gettime(2))."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Wheel:
-    """Counts seconds in `now`, keeps `date` as HTTP writes it (RFC 9110 section 5.6.7), calls what was given."""
+    """Counts seconds in `now`, keeps `date` as HTTP writes it (RFC 9110 section 5.6.7), and calls its callbacks."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
@@ -40,7 +40,7 @@ class Wheel:
         self._loop.start(1.0, now=False)
 
     def stop(self) -> None:
-        """Tick no more."""
+        """Stop ticking."""
         if self._loop.running:
             self._loop.stop()
 
@@ -49,7 +49,7 @@ class Wheel:
         self._calls.append(callback)
 
     def drop(self, callback: Callable[[], None]) -> None:
-        """Call it no more."""
+        """Call this no more."""
         self._calls.remove(callback)
 
     def _tick(self) -> None:

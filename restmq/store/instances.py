@@ -1,7 +1,7 @@
-"""What an instance tells Redis of itself and of the queues that it listens to, and what it hears.
+"""What an instance tells Redis of itself and of the queues that it listens to, and what Redis answers.
 
-Owns the arguments, the replies and the channels of these calls; knows no consumer. The store's other face,
-for producers and those who pull, is core.py. Read delivery/presence.py next.
+Owns the arguments, the replies and the channels of these calls; knows no consumer. The other half of the store, for
+producers and clients that pull, is core.py. Read delivery/presence.py next.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import NamedTuple
 from restmq.model.element import Element
 from restmq.runtime.future import Slot
 from restmq.store.greeting import Greeting
-from restmq.store.pipeline import Turn, word
+from restmq.store.pipeline import Turn, unique_id
 from restmq.store.redistime import RedisTime
 from restmq.store.replies import settings_in
-from restmq.store.timers import Due
+from restmq.store.timers import Timers
 
 
 class Listening(NamedTuple):
-    """Of the consumers of an instance: how many take elements of a queue, how many they may hold in all, and how many
-    there are."""
+    """The consumers of one queue in one instance.
+
+    `ready` is how many take elements, `room` how many elements they may hold in all, `consumers` how many there are.
+    """
 
     ready: int
     room: int
@@ -32,19 +34,19 @@ NOBODY = Listening(0, 0, 0)
 
 
 class Seen(NamedTuple):
-    """What an instance knows of a queue: with it Redis notices that it holds less than it did (live.lua).
+    """What an instance has seen of a queue. With it Redis notices that it lost data (listen.lua).
 
-    `number` and `position` are the highest that were seen, `birthword` is that of the data in Redis then.
+    `number` and `position` are the highest that were seen. `data_id` is the id of the data in Redis at that time.
     """
 
     epoch: bytes
     number: int
     position: int
     settings: dict[str, str]
-    birthword: bytes
+    data_id: bytes
 
 
-class Told(NamedTuple):
+class ListenReply(NamedTuple):
     """What Redis answers an instance that listens to a queue."""
 
     epoch: bytes
@@ -55,22 +57,25 @@ class Told(NamedTuple):
 
 
 class Confirmed(NamedTuple):
-    """What the sockets of an instance have taken of a queue since it was said last (confirm.lua).
+    """What the sockets of an instance have taken of a queue since the last time this was said (confirm.lua).
 
-    Broadcasts up to `position`; up to `out` somebody is ready for more. The numbers of round-robin elements, and
-    number and ms of those that are leased now.
+    - `position`: all broadcasts up to it were taken.
+    - `ready_after`: some consumer is ready for what comes after this position, though another may be stuck before it.
+    - `written`: numbers of round-robin elements that were taken.
+    - `leased`: number and ms of those that a consumer leases now.
     """
 
     position: int
-    out: int
+    ready_after: int
     written: Sequence[int]
     leased: Sequence[tuple[int, int]]
 
 
 class History(NamedTuple):
-    """A page of what a queue broadcast (replay.lua): from `start` to `end` of all that goes to `position`.
+    """A page of a queue's history of broadcasts (replay.lua).
 
-    `floor` is the position before the first one that is kept. Each element stands with its position.
+    The page goes from position `start` to `end`; the history goes on to `position`. `floor` is the position before the
+    first broadcast that is kept. Each element comes with its position.
     """
 
     epoch: bytes
@@ -82,51 +87,54 @@ class History(NamedTuple):
 
 
 def queue_of(channel: bytes) -> bytes:
-    """The queue that a channel speaks of: restmq:{NAME}:…"""
+    """The queue that a channel belongs to: restmq:{NAME}:…"""
     return channel[8 : channel.index(b"}:")]
 
 
 class Instances:
-    """The calls of one instance, which each take its name: it gets another one when it was given up.
+    """The calls of one instance. Each takes the instance's id, which changes when the others give the instance up.
 
     All of them raise errors.Unavailable while Redis is away or slower than the deadline.
     """
 
-    def __init__(self, turn: Turn, context: bytes, due: Due, time: RedisTime, greeting: Greeting) -> None:
-        self._turn, self._redis, self._context, self._due = turn, turn.redis, context, due
+    def __init__(self, turn: Turn, context: bytes, timers: Timers, time: RedisTime, greeting: Greeting) -> None:
+        self._turn, self._redis, self._context, self._timers = turn, turn.redis, context, timers
         self._time, self._greeting = time, greeting
 
     # -- itself
 
-    async def beat(self, instance: bytes, newborn: bool, lasts_ms: int) -> tuple[bool, list[bytes]]:
-        """Say that it lives, for so long: whether it may go on, and the instances that it should reap (beat.lua)."""
+    async def beat(self, instance: bytes, new: bool, lasts_ms: int) -> tuple[bool, list[bytes]]:
+        """Tell Redis that this instance is alive for `lasts_ms` more (beat.lua).
+
+        Answers whether it may go on, and the ids of dead instances that it should reap.
+        """
         keys = [b"restmq:{inst}:" + name for name in (b"alive", b"doomed", b"last", b"libraries")]
-        loaded = self._turn.loaded
-        if newborn:
-            loaded.look()
-        found, loaded.found = loaded.found, []
+        loader = self._turn.loader
+        if new:
+            loader.list_libraries()
+        found, loader.libraries_found = loader.libraries_found, []
         asked = self._time.now()
-        words = (instance, b"1" if newborn else b"0", b"%d" % lasts_ms, self._greeting.run, loaded.name, *found)
-        now, verdict, many, *names = await self._turn.whole("beat", keys, *words)
-        self._time.told(now, asked)
-        loaded.delete(names[many:])
+        words = (instance, b"1" if new else b"0", b"%d" % lasts_ms, self._greeting.run_id, loader.name, *found)
+        now, verdict, many, *names = await self._turn.call_now("beat", keys, *words)
+        self._time.learn(now, asked)
+        loader.delete(names[many:])
         return verdict != b"doomed", names[:many]
 
     def note(self, instance: bytes, queue: bytes) -> Slot[object]:
-        """Enter a queue in the set of those it listens to, so that it can be reaped (note.lua)."""
-        return self._turn.whole("note", [b"restmq:{inst}:q:" + instance], queue)
+        """Enter a queue in the set of those that it listens to, so that the others can reap it there (note.lua)."""
+        return self._turn.call_now("note", [b"restmq:{inst}:q:" + instance], queue)
 
     async def unnote(self, instance: bytes, queue: bytes) -> None:
-        """Take it out of that set (SREM)."""
+        """Take a queue out of that set (SREM)."""
         await self._redis.call(b"SREM", b"restmq:{inst}:q:" + instance, queue)
 
     async def depart(self, instance: bytes) -> None:
-        """It goes, and has nothing left: nobody needs to reap it."""
+        """The instance ends and holds nothing more, so that no other needs to reap it."""
         await self.reap(instance)
         await self._redis.call(b"ZREM", b"restmq:{inst}:alive", instance)
 
     async def reap(self, dead: bytes, queues: Iterable[bytes] = ()) -> None:
-        """Take a dead instance out of all its queues, those named too; what it held goes to others (reap.lua)."""
+        """Take a dead instance out of all its queues, and out of those named; others get what it held (reap.lua)."""
         key = b"restmq:{inst}:q:" + dead
         for queue in {*await self._redis.call(b"SMEMBERS", key), *queues}:
             while await self._turn.call("reap", queue, self._context, dead, b"1"):
@@ -137,59 +145,59 @@ class Instances:
     # -- a queue that it listens to
 
     def channel(self, queue: bytes, kind: bytes, instance: bytes) -> bytes:
-        """A queue's channel: c broadcasts, t adds, i what is for this instance alone."""
+        """The name of a queue's channel. `kind`: c broadcasts, t adds, i messages for this instance alone."""
         suffix = b":" + instance if kind == b"i" else b""
         return b"restmq:{%b}:%b%d%b" % (queue, kind, self._redis.dbid or 0, suffix)
 
     async def listen(
-        self, queue: bytes, instance: bytes, listening: Listening, confirmed: int, seen: Seen, lost: int = 0
-    ) -> Told:
-        """Say how many consumers listen: the instance joins with the first, and leaves with a count of 0 (live.lua).
+        self, queue: bytes, instance: bytes, listening: Listening, confirmed: int, seen: Seen, untaken: int = 0
+    ) -> ListenReply:
+        """Say how many consumers listen (listen.lua). The instance joins with the first, and leaves with a count of 0.
 
-        `confirmed` is the position up to which broadcasts are confirmed. What was broadcast up to `lost` nobody
-        here will take. Raises errors.Unavailable also when the instance was given up.
+        `confirmed` is the position up to which broadcasts are confirmed. Nobody here will take what was broadcast up to
+        `untaken`. Raises errors.Unavailable also when the others gave the instance up.
         """
         settings = json.dumps(seen.settings).encode()
-        anew = b"0" if seen.birthword in (b"", self._greeting.birthword) else b"1"
+        other_data = b"0" if seen.data_id in (b"", self._greeting.data_id) else b"1"
         numbers = (*listening, confirmed)
         known = (seen.epoch, b"%d" % seen.number, b"%d" % seen.position, settings)
-        words = (*(b"%d" % one for one in numbers), *known, word(), anew, b"%d" % lost)
-        reply = await self._turn.call("live", queue, self._context, instance, *words)
+        words = (*(b"%d" % one for one in numbers), *known, unique_id(), other_data, b"%d" % untaken)
+        reply = await self._turn.call("listen", queue, self._context, instance, *words)
         epoch, position, number, policy, due, own = reply
-        self._due.told(queue, due)
-        return Told(epoch, position, number, policy, settings_in(own))
+        self._timers.on_due_in(queue, due)
+        return ListenReply(epoch, position, number, policy, settings_in(own))
 
     async def confirm(self, queue: bytes, instance: bytes, epoch: bytes, listening: Listening, done: Confirmed) -> None:
-        """Say what its sockets have taken, which opens the window for what follows (confirm.lua)."""
-        if done.leased:  # noted first: the answer may be lost
-            self._due.soon(queue, min(ms for _, ms in done.leased))
+        """Say what the sockets took, which opens the window for what follows (confirm.lua)."""
+        if done.leased:  # before the call: its answer may be lost
+            self._timers.schedule(queue, min(ms for _, ms in done.leased))
         leases = [b"%d" % part for pair in done.leased for part in pair]
         numbers = [b"%d" % number for number in done.written]
-        state = b"%d %d %d %d" % (*listening, done.out)
+        state = b"%d %d %d %d" % (*listening, done.ready_after)
         words = (epoch, b"%d" % done.position, state, b"%d" % len(numbers), *numbers, *leases)
-        self._due.told(queue, await self._turn.call("confirm", queue, self._context, instance, *words))
+        self._timers.on_due_in(queue, await self._turn.call("confirm", queue, self._context, instance, *words))
 
     def give_back(self, queue: bytes, instance: bytes, epoch: bytes, numbers: Sequence[int]) -> Slot[object]:
-        """Round-robin elements that no consumer here could take go to others (back.lua)."""
+        """Give round-robin elements that no consumer here takes to others (give_back.lua)."""
         words = [b"%d" % number for number in numbers]
-        return self._turn.call("back", queue, self._context, instance, epoch, *words)
+        return self._turn.call("give_back", queue, self._context, instance, epoch, *words)
 
-    async def away(self, queue: bytes, instance: bytes) -> frozenset[int]:
-        """Numbers of the round-robin elements on their way to it (SSCAN)."""
+    async def held_by(self, queue: bytes, instance: bytes) -> frozenset[int]:
+        """Numbers of the round-robin elements that Redis has as on their way to this instance (SSCAN)."""
         key = b"restmq:{%b}:way:%b" % (queue, instance)
         return frozenset(map(int, await self._redis.scan(b"SSCAN", key)))
 
     def tap(self, queue: bytes, instance: bytes, on: bool) -> Slot[object]:
-        """Tell it of each element that is added, or no more (tap.lua)."""
+        """Begin or stop to see each element that is added (tap.lua)."""
         return self._turn.call("tap", queue, self._context, instance, b"1" if on else b"0")
 
     async def history(self, queue: bytes, what: str, which: int = 0, most: int = 500, size: int = 1 << 20) -> History:
-        """A page of history: `most` elements, or as many as have `size` bytes of values (replay.lua).
+        """Read a page of history: `most` elements, or as many as have `size` bytes of values (replay.lua).
 
-        `what` and `which` say where it begins: after a position, at a key, with the last so many, so many ms ago,
-        all or now.
+        `what` and `which` say where it begins: after a position, at a key, with the last so many, so many ms ago, at
+        the first that is kept (all), or at the end (now).
         """
-        words = (what.encode(), b"%d" % which, b"%d" % most, word(), b"%d" % size)
+        words = (what.encode(), b"%d" % which, b"%d" % most, unique_id(), b"%d" % size)
         epoch, position, floor, start, end, *rest = await self._turn.call("replay", queue, self._context, *words)
         elements = [
             (int(place), Element(queue, int(number), value, 0, 0, epoch))
@@ -198,6 +206,6 @@ class Instances:
         return History(epoch, position, floor, start, end, elements)
 
     async def taken_back(self, queue: bytes) -> list[tuple[int, int]]:
-        """First and last position of what was broadcast and then taken back, as nobody confirmed it (LRANGE)."""
+        """First and last positions of broadcasts that were taken back because nobody confirmed them (LRANGE)."""
         ranges = await self._redis.call(b"LRANGE", b"restmq:{%b}:void" % queue, b"0", b"-1")
         return [(int(first), int(last)) for first, last in (entry.split(b" ") for entry in ranges)]

@@ -1,7 +1,7 @@
-"""The library: the Lua files as one text, which Redis runs as functions, or as a script where it will not load it.
+"""The library: all Lua files as one text, which Redis runs as functions, or as a script where it loads none.
 
-Owns the order of the files, the names under which a Redis has them, and what of restmq.conf goes with each call; knows
-nothing of what the verbs do: each file's head is its contract, lua/lib/keys.lua tells the keyspace. Read
+Owns the order of the files, the names under which Redis has them, and what of restmq.conf goes with each call. Knows
+nothing of what the verbs do: the head of each file is its contract, lua/lib/keys.lua has the keyspace. Read
 store/pipeline.py next, and docs/decisions/functions.md for why.
 """
 
@@ -16,13 +16,13 @@ from pathlib import Path
 from restmq.model.settings import DEFAULTS
 
 FOLDER = Path(__file__).parent / "lua"
-#: Each uses those before it, and no other.
+#: Each file uses only those before it.
 MODULES = (
     "call keys queue settings element waiting stops leases waiters sent history delivery broadcasts bounds answers "
-    "taking rebirth emptying ending verbs"
+    "taking recovery emptying ending verbs"
 ).split()
 TIME = "call('TIME')"
-PREFIX = "restmq_"  # of the names of all libraries and functions of RestMQ
+PREFIX = "restmq_"  # begins the names of all libraries and functions of RestMQ
 _PLACE = re.compile(r"@(\w+)@")
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 _REGISTER = "redis.register_function{function_name='LIBRARY_VERB', callback=verbs.VERB.run, flags=verbs.VERB.flags}\n"
@@ -30,7 +30,7 @@ _RUN = "\nreturn verbs[ARGV[1]].run(KEYS, {unpack(ARGV, 2)})\n"
 
 
 def source(time: str = TIME) -> str:
-    """The text of all files in their order; `time` is where it reads the time (TIME)."""
+    """The text of all files in their order. `time` is the Lua expression by which it reads the time (TIME)."""
     names = [name for name in DEFAULTS if name != "policy"]
     words = {
         "time": time,
@@ -66,9 +66,10 @@ class Script:
 
 
 class Library:
-    """A version of the library: `name` and the names of its functions carry a hash of its text.
+    """One version of the library. Its `name` and the names of its functions carry a hash of its text.
 
-    `growing` and `freeing` are scripts that do the same: of the first Redis refuses what needs memory when it is full.
+    `growing` and `freeing` are scripts with the same text. A full Redis refuses `growing`, which verbs use that need
+    memory, and runs `freeing`.
     """
 
     def __init__(self, time: str = TIME) -> None:
@@ -82,11 +83,11 @@ class Library:
         self.functions = {path.stem: f"{self.name}_{path.stem}".encode() for path in _verbs()}
 
     def script(self, verb: str) -> Script:
-        """The script that a verb is run by."""
+        """The script that runs a verb."""
         return self.growing if verb == "add" else self.freeing
 
 
 def context(db: int, defaults: Mapping[str, object] | None = None) -> bytes:
-    """What an instance says with every call: its database, and what its restmq.conf says otherwise than DEFAULTS."""
+    """What an instance says with every call: its database, and where its restmq.conf differs from DEFAULTS."""
     own = {name: value for name, value in (defaults or {}).items() if value != DEFAULTS[name]}
     return b"%d %b" % (db, json.dumps(own).encode()) if own else b"%d" % db

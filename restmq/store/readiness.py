@@ -1,7 +1,7 @@
 """Readiness: what keeps Redis from serving well.
 
-Owns asking for it, and saying so in the log, once each time that it changes; what it may be stands in
-replies.health(). Read api/health.py next.
+Owns asking for it, and a line in the log each time that it changes. The reasons are in replies.health(). Read
+api/health.py next.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ log = Logger()
 
 
 class Readiness:
-    """Asks Redis how it is, now and then and whenever /readyz does; a change is a line in the log."""
+    """Asks Redis how it is, every ten seconds and whenever a client asks for /readyz. Logs each change."""
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        self.told: list[str] = []
+        self._reasons: list[str] = []
         self._ticks = 0
 
     def tick(self) -> None:
-        """Called every second."""
+        """Ask when it is time. Called every second."""
         if self._ticks % EVERY == 0:
             drive(self.ask(), nothing, partial(fault, "asking Redis how it is"))
         self._ticks += 1
@@ -35,7 +35,7 @@ class Readiness:
     async def ask(self) -> list[str]:
         """What keeps Redis from serving well, in sentences. Raises Unavailable when it does not answer."""
         reasons = await self.core.ready()
-        before, self.told = self.told, reasons
+        before, self._reasons = self._reasons, reasons
         for reason in reasons:
             if reason not in before:
                 log.warn("Redis at {redis}: {reason}", redis=self.core.redis_name, reason=reason)

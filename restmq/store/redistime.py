@@ -1,7 +1,7 @@
 """Redis' clock as this instance knows it: what time it is there, and whether somebody set it.
 
-Owns an estimate for the age of what is added, learnt when a link is greeted and at each
-beat. What ends at a time is a function's affair, which asks Redis itself (TIME). Read store/core.py next.
+Owns an estimate for the age of what is added. It is learnt when a link is greeted, and at each beat. What ends at a
+time is up to the functions, which ask Redis itself (TIME). Read store/core.py next.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from collections.abc import Callable
 
 from restmq.runtime.ticker import boot_clock
 
-STEP = 1000.0  # ms that Redis' clock may leave the course of this machine's between two looks
-TOLD_FOR = 600.0  # seconds for which /readyz tells of a step
-MOST = 3  # steps that it tells of
+STEP = 1000.0  # ms by which Redis' clock may drift from this machine's between two looks
+SHOWN_FOR = 600.0  # seconds for which /readyz shows a step
+MOST = 3  # steps that it shows
 
 
 class RedisTime:
-    """The distance between Redis' clock and one of this machine's that nobody sets."""
+    """The distance between Redis' clock and a clock of this machine that nobody sets."""
 
     def __init__(self, now: Callable[[], float] = boot_clock) -> None:
         self.now = now
-        self._offset: float | None = None  # ms of Unix time there when `now` is 0
-        self._steps: list[tuple[float, str]] = []  # until when each is told, and its sentence
+        self._offset: float | None = None  # ms of Unix time in Redis when `now` is 0
+        self._steps: list[tuple[float, str]] = []  # until when each is shown, and its sentence
 
     def ms(self) -> int:
         """Unix time in ms."""
         return int((self._offset or 0.0) + 1000 * self.now())
 
-    def told(self, ms: float, asked: float) -> None:
-        """Redis answers its time in ms to what was asked at `asked`: it read its clock between then and now."""
+    def learn(self, ms: float, asked: float) -> None:
+        """Learn Redis' time in ms. It was asked for at `asked`, and read between then and now."""
         answered, before = self.now(), self._offset
         low, high = ms - 1000 * answered, ms - 1000 * asked
         if before is None:
             self._offset = (low + high) / 2
             return
-        self._offset = min(max(before, low), high)  # the nearest to what it was: so much it moved at the least
+        self._offset = min(max(before, low), high)  # the nearest to what it was: by this much the clock moved at least
         moved = self._offset - before
         if abs(moved) > STEP:
-            self._steps = [*self._steps[1 - MOST :], (answered + TOLD_FOR, _sentence(moved / 1000))]
+            self._steps = [*self._steps[1 - MOST :], (answered + SHOWN_FOR, _sentence(moved / 1000))]
 
     def steps(self) -> list[str]:
         """A sentence for each step of the last ten minutes."""

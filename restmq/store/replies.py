@@ -1,6 +1,6 @@
-"""The books: what the functions tell of a queue, and Redis of itself, as names and numbers.
+"""Replies: what the functions tell of a queue, and Redis of itself, as names and numbers.
 
-Owns the columns and their order; asks nothing of anybody. Read store/core.py for who asks.
+Owns the columns of look.lua and peek.lua and their order; asks nothing of Redis. Read store/inspection.py for who asks.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ COLUMNS = tuple("added waiting delayed leased dead taken delivered acked deleted
 
 
 class Peeked(NamedTuple):
-    """One element, looked at, with ms by Redis' clock: since it was added, until it is due or its lease or ttl ends.
+    """One element that was looked at.
 
-    `left_ms` is None where nothing ends.
+    `age_ms` is the time since it was added. `left_ms` is the time until it is due, or until its lease or its ttl ends;
+    None when nothing ends. Both are in ms, by Redis' clock.
     """
 
     queue: bytes
@@ -31,46 +32,56 @@ class Peeked(NamedTuple):
 
 
 def ledger(reply: Sequence[Any]) -> dict[str, int]:
-    """look.lua's reply as the books: `added` is the sum of the others but bytes; `imbalance` is what is off."""
-    books = dict(zip(COLUMNS, reply))
-    books["imbalance"] = 2 * books["added"] - sum(books[word] for word in COLUMNS[:-1])
-    return books
+    """look.lua's reply as the ledger: `added` is the sum of the others but `bytes`; `imbalance` is the difference."""
+    columns = dict(zip(COLUMNS, reply))
+    columns["imbalance"] = 2 * columns["added"] - sum(columns[word] for word in COLUMNS[:-1])
+    return columns
+
+
+def status(reply: Sequence[Any]) -> int:
+    """look.lua's reply: 1 while elements flow to live consumers, 0 while that is stopped."""
+    return int(reply[13])
+
+
+def policy(reply: Sequence[Any]) -> str:
+    """look.lua's reply: how elements are given to live consumers, broadcast or roundrobin."""
+    return "roundrobin" if reply[14] else "broadcast"
 
 
 def stats(queue: bytes, reply: Sequence[Any]) -> dict[str, object]:
-    """look.lua's reply as /stats shows it."""
-    books = ledger(reply)
+    """look.lua's reply in the form of /stats."""
+    columns = ledger(reply)
     words = (word for word in COLUMNS if word != "waiting")
     return {
         "name": queue.decode("utf-8"),
-        "len": books["waiting"],
-        "status": reply[13],
-        "policy": "roundrobin" if reply[14] else "broadcast",
+        "len": columns["waiting"],
+        "status": status(reply),
+        "policy": policy(reply),
         "consumers": reply[16],
         "waiters": reply[18],
-        **{word: books[word] for word in words},
+        **{word: columns[word] for word in words},
     }
 
 
 def peeked(queue: bytes, reply: Sequence[bytes]) -> list[Peeked]:
-    """peek.lua's reply."""
+    """peek.lua's reply as elements."""
     found = []
     for at in range(0, len(reply), 8):
         number, state, value, deliveries, count, age, left, errors = reply[at : at + 8]
-        told = [line for line in errors.decode("utf-8", "replace").split("\n") if line]
+        lines = [line for line in errors.decode("utf-8", "replace").split("\n") if line]
         ends = int(left) if left else None
         found.append(
-            Peeked(queue, int(number), state.decode(), value, int(deliveries), int(count), int(age), ends, told)
+            Peeked(queue, int(number), state.decode(), value, int(deliveries), int(count), int(age), ends, lines)
         )
     return found
 
 
-#: What the time of a state is called, in the seconds that are left of it.
+#: The name under which a state shows the seconds that are left of it.
 _LEFT = {"leased": "lease_ends_in", "delayed": "due_in"}
 
 
 def shown(one: Peeked) -> dict[str, object]:
-    """One element as a look shows it, with times in seconds."""
+    """One element as a document for clients, with times in seconds."""
     queue = one.queue.decode("utf-8")
     document: dict[str, object] = {
         "key": f"{queue}:{one.number}",
@@ -88,7 +99,7 @@ def shown(one: Peeked) -> dict[str, object]:
 
 
 def health(said: Mapping[str, str]) -> list[str]:
-    """What keeps a Redis that says this of itself (INFO) from serving well. Raises Unavailable while it loads."""
+    """What keeps a Redis with these fields (INFO) from serving well. Raises Unavailable while it loads its data."""
     reasons = []
     if said.get("role", "master") not in ("master", "primary"):
         reasons.append("Redis is a replica: it takes no writes")
@@ -107,6 +118,6 @@ def health(said: Mapping[str, str]) -> list[str]:
 
 
 def settings_in(words: Sequence[bytes]) -> dict[str, str]:
-    """Settings as the functions tell them: name, text…"""
+    """Settings from the words of a reply: name, text…"""
     texts = [word.decode() for word in words]
     return dict(zip(texts[::2], texts[1::2]))

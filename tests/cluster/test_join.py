@@ -12,7 +12,7 @@ from unittest.mock import Mock, patch
 import pytest
 from twisted.internet.task import Clock
 
-from restmq.delivery.channels import Inbox
+from restmq.delivery.channels import Channels
 from restmq.delivery.presence import Presence
 from restmq.delivery.service import Delivery
 from restmq.live.comet import Comet
@@ -239,9 +239,9 @@ def delivering(address: str) -> Iterator[Delivery]:
     with reactor.core(address) as core:
 
         def make() -> Delivery:
-            messages = Redis(address, reactor.reactor, heard=lambda channel, data: None)
+            messages = Redis(address, reactor.reactor, on_message=lambda channel, data: None)
             presence = Presence(core, reactor.reactor)
-            return Delivery(core, messages, presence, Inbox(core, messages, presence), reactor.reactor)
+            return Delivery(core, messages, presence, Channels(core, messages, presence), reactor.reactor)
 
         delivery = reactor.call(make)
         reactor.call(delivery.messages.start)
@@ -256,7 +256,7 @@ def delivering(address: str) -> Iterator[Delivery]:
 
 def joins(delivery: Delivery) -> bool:
     """Whether a queue can be joined."""
-    return delivery.inbox.connected and not delivery.rejoining
+    return delivery.channels.connected and not delivery.rejoining
 
 
 def comet(queue: str) -> Any:
@@ -286,28 +286,28 @@ def test_joins_that_failed_leave_nothing_behind(own: RedisServer, queue: str) ->
         stays, name = comet(queue), queue.encode()
         reactor.wait(delivery.join, stays, [name])
         own.stop()
-        until(lambda: not delivery.inbox.connected)
+        until(lambda: not delivery.channels.connected)
         for word in (f"{queue}.{number}" for number in range(50)):
             for join in (delivery.join, delivery.taps.join):
                 with pytest.raises(Unavailable):
                     reactor.wait(join, comet(word), [word.encode()])
-        assert (list(delivery.queues), delivery.inbox.queues) == ([name], [name])
+        assert (list(delivery.queues), delivery.channels.queues) == ([name], [name])
         own.start()
         until(lambda: joins(delivery) and delivery.queues[name].joined)
         link.replicaof("127.0.0.1", free_port())
         for kind in ("normal", "pubsub"):
             link.client_kill_filter(_type=kind, skipme=True)
-        until(lambda: delivery.rejoining and delivery.inbox.connected)
+        until(lambda: delivery.rejoining and delivery.channels.connected)
         for word in (queue, f"{queue}.1", f"{queue}.2"):
             assert 1 <= beats_until_refused(delivery, word) <= 2  # one may be under way, and each waits for the next
-        assert (list(delivery.queues), delivery.inbox.queues) == ([name], [name])
+        assert (list(delivery.queues), delivery.channels.queues) == ([name], [name])
         link.replicaof("NO", "ONE")
         until(lambda: joins(delivery) and delivery.queues[name].joined)
         assert {channel[: len(queue) + 10] for channel in link.pubsub_channels("restmq:*")} == {
             f"restmq:{{{queue}}}:".encode()
         }
         reactor.call(delivery.leave, stays)
-        until(lambda: (delivery.queues, delivery.inbox.queues) == ({}, []))
+        until(lambda: (delivery.queues, delivery.channels.queues) == ({}, []))
         until(lambda: link.pubsub_channels("restmq:*") == [])
 
 

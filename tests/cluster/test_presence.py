@@ -33,8 +33,8 @@ class One:
         self.clock, self.seconds = Clock(), 100.0
         self.told: list[str] = []
         self.presence = Presence(core, self.clock, lambda: self.seconds, lasts)
-        self.presence.alive = lambda: self.told.append("alive")
-        self.presence.doomed = lambda: self.told.append("doomed")
+        self.presence.on_alive = lambda: self.told.append("alive")
+        self.presence.on_given_up = lambda: self.told.append("doomed")
 
     def renewed(self) -> None:
         """As Delivery does: this is told, and lives on under a new id."""
@@ -45,7 +45,7 @@ class One:
         """Beat, and wait for what comes of it."""
         before = len(self.told)
         reactor.call(self.presence.beat)
-        until(lambda: len(self.told) > before and not self.presence._asking and not self.presence._keeping)
+        until(lambda: len(self.told) > before and not self.presence._asking and not self.presence._working)
 
 
 def now(link: Any) -> int:
@@ -107,11 +107,11 @@ def test_an_expired_instance_is_doomed_and_reaped(core: Core, link: Any) -> None
     link.zadd(ALIVE, {"dead": now(link) - 1, "well": now(link) + 2 * LASTS})
     link.sadd("restmq:{inst}:q:dead", "lost")
     live = (core.context, b"dead", b"1", b"0", b"1", b"0", b"", b"0", b"0", b"{}", b"e", b"0")
-    reactor.wait(core.set_policy, b"lost", "roundrobin")
-    reactor.wait(core.turn.call, "live", b"lost", *live)
-    assert reactor.wait(core.stats, b"lost")["consumers"] == 1
+    reactor.wait(core.settings.set_policy, b"lost", "roundrobin")
+    reactor.wait(core.turn.call, "listen", b"lost", *live)
+    assert reactor.wait(core.inspection.stats, b"lost")["consumers"] == 1
     One(core).beat()
-    assert reactor.wait(core.stats, b"lost")["consumers"] == 0
+    assert reactor.wait(core.inspection.stats, b"lost")["consumers"] == 0
     assert link.zrange(ALIVE, 0, -1)[-1] == b"well"
     assert link.zscore(ALIVE, "dead") is None
     assert link.zcard(DOOMED) == 0
@@ -143,7 +143,7 @@ def test_who_was_given_up_is_told_once_and_lives_on_under_a_new_id(core: Core, l
     one = One(core)
     one.beat()
     first = one.presence.instance
-    one.presence.doomed = one.renewed
+    one.presence.on_given_up = one.renewed
     link.zrem(ALIVE, first)
     link.zadd(DOOMED, {first: now(link) + 60_000})
     one.beat()
@@ -157,7 +157,7 @@ def test_who_was_given_up_is_told_once_and_lives_on_under_a_new_id(core: Core, l
 def test_the_fence_stays_up_until_the_new_id_has_been_answered(core: Core, link: Any) -> None:
     one = One(core)
     one.beat()
-    one.presence.doomed = one.renewed
+    one.presence.on_given_up = one.renewed
     one.seconds += 100
     link.zrem(ALIVE, one.presence.instance)
     one.beat()
@@ -175,9 +175,9 @@ def test_reaping_that_takes_long_keeps_no_beat_back(core: Core, link: Any) -> No
         before = len(one.told)
         reactor.call(one.presence.beat)
         until(lambda before=before: len(one.told) > before and not one.presence._asking)
-    assert one.presence._keeping
+    assert one.presence._working
     assert link.exists("restmq:{inst}:q:dead")
-    until(lambda: not one.presence._keeping)
+    until(lambda: not one.presence._working)
     assert not link.exists("restmq:{inst}:q:dead")
 
 
@@ -202,7 +202,7 @@ def test_who_dies_while_another_is_reaped_is_reaped_with_it_and_not_when_its_cla
     doom(link, "second", 1)
     beat_once(one)
     assert link.exists("restmq:{inst}:q:first")  # the first is not done yet
-    until(lambda: not one.presence._keeping)
+    until(lambda: not one.presence._working)
     assert link.zcard(DOOMED) == 0
     assert not link.exists("restmq:{inst}:q:first", "restmq:{inst}:q:second")
 
@@ -214,7 +214,7 @@ def test_who_is_named_again_while_it_is_reaped_is_reaped_once_more_at_the_most(c
         beat_once(one)
         link.zadd(DOOMED, {"dead": 0})  # the claim has ended
     assert one.presence._dead == [b"dead"]
-    until(lambda: not one.presence._keeping)
+    until(lambda: not one.presence._working)
     assert link.zcard(DOOMED) == 0
     assert one.presence._dead == []
 
@@ -237,7 +237,7 @@ def test_reaping_goes_on_when_redis_is_there_again(core: Core, link: Any) -> Non
     mine = reactor.wait(core.redis.call, b"CLIENT", b"ID")
     beat_once(one)
     link.client_kill_filter(_id=mine)
-    until(lambda: not one.presence._keeping)
+    until(lambda: not one.presence._working)
     link.zadd(DOOMED, {"dead": now(link) + 60_000}, xx=True)  # its claim does not end
     until(lambda: core.redis.link is not None)
     one.beat()

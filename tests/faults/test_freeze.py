@@ -157,5 +157,5 @@ def test_what_a_client_that_left_did_not_get_is_brought_back_when_redis_answers_
         time.sleep(0.5)
         own.start()
         reactor.wait(lambda: bringing)
-        books = reactor.wait(core.ledger, name)
+        books = reactor.wait(core.inspection.ledger, name)
         assert (books["waiting"], books["delayed"], books["leased"], books["imbalance"]) == (3, 0, 0, 0)

@@ -185,11 +185,11 @@ class Seconds:
 def test_a_slow_answer_is_no_step() -> None:
     clock = Seconds()
     time = RedisTime(clock)
-    time.told(1_000_000, 100.0)
+    time.learn(1_000_000, 100.0)
     assert time.ms() == 1_000_000
     for asked, answered, ms in ((101.0, 106.0, 1_001_000), (107.0, 112.0, 1_012_000), (200.0, 230.0, 1_115_000)):
         clock.now = answered
-        time.told(ms, asked)
+        time.learn(ms, asked)
         assert ms <= time.ms() <= ms + 1000 * (answered - asked)
     assert time.steps() == []
 
@@ -198,9 +198,9 @@ def test_a_slow_answer_is_no_step() -> None:
 def test_a_step_is_told_for_ten_minutes(moved: int, words: str) -> None:
     clock = Seconds()
     time = RedisTime(clock)
-    time.told(1_000_000, 100.0)
+    time.learn(1_000_000, 100.0)
     clock.now = 101.0
-    time.told(1_001_000 + moved, 101.0)
+    time.learn(1_001_000 + moved, 101.0)
     (sentence,) = time.steps()
     assert words in sentence
     assert time.ms() == 1_001_000 + moved
@@ -213,9 +213,9 @@ def test_a_step_is_told_for_ten_minutes(moved: int, words: str) -> None:
 def test_no_more_than_three_steps_are_told() -> None:
     clock = Seconds()
     time = RedisTime(clock)
-    time.told(0, 100.0)
+    time.learn(0, 100.0)
     for count in range(1, 9):
-        time.told(5000 * count * (-1) ** count, 100.0)
+        time.learn(5000 * count * (-1) ** count, 100.0)
     assert len(time.steps()) == 3
 
 
@@ -224,5 +224,5 @@ def test_clocks_that_drift_apart_are_no_step() -> None:
     time = RedisTime(clock)
     for second in range(10_000):
         clock.now = 100.0 + second
-        time.told(1_000_000 + second * 1000.5, clock.now)
+        time.learn(1_000_000 + second * 1000.5, clock.now)
     assert time.steps() == []

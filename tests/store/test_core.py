@@ -20,7 +20,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from restmq.model.errors import Full, Unavailable
-from restmq.store.connection import NEEDED, Redis, encode, info, named, too_old
+from restmq.store.connection import NEEDED, Redis, encode, error_of, info, too_old
 from tests import ROOT
 from tests.support import reactor
 from tests.support.instance import TWISTD, Instance, troubles
@@ -252,7 +252,7 @@ def test_the_watch_counts_its_own_seconds_and_not_those_of_the_wall_clock(redis_
 
 def test_many_channels_in_one_unsubscribe_leave_the_replies_in_step(redis_server: Any) -> None:
     reactor.run()
-    messages = Redis(redis_server.address, reactor.reactor, heard=lambda channel, data: None)
+    messages = Redis(redis_server.address, reactor.reactor, on_message=lambda channel, data: None)
     reactor.call(messages.start)
     until(lambda: messages.link is not None)
     replies = []
@@ -357,7 +357,7 @@ def test_a_function_flush_between_concurrent_adds_loses_and_doubles_none(own: An
             slots += reactor.call(lambda turn=turn: [core.add(b"q", b"%d" % turn) for _ in range(20)])
         numbers = [reactor.wait(lambda slot=slot: slot) for slot in slots]
         assert sorted(numbers) == list(range(1, 1001))
-        books = reactor.wait(core.ledger, b"q")
+        books = reactor.wait(core.inspection.ledger, b"q")
         assert (books["added"], books["waiting"], books["imbalance"]) == (1000, 1000, 0)
 
 
@@ -376,9 +376,9 @@ def test_a_queue_forgotten_by_one_and_born_again_by_another_is_listed(own: Any) 
                 await adding
 
             reactor.wait(both)
-            waiting = reactor.wait(one.ledger, b"q")["waiting"]
+            waiting = reactor.wait(one.inspection.ledger, b"q")["waiting"]
             reactor.wait(other.redis.call, b"PING")  # what it hinted has arrived
-            assert waiting == 0 or reactor.wait(one.queues) == [b"q"], turn
+            assert waiting == 0 or reactor.wait(one.inspection.queues) == [b"q"], turn
 
 
 # -- which Redis
@@ -474,9 +474,9 @@ def test_readyz_tells_what_is_not_well_with_redis(own: Any, start: Any) -> None:
 
 def test_error_replies_become_errors_of_ours() -> None:
     for word in ("LOADING", "READONLY", "NOAUTH", "NOPERM", "MISCONF"):
-        assert isinstance(named(f"{word} some words"), Unavailable)
-    assert isinstance(named("OOM command not allowed"), Full)
-    assert isinstance(named("ERR wrong number"), RuntimeError)
+        assert isinstance(error_of(f"{word} some words"), Unavailable)
+    assert isinstance(error_of("OOM command not allowed"), Full)
+    assert isinstance(error_of("ERR wrong number"), RuntimeError)
 
 
 def test_an_error_reply_to_a_plain_command_is_told_as_503(own: Any) -> None:

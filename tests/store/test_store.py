@@ -422,7 +422,7 @@ class Queue(Watched):
         words = [position, told, len(numbers), *numbers, *(word for pair in leased for word in pair)]
         if stale:
             assert self.run("confirm", inst, "another epoch", *words) == -1
-            assert self.run("back", inst, "another epoch", *numbers) == 0
+            assert self.run("give_back", inst, "another epoch", *numbers) == 0
             return
         reply = self.run("confirm", inst, model.epoch, *words)
         assert reply == model.confirm(inst, position, listening, numbers, leased, out)
@@ -437,7 +437,7 @@ class Queue(Watched):
         numbers = [element.number for element in model.those(AWAY, other)]
         numbers = numbers[: 2 if few else None]
         if numbers:
-            assert self.run("back", inst, model.epoch, *numbers) == model.back(inst, numbers)
+            assert self.run("give_back", inst, model.epoch, *numbers) == model.back(inst, numbers)
 
     @rule(inst=INSTANCES, on=st.booleans())
     def tap(self, inst: str, on: bool) -> None:
@@ -611,7 +611,7 @@ def test_what_leaves_on_its_way_is_told_to_the_instance_that_it_was_going_to(lin
         assert queue.run("del", 1, "", "") == queue.model.delete(1) == 1
     assert queue.model.sent["A"][-1] == ("A", queue.model.epoch, [1])
     queue.all_is_well()
-    assert queue.run("back", "A", queue.model.epoch, 1) == queue.model.back("A", [1]) == 0
+    assert queue.run("give_back", "A", queue.model.epoch, 1) == queue.model.back("A", [1]) == 0
     queue.all_is_well()
     queue.teardown()
 

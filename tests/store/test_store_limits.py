@@ -164,7 +164,7 @@ def test_adds_that_came_together_shrink_a_queue_by_no_more_than_one(link: Any) -
 def test_a_purge_of_much_that_is_on_its_way_takes_small_steps(link: Any, ear: Ear) -> None:
     queue = Measured(link)
     queue("set", "epoch", "policy", "roundrobin")
-    queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
+    queue("listen", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
     queue.fill(20_000)
     while queue.run.books()["waiting"]:
         queue("add", queue.now, "", "epoch", b"v")
@@ -182,7 +182,7 @@ def test_what_was_on_its_way_when_redis_came_back_with_less_is_given_back_in_sma
     for one in ears:
         one.messages.subscribe(*one.channels)
         one.heard()
-        queue("live", one.inst, 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
+        queue("listen", one.inst, 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
     queue.fill(20_000)
     while queue.run.books()["waiting"]:
         queue("add", queue.now, "", "epoch", b"v")
@@ -214,7 +214,7 @@ def test_what_only_a_newcomer_has_confirmed_goes_on_in_small_steps(link: Any, ho
     for one, already in zip(ears, (0, 10)):
         one.messages.subscribe(*one.channels)
         queue.fill(already)
-        queue("live", one.inst, 1, 64, 1, 0, "", 0, 0, "{}", "epoch", 0)
+        queue("listen", one.inst, 1, 64, 1, 0, "", 0, 0, "{}", "epoch", 0)
     while queue.run.state()["pos"] < 12_000:
         queue.fill(250)
         queue("confirm", "B", "epoch", queue.run.state()["pos"], "1 64 1", 0)
@@ -226,7 +226,7 @@ def test_what_only_a_newcomer_has_confirmed_goes_on_in_small_steps(link: Any, ho
     if how == "redis loses":
         assert queue("seen", "epoch", there + 1, "{}", "another", 0) == [b"another", 0]
     if how.endswith("leaves"):
-        assert queue("live", "A", 0, 0, 0, 0, "", 0, 0, "{}", "epoch", 0)[4] == 0
+        assert queue("listen", "A", 0, 0, 0, 0, "", 0, 0, "{}", "epoch", 0)[4] == 0
     if how == "dies":
         until(lambda reply: reply == 0, lambda: queue("reap", "A"))
     until(lambda reply: reply[0] != 0, lambda: queue("sweep", 0, "epoch"))
@@ -272,7 +272,7 @@ def test_bury_kick_reap_and_live_take_small_steps(link: Any) -> None:
     assert queue.run.books()["dead"] == 3000
     assert len(queue("kick", 500)) == 500
     assert until(lambda reply: reply < 500, lambda: queue("bury")) == 6
-    queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
+    queue("listen", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
     until(lambda reply: reply == 0, lambda: queue("reap", "A"))
     assert queue.most <= STEPS * EACH
 
@@ -289,7 +289,7 @@ def test_a_peek_costs_what_it_shows(link: Any, ear: Ear, state: str) -> None:
         until(lambda reply: reply[0] != 0, lambda: queue("sweep", 0, "epoch"))
     if state == "way":
         queue("set", "epoch", "policy", "roundrobin")
-        queue("live", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
+        queue("listen", "A", 100, 100_000, 100, 0, "", 0, 0, "{}", "epoch", 0)
     queue.most = 0
     shown = queue("peek", state, 0, 50, *(range(1, 51) if state == "way" else ()))
     assert len(shown) == (0 if state == "history" else 50 * 8)
@@ -300,7 +300,7 @@ def test_a_long_history_is_paged_from_the_oldest_on(link: Any, ear: Ear) -> None
     many = 3000
     queue = Measured(link, {"history": many})
     queue.fill(many)
-    queue("live", "A", 1, 64, 1, 0, "", 0, 0, "{}", "epoch", 0)
+    queue("listen", "A", 1, 64, 1, 0, "", 0, 0, "{}", "epoch", 0)
     while queue.run.state()["sure"] < many:
         queue("confirm", "A", "epoch", queue.run.state()["pos"], "1 64 1", 0)
     queue.most = 0

@@ -94,7 +94,9 @@ class Desk:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    async def join(self, consumer: object, queues: list[bytes], later: bool = False) -> dict[bytes, tuple[int, bytes]]:
+    async def join(
+        self, consumer: object, queues: list[bytes], past_first: bool = False
+    ) -> dict[bytes, tuple[int, bytes]]:
         """A consumer came."""
         self.told.append("joined")
         return dict.fromkeys(queues, (0, b"e"))
@@ -103,11 +105,11 @@ class Desk:
         """A consumer went."""
         self.told.append("left")
 
-    def full(self, consumer: object) -> None:
+    def on_full(self, consumer: object) -> None:
         """A consumer takes no more."""
         self.told.append("full")
 
-    def drained(self, consumer: object) -> None:
+    def on_drained(self, consumer: object) -> None:
         """A consumer takes again."""
         self.told.append("drained")
 

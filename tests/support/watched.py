@@ -277,7 +277,7 @@ class Watched(RuleBasedStateMachine):
         model = self.model
         epoch = next(self.epochs)
         words = [*known[:3], json.dumps(known[3]), epoch, int(known[4])]
-        *reply, due, own = self.run("live", inst, *numbers, confirmed, *words, deaf)
+        *reply, due, own = self.run("listen", inst, *numbers, confirmed, *words, deaf)
         told = model.join(inst, numbers, confirmed, known, epoch, deaf)
         assert [reply[0].decode(), reply[1], reply[2], reply[3].decode()] == told
         self.are_its_settings(own)

@@ -25,7 +25,7 @@ def test_what_a_consumer_s_socket_took_is_sure() -> None:
     (one, wire) = opened()
     all_of_them = ring(one)
     wire.stuck = True
-    all_of_them.broadcast.everyone(batch("a", "b"))
+    all_of_them.broadcast.give(batch("a", "b"))
     assert all_of_them.broadcast.confirmed(0) == 0
     wire.drain()
     assert all_of_them.broadcast.confirmed(0) == 2
@@ -35,13 +35,13 @@ def test_what_a_consumer_s_socket_took_is_sure() -> None:
 def test_who_gets_the_past_first_vouches_for_nothing_until_it_is_there() -> None:
     (one, wire) = opened()
     all_of_them = ring(one)
-    all_of_them.broadcast.replaying(one)
-    all_of_them.broadcast.everyone(batch("a", "b", "c", first=4))
+    all_of_them.broadcast.begin_history(one)
+    all_of_them.broadcast.give(batch("a", "b", "c", first=4))
     assert wire.data == b""
     assert all_of_them.broadcast.confirmed(3) == 3
-    all_of_them.broadcast.reached(one, 5)
+    all_of_them.broadcast.on_history_given(one, 5)
     assert all_of_them.broadcast.confirmed(3) == 5
-    all_of_them.broadcast.replayed(one, 5)
+    all_of_them.broadcast.end_history(one, 5)
     assert wire.data.count(b'"c"') == 1
     assert b'"b"' not in wire.data
     assert all_of_them.broadcast.confirmed(5) == 6
@@ -51,24 +51,24 @@ def test_one_that_has_its_past_vouches_for_others_that_do_not() -> None:
     slow, fast = opened()[0], opened()[0]
     all_of_them = ring(slow, fast)
     for one in (slow, fast):
-        all_of_them.broadcast.replaying(one)
-    all_of_them.broadcast.everyone(batch("a"))
-    all_of_them.broadcast.replayed(fast, 0)
+        all_of_them.broadcast.begin_history(one)
+    all_of_them.broadcast.give(batch("a"))
+    all_of_them.broadcast.end_history(fast, 0)
     assert all_of_them.broadcast.confirmed(0) == 1
-    all_of_them.broadcast.everyone(batch("b", first=2))
+    all_of_them.broadcast.give(batch("b", first=2))
     assert all_of_them.broadcast.confirmed(1) == 2
 
 
 def test_what_is_read_again_is_not_kept_and_comes_once() -> None:
     (one, wire) = opened()
     all_of_them = ring(one)
-    all_of_them.broadcast.replaying(one)
-    all_of_them.broadcast.everyone(batch("a"))
-    assert all_of_them.broadcast.kept(one) == 1
-    all_of_them.broadcast.read_again(one)
-    assert all_of_them.broadcast.kept(one) == 0
-    all_of_them.broadcast.everyone(batch("b", first=2))
-    all_of_them.broadcast.replayed(one, 1)
+    all_of_them.broadcast.begin_history(one)
+    all_of_them.broadcast.give(batch("a"))
+    assert all_of_them.broadcast.first_kept(one) == 1
+    all_of_them.broadcast.drop_kept(one)
+    assert all_of_them.broadcast.first_kept(one) == 0
+    all_of_them.broadcast.give(batch("b", first=2))
+    all_of_them.broadcast.end_history(one, 1)
     assert wire.data.count(b'"value"') == 1
 
 
@@ -76,25 +76,29 @@ def test_what_the_last_one_left_unsent_is_sure_only_when_given_back_and_blocks_n
     (one, wire), (next_one, _) = opened(), opened()
     all_of_them = ring(one)
     wire.stuck = True
-    all_of_them.broadcast.everyone(batch("a"))
+    all_of_them.broadcast.give(batch("a"))
     one.lost()
     all_of_them.leave(one)
-    assert all_of_them.broadcast.lost == 1
+    assert all_of_them.broadcast.untaken == 1
     all_of_them.join(next_one, 1)
-    all_of_them.broadcast.everyone(batch("b", first=2))
-    assert (all_of_them.broadcast.confirmed(0), all_of_them.broadcast.lost, all_of_them.broadcast.out) == (0, 1, 2)
+    all_of_them.broadcast.give(batch("b", first=2))
+    assert (all_of_them.broadcast.confirmed(0), all_of_them.broadcast.untaken, all_of_them.broadcast.ready_after) == (
+        0,
+        1,
+        2,
+    )
     all_of_them.broadcast.abandon(1)
-    assert not all_of_them.broadcast.lost
+    assert not all_of_them.broadcast.untaken
     assert all_of_them.broadcast.confirmed(0) == 2
 
 
 def test_positions_of_an_old_life_hold_nothing_back_in_the_new_one() -> None:
     (one, wire) = opened()
     all_of_them = ring(one)
-    all_of_them.broadcast.replaying(one)
-    all_of_them.broadcast.replayed(one, 500)
-    all_of_them.renewed()
-    all_of_them.broadcast.everyone(batch("a", first=1, epoch=b"f"))
+    all_of_them.broadcast.begin_history(one)
+    all_of_them.broadcast.end_history(one, 500)
+    all_of_them.on_new_epoch()
+    all_of_them.broadcast.give(batch("a", first=1, epoch=b"f"))
     assert b'"a"' in wire.data
 
 
@@ -105,7 +109,7 @@ def test_who_leases_takes_no_more_than_prefetch_until_something_is_acknowledged(
     assert all_of_them.roundrobin.room == 2
     assert [element.number for element in all_of_them.roundrobin.give(b"q", elements, b"e")] == [3]
     assert (all_of_them.roundrobin.ready, all_of_them.roundrobin.room) == (0, 2)
-    all_of_them.roundrobin.freed({1, 77})
+    all_of_them.roundrobin.end_leases({1, 77})
     assert all_of_them.roundrobin.ready == 1
     assert all_of_them.roundrobin.leases(one, Lease(2, 0, b""))
     assert not all_of_them.roundrobin.leases(one, Lease(1, 0, b""))
@@ -128,36 +132,36 @@ def test_of_a_batch_that_left_in_part_what_is_whole_is_sure_when_the_last_one_le
     one, wire = opened()
     all_of_them = ring(one)
     wire.stuck = True
-    all_of_them.broadcast.everyone(batch("a", "b", "c"))
+    all_of_them.broadcast.give(batch("a", "b", "c"))
     size = len(b'{"key": "q:1", "value": "a"}\r\n')
     wire.drain(2 * size + 3)  # the third is cut off in the middle
     one.leave()
     all_of_them.leave(one)
     assert all_of_them.broadcast.confirmed(0) == 2
-    assert all_of_them.broadcast.lost == 3
+    assert all_of_them.broadcast.untaken == 3
 
 
 def test_who_came_later_does_not_vouch_for_what_it_never_got() -> None:
     (slow, wire), (late, _) = opened(), opened()
     all_of_them = ring(slow)
     wire.stuck = True
-    all_of_them.broadcast.everyone(batch("a"))
+    all_of_them.broadcast.give(batch("a"))
     all_of_them.join(late, 1)
     slow.lost()
     all_of_them.leave(slow)
     assert all_of_them.broadcast.confirmed(0) == 0
-    assert all_of_them.broadcast.lost == 1
+    assert all_of_them.broadcast.untaken == 1
 
 
 def test_what_was_kept_for_one_that_left_in_the_middle_of_its_past_goes_back() -> None:
     (past, _), (late, _) = opened(), opened()
     all_of_them = ring(past)
-    all_of_them.broadcast.replaying(past)
-    all_of_them.broadcast.everyone(batch("a"))
+    all_of_them.broadcast.begin_history(past)
+    all_of_them.broadcast.give(batch("a"))
     all_of_them.join(late, 1)
-    all_of_them.broadcast.everyone(batch("b", first=2))
+    all_of_them.broadcast.give(batch("b", first=2))
     all_of_them.leave(past)
-    assert all_of_them.broadcast.lost == 1
+    assert all_of_them.broadcast.untaken == 1
     all_of_them.broadcast.abandon(1)
     assert all_of_them.broadcast.confirmed(0) == 2
 
@@ -166,14 +170,14 @@ def test_who_gets_what_the_leaving_one_did_not_take_vouches_for_it() -> None:
     (slow, wire), (past, _) = opened(), opened()
     all_of_them = ring(slow)
     wire.stuck = True
-    all_of_them.broadcast.everyone(batch("a"))
+    all_of_them.broadcast.give(batch("a"))
     all_of_them.join(past, 1)
-    all_of_them.broadcast.replaying(past)
-    all_of_them.broadcast.begins(past, 0)
+    all_of_them.broadcast.begin_history(past)
+    all_of_them.broadcast.set_start(past, 0)
     slow.lost()
     all_of_them.leave(slow)
-    assert not all_of_them.broadcast.lost
-    all_of_them.broadcast.replayed(past, 1)
+    assert not all_of_them.broadcast.untaken
+    all_of_them.broadcast.end_history(past, 1)
     assert all_of_them.broadcast.confirmed(0) == 1
 
 
@@ -181,37 +185,37 @@ def test_one_that_does_not_read_holds_up_nobody_s_confirmation() -> None:
     (stuck, wire), (reader, _) = opened(), opened()
     all_of_them = ring(stuck, reader)
     wire.stuck, wire.on_full = True, lambda: None  # not so much that it would be passed over
-    all_of_them.broadcast.everyone(batch("a", "b"))
+    all_of_them.broadcast.give(batch("a", "b"))
     assert all_of_them.broadcast.confirmed(0) == 2
 
 
 def test_what_nobody_has_yet_is_one_for_as_long_as_the_same_may_vouch_for_it() -> None:
     slow, newcomer = opened()[0], opened()[0]
     all_of_them = ring(slow)
-    all_of_them.broadcast.replaying(slow)
+    all_of_them.broadcast.begin_history(slow)
     for place in range(1, 1001):  # it reads its past slowly, and live elements come and come
-        all_of_them.broadcast.everyone(batch("v", first=place))
+        all_of_them.broadcast.give(batch("v", first=place))
     assert len(all_of_them.broadcast._witnesses) == 1
     all_of_them.join(newcomer, 1000)
-    all_of_them.broadcast.replaying(newcomer)
-    all_of_them.broadcast.everyone(batch("w", first=1001))
+    all_of_them.broadcast.begin_history(newcomer)
+    all_of_them.broadcast.give(batch("w", first=1001))
     assert len(all_of_them.broadcast._witnesses) == 2  # of this one the newcomer may tell, of those before not
-    all_of_them.broadcast.replayed(newcomer, 1001)
-    assert (all_of_them.broadcast.confirmed(0), all_of_them.broadcast.out) == (0, 1001)
-    all_of_them.broadcast.reached(slow, 400)
+    all_of_them.broadcast.end_history(newcomer, 1001)
+    assert (all_of_them.broadcast.confirmed(0), all_of_them.broadcast.ready_after) == (0, 1001)
+    all_of_them.broadcast.on_history_given(slow, 400)
     assert all_of_them.broadcast.confirmed(0) == 400
-    all_of_them.broadcast.replayed(slow, 1001)
+    all_of_them.broadcast.end_history(slow, 1001)
     assert all_of_them.broadcast.confirmed(400) == 1001
 
 
 def test_positions_that_were_passed_over_are_read_again_with_the_past() -> None:
     slow, wire = opened()
     all_of_them = ring(slow)
-    all_of_them.broadcast.replaying(slow)
-    all_of_them.broadcast.everyone(batch("v", first=5))
-    all_of_them.broadcast.skipped()  # more was missed here than history keeps
-    all_of_them.broadcast.everyone(batch("w", first=20))
-    assert all_of_them.broadcast.kept(slow) == 20
+    all_of_them.broadcast.begin_history(slow)
+    all_of_them.broadcast.give(batch("v", first=5))
+    all_of_them.broadcast.on_skipped()  # more was missed here than history keeps
+    all_of_them.broadcast.give(batch("w", first=20))
+    assert all_of_them.broadcast.first_kept(slow) == 20
     assert wire.data == b""
 
 
@@ -220,9 +224,9 @@ def test_who_took_all_it_was_given_opens_the_window_though_another_is_the_witnes
     all_of_them = ring(stuck)
     wire.unsent = 10  # less than makes it full, but it moves no more
     stuck.written = 10
-    all_of_them.broadcast.everyone(batch("v", first=1))
+    all_of_them.broadcast.give(batch("v", first=1))
     wire.unsent = stuck.written
     all_of_them.join(late, 1)
-    all_of_them.broadcast.everyone(batch("w", first=2))
+    all_of_them.broadcast.give(batch("w", first=2))
     wire.unsent = stuck.written
-    assert (all_of_them.broadcast.confirmed(0), all_of_them.broadcast.out) == (0, 2)
+    assert (all_of_them.broadcast.confirmed(0), all_of_them.broadcast.ready_after) == (0, 2)

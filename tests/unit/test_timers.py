@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 
 from restmq.runtime.future import Slot, drive
 from restmq.store.pipeline import Turn
-from restmq.store.timers import Due
+from restmq.store.timers import Timers
 
 
 class Index:
@@ -17,7 +17,7 @@ class Index:
     def __init__(self) -> None:
         self.asked = 0
 
-    def whole(self, name: str, keys: list[bytes], *args: bytes) -> Slot[Any]:
+    def call_now(self, name: str, keys: list[bytes], *args: bytes) -> Slot[Any]:
         """The index, asked once more."""
         self.asked += 1
         slot: Slot[Any] = Slot()
@@ -25,9 +25,9 @@ class Index:
         return slot
 
 
-def timer(index: Index, clock: Clock) -> Due:
-    """A Due whose calls an Index answers. The cast is needed because a real Turn calls a real Redis."""
-    return Due(cast(Turn, index), b"0", clock)
+def timer(index: Index, clock: Clock) -> Timers:
+    """Timers whose calls an Index answers. The cast is needed because a real Turn calls a real Redis."""
+    return Timers(cast(Turn, index), b"0", clock)
 
 
 def test_however_long_there_is_always_something_due_soon_the_index_is_asked_no_more_often() -> None:
@@ -37,7 +37,7 @@ def test_however_long_there_is_always_something_due_soon_the_index_is_asked_no_m
     def beats(many: int) -> int:
         before = index.asked
         for _ in range(many):
-            drive(due.look(), lambda _: None, lambda error: None)
+            drive(due.sweep_due(), lambda _: None, lambda error: None)
             clock.pump([0.01] * 100)
         return index.asked - before
 
@@ -70,7 +70,7 @@ def test_what_is_due_is_swept_at_its_time_in_one_go() -> None:
     clock = Clock()
     redis = Queue(clock, 10)
     due = timer(redis, clock)
-    due.here(b"q", 2000)
+    due.schedule_here(b"q", 2000)
     clock.pump([0.001] * 1999)
     assert redis.swept == []
     clock.pump([0.001] * 10)

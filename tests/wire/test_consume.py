@@ -271,7 +271,7 @@ def test_an_instance_that_ends_answers_204_to_who_waits(start: Any, queue: str) 
 def test_while_taking_is_stopped_it_is_503_and_who_waits_waits_on(instance: Any, core: Any, queue: str) -> None:
     batch_add(instance, queue, "a", "b")
     lease = get(instance, queue, "?lease=1h")["lease"]
-    reactor.wait(core.set_status, queue.encode(), False, ("pull",), 60_000)
+    reactor.wait(core.settings.set_status, queue.encode(), False, ("pull",), 60_000)
     for method, path in WAYS:
         for more in ("", "max=5", "lease=5"):
             status, headers, body = instance.http(method, path.format(queue) + more)
@@ -284,7 +284,7 @@ def test_while_taking_is_stopped_it_is_503_and_who_waits_waits_on(instance: Any,
     assert instance.http("POST", f"/q/{queue}/1?lease=1m", None, match(lease))[0] == 200  # acknowledging goes on
     assert b'"deleted": true' in instance.http("DELETE", f"/q/{queue}/1", None, match(lease))[2]
     assert asked[0].said is None
-    reactor.wait(core.set_status, queue.encode(), True, ("pull",))
+    reactor.wait(core.settings.set_status, queue.encode(), True, ("pull",))
     assert json.loads(asked[0].answer()[2])["value"] == "b"
 
 
@@ -377,7 +377,7 @@ def test_if_match_is_one_lease_of_this_element_or_nothing_is_done(
 
 @pytest.mark.parametrize("state", ["waiting", "delayed", "leased", "dead"])
 def test_delete_takes_an_element_in_whatever_state(instance: Any, core: Any, queue: str, state: str) -> None:
-    reactor.wait(core.set, queue.encode(), {"max_deliveries": "1"})
+    reactor.wait(core.settings.set, queue.encode(), {"max_deliveries": "1"})
     instance.form(f"/q/{queue}", "value=a" + "&delay=1h" * (state == "delayed"))
     if state in ("leased", "dead"):
         get(instance, queue, "?lease=1h")
@@ -409,7 +409,7 @@ def test_a_lease_is_prolonged(instance: Any, queue: str, matched: bool) -> None:
 def test_lease_0_gives_it_back_at_once_and_is_no_failed_try(
     instance: Any, core: Any, queue: str, matched: bool
 ) -> None:
-    reactor.wait(core.set, queue.encode(), {"max_deliveries": "1"})
+    reactor.wait(core.settings.set, queue.encode(), {"max_deliveries": "1"})
     batch_add(instance, queue, "a", "b")
     for tries in (1, 2, 3):
         got = get(instance, queue, "?lease=1h")
@@ -434,7 +434,7 @@ def test_given_back_with_a_delay_it_comes_later(instance: Any, queue: str) -> No
 def test_a_try_has_failed_when_it_is_given_back_with_an_error_or_its_lease_ended(
     instance: Any, core: Any, queue: str
 ) -> None:
-    reactor.wait(core.set, queue.encode(), {"max_deliveries": "3", "backoff": "fixed:1"})
+    reactor.wait(core.settings.set, queue.encode(), {"max_deliveries": "3", "backoff": "fixed:1"})
     batch_add(instance, queue, "a")
     get(instance, queue, "?lease=1h")
     instance.http("POST", f"/q/{queue}/1?lease=0")  # no failure
@@ -480,7 +480,7 @@ def test_a_long_error_is_cut_between_characters(
 
 
 def test_an_error_without_a_delay_comes_again_when_backoff_says(instance: Any, core: Any, queue: str) -> None:
-    reactor.wait(core.set, queue.encode(), {"backoff": "fixed:3600000"})
+    reactor.wait(core.settings.set, queue.encode(), {"backoff": "fixed:3600000"})
     batch_add(instance, queue, "a")
     get(instance, queue, "?lease=1h")
     instance.http("POST", f"/q/{queue}/1?lease=0&error=x")

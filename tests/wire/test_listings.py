@@ -364,7 +364,7 @@ def test_what_is_on_its_way_is_listed_behind_what_is_leased_page_by_page(
     hears = store.link.pubsub()
     hears.subscribe(f"{store.key}i0:idle")
     assert hears.get_message(timeout=PATIENCE)["type"] == "subscribe"
-    store("live", "idle", 1, 64, 1, 0, "", 0, 0, "{}", "epoch", 0)
+    store("listen", "idle", 1, 64, 1, 0, "", 0, 0, "{}", "epoch", 0)
     away = stats(instance, queue)["leased"]
     assert away == 30
     found: list[int] = []

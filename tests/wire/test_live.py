@@ -37,7 +37,7 @@ def opened(kind: Any, clock: Clock, queues: tuple[bytes, ...] = (b"q",), **setti
 
 def give(*consumers: Live, **parts: Any) -> None:
     """One broadcast batch for all of them, through the ring they would really be in."""
-    ring(*consumers).broadcast.everyone(batch("v", **parts))
+    ring(*consumers).broadcast.give(batch("v", **parts))
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_sse_of_several_queues_has_one_word_for_each_in_the_order_asked() -> Non
 
 def test_what_came_early_on_several_queues_lies_between_the_ids_before_and_after_it() -> None:
     sse, wire = Sse(handler(), [b"a", b"b"], Clock()), Wire()
-    ring(sse).broadcast.everyone(batch("v", queue="a", first=6, epoch=b"x"))
+    ring(sse).broadcast.give(batch("v", queue="a", first=6, epoch=b"x"))
     assert sse.unsent == sse.written > 0
     sse.open(as_stream(wire), {b"a": (6, b"x"), b"b": (2, b"y")})
     assert wire.data == (b'retry: 2000\nid: 5@x,2@y\ndata: {"key": "a:1", "value": "v"}\n\nid: 6@x,2@y\n')
@@ -158,15 +158,15 @@ def test_who_has_more_than_the_bound_waiting_falls_behind_and_is_given_no_more()
     other, beside = opened(Comet, Clock(), max_waiting=100)
     all_of_them = ring(comet, other)
     wire.stuck = True
-    behind = [all_of_them.broadcast.everyone(batch("v", first=place)) for place in range(1, 21)]
+    behind = [all_of_them.broadcast.give(batch("v", first=place)) for place in range(1, 21)]
     assert [found for found in behind if found] == [[(comet, 4)]]
     assert len(wire.parts) == 4 and not wire.closed
     assert len(beside.parts) == 20
     assert all_of_them.broadcast.behind == 1
     assert all_of_them.broadcast.confirmed(0) == 20
     wire.drain()
-    all_of_them.broadcast.replayed(comet, 20)
-    all_of_them.broadcast.everyone(batch("w", first=21))
+    all_of_them.broadcast.end_history(comet, 20)
+    all_of_them.broadcast.give(batch("w", first=21))
     assert b'"w"' in wire.data
 
 

@@ -69,7 +69,7 @@ def test_a_delay_of_nothing_is_none(instance: Any, queue: str, delay: str) -> No
 
 
 def test_a_ttl_ends_an_element_wherever_it_is(instance: Any, core: Any, queue: str) -> None:
-    reactor.wait(core.set, queue.encode(), {"max_deliveries": "1"})
+    reactor.wait(core.settings.set, queue.encode(), {"max_deliveries": "1"})
     for value in ("dead", "leased"):
         instance.form(f"/q/{queue}", f"value={value}&ttl=5")
     instance.form(f"/q/{queue}", "value=delayed&ttl=5&delay=1h")
@@ -285,7 +285,7 @@ def test_a_full_redis_refuses_adds_and_still_leases_and_acknowledges(own: RedisS
 def test_a_queue_at_its_bound_refuses_with_429_and_takes_again_when_there_is_room(
     instance: Any, core: Any, queue: str
 ) -> None:
-    reactor.wait(core.set, queue.encode(), {"max_length": "3"})
+    reactor.wait(core.settings.set, queue.encode(), {"max_length": "3"})
     assert again(instance, f"/q/{queue}", b"a\nb", BATCH, "k")[0] == 200
     assert instance.http("POST", f"/q/{queue}", b"c\nd", BATCH)[0] == 429
     assert lengths(instance, queue) == [2, 0, 0]
@@ -306,7 +306,7 @@ def test_a_queue_at_its_bound_refuses_with_429_and_takes_again_when_there_is_roo
 
 
 def test_a_value_that_is_over_a_queue_s_bound_by_itself_is_413(instance: Any, core: Any, queue: str) -> None:
-    reactor.wait(core.set, queue.encode(), {"max_bytes": "3"})
+    reactor.wait(core.settings.set, queue.encode(), {"max_bytes": "3"})
     assert instance.form(f"/q/{queue}", "value=four")[0] == 413
     assert instance.form(f"/q/{queue}", "value=four&ttl=5")[0] == 413
     command = json.dumps({"cmd": "add", "queue": queue, "value": "four"})
@@ -316,7 +316,7 @@ def test_a_value_that_is_over_a_queue_s_bound_by_itself_is_413(instance: Any, co
 
 def test_while_adding_is_stopped_an_add_is_503_and_a_replay_is_answered(instance: Any, core: Any, queue: str) -> None:
     again(instance, f"/q/{queue}", "value=a", FORM, "k")
-    reactor.wait(core.set_status, queue.encode(), False, ("add",), 60_000)
+    reactor.wait(core.settings.set_status, queue.encode(), False, ("add",), 60_000)
     for path, body, headers in (
         (f"/q/{queue}", "b", TEXT),
         (f"/q/{queue}?delay=5", "b", TEXT),
@@ -330,7 +330,7 @@ def test_while_adding_is_stopped_an_add_is_503_and_a_replay_is_answered(instance
     assert again(instance, f"/q/{queue}", "value=a", FORM, "k") == (200, "true", keys(queue, 1, 1))
     assert again(instance, f"/q/{queue}", "value=b", FORM, "k")[0] == 422
     assert values(instance, queue) == ["a"]  # taking goes on
-    reactor.wait(core.set_status, queue.encode(), True, ("add",))
+    reactor.wait(core.settings.set_status, queue.encode(), True, ("add",))
     assert instance.form(f"/q/{queue}", "value=b") == (200, keys(queue, 2, 2))
 
 

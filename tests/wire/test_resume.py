@@ -684,7 +684,7 @@ def test_an_instance_that_missed_more_than_history_keeps_tells_its_consumers(
 def delivering(queues: dict[bytes, Subscription], consumer: Any, clock: Clock, instances: Any) -> Any:
     """Stands for Delivery, which has this consumer in these queues."""
     core = SimpleNamespace(instances=instances)
-    return SimpleNamespace(queues=queues, of={consumer: list(queues)}, clock=clock, core=core)
+    return SimpleNamespace(queues=queues, queues_of={consumer: list(queues)}, clock=clock, core=core)
 
 
 class Past:
@@ -707,14 +707,14 @@ def test_an_id_beyond_what_was_ever_broadcast_swallows_nothing() -> None:
     consumer.open(as_stream(wire), {b"q": (5, b"e")})
     queue.epoch, queue.position = b"e", 4
     queue.consumers.join(consumer, 4)
-    queue.consumers.broadcast.replaying(consumer)
-    queue.consumers.broadcast.everyone(batch("early", first=5))
+    queue.consumers.broadcast.begin_history(consumer)
+    queue.consumers.broadcast.give(batch("early", first=5))
     queue.position = 5
     delivery = delivering({b"q": queue}, consumer, clock, Knows())
     ended: list[object] = []
     drive(resume.replay(delivery, consumer, b"q", 99_999, b"e"), ended.append, ended.append)
     assert ended == [None]
-    queue.consumers.broadcast.everyone(batch("late", first=6))
+    queue.consumers.broadcast.give(batch("late", first=6))
     assert wire.data.index(b"early") < wire.data.index(b"late")
     assert queue.consumers.broadcast.confirmed(4) == 6  # whose witness it is
 
@@ -736,7 +736,7 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
     consumer.open(as_stream(wire), {b"q": (0, b"e")})
     queue.epoch, queue.position = b"e", 1
     queue.consumers.join(consumer)
-    queue.consumers.broadcast.replaying(consumer)
+    queue.consumers.broadcast.begin_history(consumer)
     delivery = delivering({b"q": queue}, consumer, clock, late)
     ended: list[object] = []
     drive(resume.replay(delivery, consumer, b"q", 0, b"e"), ended.append, ended.append)
@@ -744,7 +744,7 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
     wire.stuck = True
     consumer.write(b"filled")
     assert consumer.full
-    queue.consumers.broadcast.everyone(batch("live", first=2, number=2))
+    queue.consumers.broadcast.give(batch("live", first=2, number=2))
     queue.position = 2
     wire.drain()
     assert not consumer.full
@@ -765,19 +765,19 @@ def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_
     for queue in queues.values():
         queue.epoch = b"e"
         queue.consumers.join(consumer)
-        queue.consumers.broadcast.replaying(consumer)
+        queue.consumers.broadcast.begin_history(consumer)
     delivery = delivering(queues, consumer, clock, Past())
     wire.stuck = True
     ended: list[object] = []
     drive(resume.replay(delivery, consumer, b"a", 0, b"e"), ended.append, ended.append)
     assert consumer.full and not ended
     for name, queue in queues.items():
-        queue.consumers.broadcast.everyone(batch("v", queue=name.decode(), first=5))
-        assert queue.consumers.broadcast.kept(consumer) == 0
+        queue.consumers.broadcast.give(batch("v", queue=name.decode(), first=5))
+        assert queue.consumers.broadcast.first_kept(consumer) == 0
     wire.stuck, consumer.full = False, False  # it reads: what comes now follows what it is given
     for name, queue in queues.items():
-        queue.consumers.broadcast.everyone(batch("w", queue=name.decode(), first=6))
-        assert queue.consumers.broadcast.kept(consumer) == 6
+        queue.consumers.broadcast.give(batch("w", queue=name.decode(), first=6))
+        assert queue.consumers.broadcast.first_kept(consumer) == 6
     for queue in queues.values():
         queue.consumers.leave(consumer)
     consumer.pace.end()

@@ -97,7 +97,7 @@ class Asks:
     """Stands for the core and the inbox: what is asked waits until the test answers it."""
 
     def __init__(self) -> None:
-        self.presence, self.ups = SimpleNamespace(instance=b"i"), 0
+        self.presence, self.link_ups = SimpleNamespace(instance=b"i"), 0
         self.asked: list[tuple[int, bool, Slot[Any]]] = []  # for how many, whether it stands in line then, the answer
 
     def take_many(self, queue: bytes, most: int, waiter: Any) -> Slot[Any]:

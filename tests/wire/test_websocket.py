@@ -218,7 +218,7 @@ def test_a_flood_of_small_frames_lets_others_have_their_turn() -> None:
 def test_a_client_that_pings_and_does_not_read_gets_one_answer_when_it_does() -> None:
     consumer, wire = opened(Clock())
     wire.stuck = True
-    ring(consumer).broadcast.everyone(batch("v"))
+    ring(consumer).broadcast.give(batch("v"))
     consumer.heard(client(0x89, b"1") + client(0x89, b"2"))
     assert len(wire.parts) == 1
     wire.drain()
@@ -341,7 +341,7 @@ def test_who_has_more_to_read_than_pings_may_answer_them_late() -> None:
     consumer, wire = opened(clock)
     for _ in range(20):  # it reads slowly what lies in the kernels' buffers before the pings
         clock.advance(15)
-        ring(consumer).broadcast.everyone(batch("v"))
+        ring(consumer).broadcast.give(batch("v"))
     assert not wire.closed
     clock.pump([15] * 4)
     assert not wire.closed

@@ -1,5 +1,5 @@
--- Acknowledges leases: the elements are done with.
--- number, handed, epoch of each lease
+-- Acknowledges leases: the elements leave the queue.
+-- Arguments: number, handed, epoch of each lease.
 -- Returns 1 for each, or 0 when the lease is lost.
 verb('ack', FREES, function(args)
   Queue.begin()

@@ -1,12 +1,14 @@
--- Adds values in order; offers them to whoever listens or waits.
--- added_at: ms; options: JSON or ''; epoch: for a queue that begins with this; then the values
---   options: ttl, delay: ms; at: a Unix time in ms, in place of delay; key, digest, window: the same key answers the
---   same (answers.lua); all: all values or none
+-- Adds values in order, and offers them to consumers that listen or wait.
+-- Arguments: added_at in ms, options as JSON or '', an epoch for a queue that begins with this, then the values.
+--   options:
+--     ttl, delay: ms; at: a Unix time in ms, in place of delay
+--     key, digest, window: a second add with the same key gets the same answer (answers.lua)
+--     all: add all values or none
 -- Returns {first number, 1 when the queue began with this, 1 when an earlier add is answered again, how many were
--- added, then for each value that was not: its place from 1, and the word why}; numbers follow without a gap. With
--- `at` the ms until the queue is due come last. Or an error reply: STOPPED ms, CONFLICT, OVERFULL, OVERSIZE, FAR.
-local FIRST = 5   -- of the values, in args
-local function add_plain(args)   -- nobody listens and nothing is special: this is the hot path
+-- added, then for each value that was refused: its place from 1, and the error's word}. Numbers follow without a gap.
+-- With `at`, the ms until the queue is due come last. Or an error reply: STOPPED ms, CONFLICT, OVERFULL, OVERSIZE, FAR.
+local FIRST = 5   -- index of the first value in args
+local function add_plain(args)   -- the fast way: nobody listens, and nothing is special
   local added_at = '-'..args[2]
   for at = FIRST, #args do
     Q.last, Q.bytes = Q.last + 1, Q.bytes + #args[at]
@@ -15,7 +17,7 @@ local function add_plain(args)   -- nobody listens and nothing is special: this 
   Queue.store()
   return {Q.last - (#args - FIRST), 0}
 end
-local function read_add(options)   -- also an error reply when `at` is too far
+local function read_add(options)   -- the options, and an error reply when `at` is too far ahead
   local o = options ~= '' and cjson.decode(options) or {}
   if o.at then
     o.delay = ms_until(o.at)
@@ -41,13 +43,13 @@ local function store(value, added_at, o)   -- answers its number
   end
   return number
 end
-local function tell_taps(elements)
+local function send_to_taps(elements)
   if Q.governed and call('EXISTS', K.taps) == 1 and publish(Keys.adds(), Delivery.message('T', 0, elements)) == 0 then
     call('DEL', K.taps)
     Settings.govern_no_more()
   end
 end
-local function refusal_of_all(o, args)   -- the word why there is no room for all
+local function refusal_of_all(o, args)   -- the error's word when not all fit, else nil
   local size = 0
   for at = FIRST, #args do size = size + #args[at] end
   return o.all and Bounds.make_room(#args - FIRST + 1, size) or nil
@@ -82,7 +84,7 @@ verb('add', GROWS, function(args)
   answer[4] = #elements
   if #elements > 0 then
     if o.key then Answers.keep(o, answer[1], #elements) end
-    tell_taps(elements)
+    send_to_taps(elements)
   end
   Delivery.go_on()
   Queue.save()

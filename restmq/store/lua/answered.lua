@@ -1,5 +1,5 @@
--- What an add answers that Redis refuses because it is full: the same key still answers the same, and a stop is told.
--- options: as of add
+-- Answers an add that Redis refuses because it is full: with what an earlier add with the same key got, or with a stop.
+-- Arguments: options, as of add.
 -- Returns the earlier answer, an error reply, or {}.
 verb('answered', FREES, function(args)
   if not Q.packed then return {} end

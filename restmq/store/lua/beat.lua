@@ -1,12 +1,13 @@
--- One beat of an instance: it lives for so many ms more as a beat lasts, and learns whom it must reap.
--- keys: alive zset, doomed zset, last string: ms and run id, libraries zset
--- instance, 1 when it is new, ms a beat lasts, run id, the instance's library, libraries that are there
+-- One beat of an instance: it is alive for as many ms more as a beat lasts, and learns which instances it must reap.
+-- Keys: alive zset, doomed zset, last string (ms and run id), libraries zset.
+-- Arguments: instance, 1 when it is new, ms a beat lasts, run id of Redis, the instance's library, libraries that are
+-- there.
 -- Returns {now in ms, 'ok' or 'doomed', how many instances follow, dead instances to reap…, libraries that nobody has
--- used for ten minutes…}; each instance is handed out under a claim that ends.
-local UNUSED = 600000   -- ms until a library is unused
-local function suspect_no_one(keys, last_beat, lasts)   -- Redis was away: all of them live for a beat more
+-- used for ten minutes…}. Each dead instance is given to one instance only, under a claim that ends.
+local UNUSED = 600000   -- ms after its last use until a library counts as unused
+local function suspect_no_one(keys, last_beat, lasts)   -- Redis was away: all instances are alive for a beat more
   for _, instance in ipairs(call('ZRANGE', keys[1], 0, -1)) do call('ZADD', keys[1], now() + lasts, instance) end
-  if not last_beat then return end   -- its clock was set back: what was noted by it would hold for too long
+  if not last_beat then return end   -- Redis' clock was set back: claims noted by it would hold too long
   for _, instance in ipairs(call('ZRANGE', keys[2], 0, -1)) do call('ZADD', keys[2], 0, instance) end
 end
 local function unused_libraries(key, args)

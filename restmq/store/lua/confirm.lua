@@ -1,8 +1,9 @@
--- An instance tells what its sockets have taken; that opens the window for the next chunk.
--- instance, epoch, position up to which broadcasts are out or 0, "READY ROOM COUNT" as live has them and the highest
--- position that is out though one before it may be stuck, how many numbers follow, numbers of round-robin elements,
--- then number and ms of those that its consumers lease
--- Returns ms until something is due, -1 when nothing is.
+-- An instance says what its sockets have taken; that opens the window for the next chunk.
+-- Arguments: instance; epoch; position up to which all broadcasts were taken, or 0; "READY ROOM COUNT READY_AFTER";
+-- how many numbers follow; numbers of round-robin elements; then number and ms of those that its consumers lease.
+--   READY ROOM COUNT: as in listen.lua
+--   READY_AFTER: position after which some consumer is ready for more, though an earlier element may be stuck
+-- Returns the ms until something is due, -1 when nothing is.
 local function grant_to_consumers(args, first, instance)   -- what was on its way to them is leased now
   for at = first, #args, 2 do
     local number, ms = args[at], tonumber(args[at + 1])
@@ -20,15 +21,16 @@ verb('confirm', FREES, function(args)
   local instance, epoch, position, state, many = unpack(args, 2, 6)
   if not Q.packed then return -1 end
   Queue.begin()
-  if Queue.epoch() ~= epoch then return -1 end   -- of another life of the queue
-  local listening, out = string.match(state, '^(%d+ %d+ %d+) ?(%d*)$')
+  if Queue.epoch() ~= epoch then return -1 end   -- of an earlier epoch of the queue
+  local listening, ready_after = string.match(state, '^(%d+ %d+ %d+) ?(%d*)$')
   if call('HEXISTS', K.listeners, instance) == 1 then call('HSET', K.listeners, instance, listening) end
   local numbers, last = {}, 6 + tonumber(many)
   for at = 7, last do numbers[#numbers + 1] = args[at] end
   Sent.arrived(numbers)
   grant_to_consumers(args, last + 1, instance)
   Broadcasts.confirm(instance, tonumber(position), 0)
-  Q.reached = math.max(Q.reached, math.min(Q.position, tonumber(out) or 0))   -- one that is stuck stops nobody
+  -- A consumer that is stuck stops no other.
+  Q.reached = math.max(Q.reached, math.min(Q.position, tonumber(ready_after) or 0))
   Broadcasts.settle()
   History.trim()   -- what was not settled could not be cut
   Delivery.go_on()

@@ -1,6 +1,6 @@
--- Deletes one element wherever it is; with a lease, only if that still holds, and then it is acknowledged.
--- number, handed or '', epoch
--- Returns 1, 0 when it is gone, -1 when the lease is lost.
+-- Deletes one element wherever it is. With a lease, only if that still holds; then the element is acknowledged.
+-- Arguments: number, handed or '', epoch.
+-- Returns 1, 0 when the element is gone, -1 when the lease is lost.
 verb('del', FREES, function(args)
   local number, handed, epoch = unpack(args, 2, 4)
   if not Q.packed then return 0 end

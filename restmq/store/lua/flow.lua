@@ -1,5 +1,5 @@
--- Stops or starts a flow: live, pull or add. A later stop of a scope replaces it.
--- 1 to stop or 0, ms it lasts or 0 for until it is started, scopes…
+-- Stops or starts flows: live, pull, add. A later stop of a flow replaces an earlier one.
+-- Arguments: 1 to stop or 0; ms that the stop lasts, or 0 for until it is started; names of flows…
 -- Returns the ms until the queue is due, -1 for never.
 verb('flow', FREES, function(args)
   local stopping, lasts = args[2] == '1', tonumber(args[3])

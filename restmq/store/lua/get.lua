@@ -1,6 +1,6 @@
 -- Shows the oldest waiting element and counts that it was shown.
--- Returns {number, count, value}; {1} when nothing waits, {0} when the queue was never added to, {2} when it
--- looked at many that had ended: call again.
+-- Returns {number, count, value}; or {1} when nothing waits; {0} when nothing was ever added; {2} when it looked at
+-- many that had ended: call again.
 verb('get', FREES, function()
   if not Q.packed then return {0} end
   Queue.begin()

@@ -1,7 +1,7 @@
--- Dead elements get another chance: their tries begin anew, but for how often they were handed out.
--- how many of the oldest, or 0 and numbers
+-- Lets dead elements wait again. Their failed tries are forgotten; how often they were handed out is not.
+-- Arguments: how many of the oldest; or 0, and numbers.
 -- Returns the numbers of those that wait again.
-local function restore_ttl(number)   -- what dead_ttl put in the place of its own is over
+local function restore_ttl(number)   -- its own ttl holds again, in place of dead_ttl
   local own = call('HGET', K.own_ttl, number)
   if not own then return end
   call('HDEL', K.own_ttl, number)

@@ -1,6 +1,6 @@
--- Leases the oldest waiting elements: hidden until acknowledged, given back, or the lease ends.
--- most: how many; ms: how long; options: JSON or '' (limit, instance, first: as taking.lua has them)
--- Returns {epoch, number, count, value, how often it was handed out, number… and, last and alone, 1: as take}.
+-- Leases the oldest waiting elements: they are hidden until they are acknowledged or given back, or the lease ends.
+-- Arguments: how many; ms of the lease; options as JSON or '': limit, instance, first as in taking.lua.
+-- Returns {epoch, number, count, value, how often it was handed out, number… and, last and alone, 1 as in take.lua}.
 verb('lease', FREES, function(args)
   local most, ms, options = tonumber(args[2]), tonumber(args[3]), args[4]
   if not Q.packed and options == '' then return {''} end

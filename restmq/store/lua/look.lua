@@ -1,6 +1,6 @@
 -- The ledger of a queue. What waits is counted from what is stored, so that a wrong counter shows.
--- Returns {added, waiting, delayed, leased, dead, taken, delivered, acked, deleted, expired, purged,
--- dropped, bytes, 1 when started, 1 when round-robin, 1 when ever added to, consumers, position, GETs that wait}.
+-- Returns {added, waiting, delayed, leased, dead, taken, delivered, acked, deleted, expired, purged, dropped, bytes,
+-- 1 when started, 1 when round-robin, 1 when ever added to, consumers, position, GETs that wait}.
 verb('look', FREES, function()
   Queue.look()
   if Q.packed and Element.expire_some() > 0 then Queue.save() end

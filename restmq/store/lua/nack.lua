@@ -1,10 +1,11 @@
--- Gives leases back: the elements wait again, or later, or are dead: after too many failed tries, or at once.
--- of each lease: number, handed or '' for whichever holds, epoch, when, 1 when the try failed, the reason or ''
---   when: ms of delay, @ and a Unix time in ms, dead, or '' for what the settings say
--- Returns 1 for each, 0 when the lease is lost, -1 when there is no such element; last the ms
--- until the queue is due, -1 for never. Or an error reply, with nothing done: FAR.
-local WORDS = 6   -- of each lease
-local function delay_of(when)   -- ms, and whether that is too far; nil for what the settings say
+-- Gives leases back. The elements wait again, now or later, or are dead: after too many failed tries, or at once.
+-- Arguments, of each lease: number, handed or '' for whichever holds, epoch, when, 1 when the try failed, the reason or
+-- ''.
+--   when: ms of delay; @ and a Unix time in ms; dead; or '' for what the settings say
+-- Returns 1 for each, 0 when the lease is lost, -1 when there is no such element. Last come the ms until the queue is
+-- due, -1 for never. Or the error reply FAR; then nothing was done.
+local WORDS = 6   -- arguments of each lease
+local function delay_of(when)   -- ms, and whether that is too far ahead; nil for what the settings say
   local at = string.match(when, '^@(%d+)$')
   if not at then return tonumber(when), false end
   local delay = ms_until(at)

@@ -1,10 +1,12 @@
--- Looks at elements without touching them.
--- state (waiting, leased, delayed, dead, history), 'one' or 'way', number after which (0: from the first) or of the one,
--- how many, position to search the history from, or numbers that may be on their way
+-- Looks at elements without changing them.
+-- Arguments: what to look at: a state (waiting, leased, delayed, dead, history), 'one' or 'way'; the number after which
+-- the page begins, 0 for the first page, or the number of the one; how many; then the position from which to search the
+-- history, or, for 'way', numbers that may be on their way.
 -- Returns of each: number, state, value, how often it was handed out and shown, ms since it was added, ms until it is
--- due or its lease or ttl ends ('': never), its errors, a line each. Leased and delayed come in the order of their time,
--- history in the order of delivery. {'?'} when the number after which is not in that state any more; {'+', position}
--- when it is not among the 1,000 of the history that this call looked at: call again with that position.
+-- due or its lease or ttl ends ('' for never), its errors, a line each. Leased and delayed come in the order of their
+-- time, history in the order of delivery. Or {'?'} when the number after which the page begins is not in that state any
+-- more. Or {'+', position} when that number is not among the 1,000 entries of history that were searched: call again
+-- with that position.
 local function show(answer, number, state, value, added_at, ends)
   local tries = Element.tries(number)
   local sent = string.match(Q.special and call('HGET', K.sent, number) or '', '^%S+ (%d+)')
@@ -30,7 +32,7 @@ local function by_time(key, state) return function(answer, after, most)
   local page = call('ZRANGE', key(), from, from + most - 1, 'WITHSCORES')
   for at = 1, #page, 2 do show_stored(answer, page[at], state, page[at + 1]) end
 end end
-local peeks = {}   -- each appends to the answer, or gives another
+local peeks = {}   -- each appends to the answer, or returns another one
 peeks.leased = by_time(function() return K.leased end, 'leased')
 peeks.delayed = by_time(function() return K.delayed end, 'delayed')
 function peeks.way(answer, _, _, args)
@@ -43,7 +45,7 @@ function peeks.dead(answer, after, most)
     show_stored(answer, number, 'dead')
   end
 end
-local function history_after(number, from)   -- from where it goes on behind that number; or the answer that says why not
+local function history_after(number, from)   -- the first entry after that number; or an answer that says why not
   local page = call('XRANGE', K.history, from, '+', 'COUNT', 1000)
   for _, entry in ipairs(page) do
     if string.match(entry[1], '%-(%d+)$') == number then return '('..entry[1] end

@@ -1,6 +1,6 @@
--- Empties the queue, or forgets it: its counter, settings and name go too.
--- 1 to forget it or 0, a new epoch
--- Returns 1 when there was something. Whoever is connected stays connected.
+-- Empties the queue, or forgets it: then its counter, settings and name go too. Consumers stay connected.
+-- Arguments: 1 to forget it or 0, a new epoch.
+-- Returns 1 when there was something.
 verb('purge', FREES, function(args)
   local forget, epoch = args[2] == '1', args[3]
   if not Q.packed then return 0 end
@@ -8,7 +8,7 @@ verb('purge', FREES, function(args)
   if forget then return Emptying.forget(epoch) and 1 or 0 end
   local held = Emptying.empty()
   Queue.count('purged', held)
-  if Q.last > 0 then call('HSET', K.about, 'emptied', digits(Q.last)) end   -- see untake
+  if Q.last > 0 then call('HSET', K.about, 'emptied', digits(Q.last)) end   -- see untake.lua
   Queue.save()
   return held > 0 and 1 or 0
 end)

@@ -1,6 +1,6 @@
--- A dead instance leaves the queue: its places in ring and line vanish, what it held goes back. What its
--- consumers lease stays theirs until the lease ends: they may acknowledge elsewhere.
--- instance, 1 when it may never come again: a name is that of one life
+-- Takes a dead instance out of the queue: out of the ring and the line of GETs. What it held goes back. Its consumers
+-- keep their leases until these end: they may acknowledge through another instance.
+-- Arguments: instance, 1 when it may never come again: an id is used once only.
 -- Returns 1 when there is more to give back: call again.
 verb('reap', FREES, function(args)
   local instance, for_good = args[2], args[3] == '1'

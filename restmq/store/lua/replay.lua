@@ -1,14 +1,14 @@
--- History for a consumer that comes back, or asks for some of the past.
--- what ('after', 'key', 'last', 'ago', 'all', 'now'), a position, number, how many or ms, how many at the most, a new
--- epoch, how many bytes of values (the last may pass it)
--- Returns {epoch, position now, position before the first kept, position it starts after, position up to which this
--- went, then position, number, value…}; what has ended is left out.
-local starts = {}   -- the position it starts after
+-- A page of history, for a consumer that comes back or asks for some of the past.
+-- Arguments: what ('after', 'key', 'last', 'ago', 'all', 'now'); a position, number, how many or ms; how many elements
+-- at the most; a new epoch; how many bytes of values at the most (the last value may exceed that).
+-- Returns {epoch, the queue's position, position before the first that is kept, position after which the page starts,
+-- position up to which the page goes, then position, number, value…}. Elements that have ended are left out.
+local starts = {}   -- the position after which the page starts
 function starts.now() return Q.position end
 function starts.after(which) return tonumber(which) end
 function starts.last(which) return math.max(0, Q.position - tonumber(which)) end
 function starts.all() return Q.floor end
-function starts.key(number)   -- behind its place among the newest thousand; 0: it is not known how much is missing
+function starts.key(number)   -- behind its place among the newest thousand; 0 when it is not known how much is missing
   local to = '+'
   for _ = 1, 20 do
     local page = call('XREVRANGE', K.history, to, '-', 'COUNT', 50)
@@ -21,7 +21,7 @@ function starts.key(number)   -- behind its place among the newest thousand; 0: 
   end
   return 0
 end
-function starts.ago(ms)   -- before the first that is not older, found by halves
+function starts.ago(ms)   -- before the first that is not older, found by bisection
   local low, high, since = Q.floor, Q.position, now() - tonumber(ms)
   while low < high do
     local middle = math.floor((low + high) / 2)
@@ -34,7 +34,7 @@ function starts.ago(ms)   -- before the first that is not older, found by halves
 end
 local function read(answer, start, most, limit)   -- answers the position up to which it went
   local to, size, from, step = start, 0, digits(start + 1), 4
-  while start < Q.position and most > 0 and size <= limit do   -- a few at a time: COUNT reads whole values
+  while start < Q.position and most > 0 and size <= limit do   -- a few at a time, because COUNT reads whole values
     local asked = math.min(step, most)
     local page = call('XRANGE', K.history, from, '+', 'COUNT', asked)
     for _, raw in ipairs(page) do

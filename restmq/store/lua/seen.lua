@@ -1,10 +1,10 @@
--- An instance that comes back to a queue after Redis was away tells what it has seen of it.
--- epoch, highest number, settings as JSON, a new epoch, 1 when Redis holds other data than then
--- Returns {the epoch, '' when there is none, ms until something is due, -1 when nothing is, its settings: name, value…}.
+-- An instance that comes back to a queue after Redis was away says what it has seen of it.
+-- Arguments: epoch, highest number, settings as JSON, a new epoch, 1 when Redis holds other data than at that time.
+-- Returns {the epoch or '', ms until something is due or -1, its settings: name, value…}.
 verb('seen', FREES, function(args)
   local seen_epoch, number, seen, epoch, other_data = unpack(args, 2, 6)
   Queue.begin()
-  if Rebirth.notice(seen_epoch, tonumber(number), 0, seen, epoch, other_data == '1') then
+  if Recovery.notice(seen_epoch, tonumber(number), 0, seen, epoch, other_data == '1') then
     Broadcasts.settle()
     Delivery.go_on()
   end

@@ -1,7 +1,6 @@
--- Changes the policy or settings.
--- a new epoch, then name and value of each; '' takes it back to what restmq.conf says
--- Returns {ms until the queue is due, -1 for never, all its settings: name, value…}. It holds for every element
--- added after.
+-- Changes the policy or settings, for every element that is added after.
+-- Arguments: a new epoch, then name and value of each; '' takes it back to what restmq.conf says.
+-- Returns {ms until the queue is due, -1 for never, all its settings: name, value…}.
 verb('set', FREES, function(args)
   local epoch = args[2]
   Queue.begin()

@@ -1,5 +1,5 @@
--- Which flows are stopped. What ended is not stopped, though nobody swept yet.
--- Returns the scope and the ms until its stop ends, -1 for never, of each that is.
+-- Which flows are stopped. A stop that has ended does not count, even before a sweep.
+-- Returns, of each: its name, and the ms until the stop ends, -1 for never.
 verb('stops', LOOKS, function()
   local answer = {}
   for _, scope in ipairs(SCOPES) do

@@ -1,6 +1,6 @@
--- Ends what is due; that may open a window, and a hand-over that met only ended elements goes on.
--- ms for which no lease ends yet, a new epoch
--- Returns {ms until the next is due or '', 1 when the queue was forgotten for idleness}.
+-- Ends what is due. That may open a window, and handing over goes on where it met only elements that had ended.
+-- Arguments: ms for which no lease ends yet, a new epoch.
+-- Returns {ms until the next is due or '', 1 when the queue was idle and was forgotten}.
 verb('sweep', FREES, function(args)
   local held_for, epoch = tonumber(args[2]), args[3]
   if not Q.packed then return {'', 0} end

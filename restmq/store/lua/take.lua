@@ -1,13 +1,13 @@
 -- Takes the oldest waiting elements out of the queue.
--- most: how many; options: JSON or ''
---   options: limit, instance, first: as taking.lua has them; full: with what untake needs
--- Returns number, count, value, number, count, value… and, last and alone, 1 when a thousand were looked at, or without
--- options a MiB was reached, and there may be more: call again. With `full` the epoch comes first, and a fourth word
--- with each element.
-local LIMIT = 1048576   -- bytes of values in one answer; the last may pass it
-local function take_plain(most)   -- nothing is special: this is the hot path
+-- Arguments: how many; options as JSON or ''.
+--   options: limit, instance, first as in taking.lua; full: also return what untake needs
+-- Returns number, count, value, number, count, value… With `full` the epoch comes first, and each element has a fourth
+-- word. Last and alone comes 1 when there may be more, so that the caller should call again: a thousand were looked at,
+-- or, without options, a MiB was reached.
+local LIMIT = 1048576   -- bytes of values in one answer; the last value may exceed that
+local function take_plain(most)   -- the fast way: nothing is special
   local ids, answer, from, size, page = {}, {}, digits(Q.cursor + 1), 0
-  repeat   -- a few at a time: values may be large
+  repeat   -- a few at a time, because values may be large
     page = call('XRANGE', K.stream, from, '+', 'COUNT', math.min(16, most - #ids))
     for _, entry in ipairs(page) do
       local at, value = #ids + 1, entry[2][2]
@@ -25,7 +25,7 @@ local function take_plain(most)   -- nothing is special: this is the hot path
   Queue.store()
   return answer
 end
-local function for_untake(one, tries)   -- what brings it back as it was
+local function for_untake(one, tries)   -- the fourth word: what brings it back as it was
   return one.added_at..' '..(one.ends or '0')..' '..tries.handed..' '..tries.shown..' '..tries.failed..tries.errors
 end
 verb('take', FREES, function(args)

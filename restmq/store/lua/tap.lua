@@ -1,5 +1,5 @@
--- An instance wants to see every add of this queue, or no more.
--- instance, 1 or 0
+-- An instance begins or stops to see every add of this queue.
+-- Arguments: instance, 1 or 0.
 -- Returns 1.
 verb('tap', FREES, function(args)
   local instance, on = args[2], args[3] == '1'

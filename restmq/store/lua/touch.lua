@@ -1,5 +1,5 @@
 -- Prolongs a lease.
--- number, handed or '' for whichever holds, epoch, ms
+-- Arguments: number, handed or '' for whichever holds, epoch, ms.
 -- Returns {1, how often it was handed out, epoch}, {0} when the lease is lost, {-1} when there is no such element.
 verb('touch', FREES, function(args)
   local number, handed, epoch, ms = unpack(args, 2, 5)
@@ -9,8 +9,8 @@ verb('touch', FREES, function(args)
     Queue.save()
     return {Element.find(number) and 0 or -1}
   end
-  Leases.arrive(number)
-  Element.set_apart(number)   -- one that lives long must not hold a whole node of the stream
+  Leases.mark_arrived(number)
+  Element.set_apart(number)   -- an element that lives long must not hold a whole node of the stream
   local at = now() + tonumber(ms)
   call('ZADD', K.leased, digits(at), number)
   Queue.due_at(at)

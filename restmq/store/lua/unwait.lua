@@ -1,6 +1,6 @@
--- GETs of an instance wait no more: their clients have left.
--- instance, how many
--- Returns how many of them had been woken already; others were woken in their place.
+-- So many GETs of an instance wait no more, because their clients have left.
+-- Arguments: instance, how many.
+-- Returns how many of them had been woken already; the next ones were woken in their place.
 verb('unwait', FREES, function(args)
   local instance, many = args[2], tonumber(args[3])
   if not Q.packed then return many end

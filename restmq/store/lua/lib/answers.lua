@@ -1,5 +1,6 @@
--- Idempotent adds: what a key answered is kept in two generations, swapped when the older one's time is over.
--- o: the options of an add, with key, digest, window in ms, and written: how an earlier RestMQ stored that key.
+-- Idempotent adds: the answers to keys are kept in two generations, which are swapped when the older one's time is
+-- over.
+-- o: the options of an add: key, digest, window in ms, and written: the form in which an earlier RestMQ stored the key.
 local Answers = {}
 function Answers.earlier(o)   -- the answer to give again, an error reply, or nil
   for _, generation in ipairs({K.answers, K.older_answers}) do

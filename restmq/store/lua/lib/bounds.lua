@@ -1,18 +1,17 @@
--- A queue's bounds, max_length and max_bytes: waiting, delayed and leased count, dead do not.
--- Of the oldest at most 1,000 are dropped, or as many as are added. When that is too few for max_length (it
--- was lowered), the queue shrinks by it at each add.
--- Plain adds that came together share these thousand steps: what more would have to go for max_bytes is
--- refused until the next add.
+-- A queue's bounds, max_length and max_bytes. Waiting, delayed and leased elements count, dead ones do not.
+-- At most 1,000 of the oldest are dropped, or as many as are added. When that is too few for max_length, because it was
+-- lowered, the queue shrinks by that much at each add. Plain adds that come together share these thousand steps. When
+-- max_bytes needs more than that, the rest of them is refused.
 local Bounds = {}
 local steps
 function Bounds.begin() steps = 1000 end
-local function surplus(many, size)   -- elements and bytes that would be over; and how many wait
+local function surplus(many, size)   -- elements and bytes over the bounds, and how many wait
   local there, leased, delayed = Waiting.count()
   local most, heaviest = settings.max_length, settings.max_bytes
   return most > 0 and there + leased + delayed + many - most or 0,
     heaviest > 0 and Q.bytes - Queue.counted('gb') + size - heaviest or 0, there
 end
-local function drop_oldest(much, heavy, most)   -- so many elements and bytes, of at most `most`; whether that was enough
+local function drop_oldest(much, heavy, most)   -- of at most `most` elements; whether that was enough
   local asked = math.min(most, math.max(much, 1))
   local oldest, going, lighter
   while true do
@@ -30,7 +29,7 @@ local function drop_oldest(much, heavy, most)   -- so many elements and bytes, o
   Queue.count('dropped', going)
   return true
 end
--- Room for so many elements of so many bytes in all: nil when there is or was made some, else the word why not.
+-- Makes room for `many` elements of `size` bytes in all. Answers nil when there is room now, else the error's word.
 function Bounds.make_room(many, size)
   local most, heaviest = settings.max_length, settings.max_bytes
   if most == 0 and heaviest == 0 then return end

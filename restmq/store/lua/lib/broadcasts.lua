@@ -1,9 +1,9 @@
--- Which broadcasts are confirmed for good: those up to Q.settled. Of what came behind it, only an instance that had
--- joined by then can have heard all; a newcomer's confirmation says nothing of what went out before it came.
--- When no such instance is left, what the oldest newcomer did not hear waits again.
+-- Which broadcasts are confirmed for good: those up to Q.settled. Only an instance that had joined by then can have
+-- heard everything behind it. A newcomer's confirmation says nothing about what went out before it came. When no such
+-- instance is left, what the oldest newcomer did not hear waits again.
 local Broadcasts = {}
--- Who had joined by Q.settled: whether there is anybody, how far one of them has confirmed, and where the first who
--- joined later did so.
+-- Whether any instance had joined by Q.settled, how far one of these has confirmed, and where the first that joined
+-- later did so.
 local function oldest_listeners()
   local anybody, confirmed_most, newcomer = false, Q.settled, Q.position
   for _, entry in ipairs(call('HVALS', K.joined)) do
@@ -17,8 +17,8 @@ local function oldest_listeners()
   end
   return anybody, confirmed_most, newcomer
 end
--- Moves at most 1,000 elements: there may be many behind one that is stuck. What is settled is so at once, though:
--- the next call, or a sweep, takes the rest of what is unconfirmed up to it out of the queue. Whether there is more.
+-- Moves at most 1,000 elements, because there may be many behind one that is stuck. Q.settled moves at once; the next
+-- call, or a sweep, takes the rest of what is unconfirmed up to it out of the queue. Answers whether there is more.
 function Broadcasts.settle()
   local steps = 1000
   while Q.settled < Q.position and steps > 0 do
@@ -45,13 +45,13 @@ function Broadcasts.settle()
   Queue.due_at(now())
   return true
 end
--- An instance has confirmed all up to position `at`, but for what nobody of it will take up to `unheard`: behind that
--- it counts as one that joined there.
-function Broadcasts.confirm(instance, at, unheard)
+-- An instance has confirmed all up to position `at`, except for what none of its consumers will take, up to `untaken`:
+-- behind that it counts as one that joined there.
+function Broadcasts.confirm(instance, at, untaken)
   local joined, confirmed = string.match(call('HGET', K.joined, instance) or '', '^(%d+) (%d+)$')
-  local most = math.max(at, unheard)
+  local most = math.max(at, untaken)
   if not joined or most <= tonumber(confirmed) or most > Q.position then return end
-  if unheard > tonumber(confirmed) then joined = digits(unheard) end
+  if untaken > tonumber(confirmed) then joined = digits(untaken) end
   call('HSET', K.joined, instance, joined..' '..digits(most))
   Q.reached = math.max(Q.reached, at)
 end

@@ -1,14 +1,14 @@
--- What one call has at hand. Redis keeps the variables of a library from one call to the next: Queue.open() sets
--- each of them anew. Text, time and messages, which every other file uses, are here too.
-local call    -- redis.call, which does not exist while a library is loaded
-local clock   -- ms by Redis' clock, once somebody has asked in this call
-local db      -- the number of the instance's database, as text: it is part of the names of channels
+-- What each call has at hand, and text, time and messages, which every other file uses. Redis keeps the variables of a
+-- library from one call to the next, so Queue.open() sets each of them anew.
+local call   -- redis.call, which does not exist while a library is loaded
+local clock   -- ms by Redis' clock, once it was asked for in this call
+local db   -- the number of the instance's database, as text: a part of the names of channels
 
-local MOST_AHEAD = 31622400000   -- ms: 366 days, the most that anything is put off
+local MOST_AHEAD = 31622400000   -- ms: 366 days, the longest that anything is put off
 
 local function digits(number) return string.format('%.0f', number) end
 
-local function now()   -- ms, by Redis' clock: what ends must not depend on which instance asks
+local function now()   -- ms by Redis' clock: what ends must not depend on which instance asks
   if not clock then
     local time = @time@
     clock = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -18,13 +18,13 @@ end
 
 local function ms_until(at) return math.max(0, tonumber(at) - now()) end   -- at: a Unix time in ms
 
-local function publish(channel, text) return call('PUBLISH', channel, text) end   -- how many hear it
+local function publish(channel, text) return call('PUBLISH', channel, text) end   -- answers how many hear it
 
-local function in_thousands(list, use)   -- use(from, to) for each thousand of a list: unpack() ends at 8,000
+local function in_thousands(list, use)   -- calls use(from, to) for each thousand of a list: unpack() ends at 8,000
   for from = 1, #list, 1000 do use(from, math.min(#list, from + 999)) end
 end
 
--- The first bytes of a text, but no part of a character: bytes 128 to 191 go on with one (RFC 3629, section 3).
+-- The first bytes of a text, without a part of a character: bytes 128 to 191 continue one (RFC 3629, section 3).
 local function clip(text, most)
   if #text <= most then return text end
   while most > 0 and string.find(text, '^[\128-\191]', most + 1) do most = most - 1 end

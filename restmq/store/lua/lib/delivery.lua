@@ -1,16 +1,16 @@
--- Handing waiting elements to live consumers. All that frees something ends in Delivery.go_on().
--- A chunk is at most 256 elements; the confirmation of one lets the next go out.
--- Large values are bounded in bytes besides: Redis cuts off an instance that is 32 MB behind.
+-- Handing waiting elements to live consumers. Whatever frees something ends in Delivery.go_on(). A chunk is at most 256
+-- elements; its confirmation lets the next one go out. Large values are bounded in bytes as well, because Redis cuts
+-- off an instance that is 32 MB behind.
 local CHUNK, WINDOW, CHUNK_BYTES, WINDOW_BYTES = 256, 1000, 1048576, 4194304
 local Delivery = {}
-function Delivery.message(kind, first, elements)   -- a broadcast, a round-robin share, or an add for taps
+function Delivery.message(kind, first, elements)   -- of a broadcast, a round-robin share, or an add for taps
   local head, values = {}, {}
   for at, one in ipairs(elements) do
     head[at], values[at] = one.number..' '..one.handed..' '..one.length, one.value
   end
   return kind..' '..Queue.epoch()..' '..digits(first)..'\n'..table.concat(head, ' ')..'\n'..table.concat(values)
 end
-local function count_handed(elements)   -- as they are handed out once more
+local function count_handed(elements)   -- counts that they are handed out once more
   local numbers = {}
   for at, one in ipairs(elements) do numbers[at] = one.number end
   local tries = Element.tries_of(numbers)
@@ -22,7 +22,7 @@ local function window_room()   -- how many more may be unconfirmed
   local oldest = History.at_or_after(Q.reached + 1)
   return oldest and Q.sum - oldest.sum > WINDOW_BYTES and 0 or room
 end
-local function broadcast()   -- one message a chunk, position by position
+local function broadcast()   -- one message for each chunk, position by position
   local room = window_room()
   local elements = room > 0 and Waiting.oldest(room, CHUNK_BYTES) or {}
   if #elements == 0 then return end
@@ -47,8 +47,8 @@ local function room_of(instance)   -- its consumers that take, and how many more
   if ready == '0' then return 0, 0 end
   return tonumber(ready), math.max(0, tonumber(may_hold) - call('SCARD', Keys.held(instance)))
 end
--- The ring's head is dealt an element for each of its consumers that take, then the ring turns.
-local function shares(ring, ready, free, elements)   -- instance -> elements, and by how many places it turned
+-- The head of the ring is dealt an element for each of its consumers that take. Then the ring turns.
+local function shares(ring, ready, free, elements)   -- instance -> elements, and by how many places the ring turned
   local share, i, at, idle, turned = {}, 1, 1, 0, 0
   for _, instance in ipairs(ring) do share[instance] = {} end
   while i <= #elements and idle <= #ring do
@@ -67,13 +67,13 @@ local function shares(ring, ready, free, elements)   -- instance -> elements, an
   end
   return share, turned
 end
-local function send_share(instance, elements)   -- whether the instance listens; else they wait again
+local function send_share(instance, elements)   -- whether the instance listens; if not, they wait again
   local numbers = {}
   for at, one in ipairs(elements) do numbers[at] = one.number end
   Sent.note(elements, instance)
   call('SADD', Keys.held(instance), unpack(numbers))
   call('SADD', K.holders, instance)
-  if publish(Keys.inbox(instance), Delivery.message('R', 0, elements)) > 0 then return true end
+  if publish(Keys.instance_channel(instance), Delivery.message('R', 0, elements)) > 0 then return true end
   call('LREM', K.ring, 0, instance)
   call('HDEL', K.listeners, instance)
   call('SREM', Keys.held(instance), unpack(numbers))
@@ -82,7 +82,7 @@ local function send_share(instance, elements)   -- whether the instance listens;
   Q.owed = 0
   return false
 end
-local function deal()   -- whether it should be tried once more: some instance did not listen
+local function deal()   -- whether to try once more, because some instance did not listen
   local ring, ready, free, total = call('LRANGE', K.ring, 0, -1), {}, {}, 0
   for _, instance in ipairs(ring) do
     ready[instance], free[instance] = room_of(instance)
@@ -104,7 +104,7 @@ local function deal()   -- whether it should be tried once more: some instance d
 end
 
 function Delivery.go_on()   -- live consumers first, then GETs that wait
-  Queue.tell_freed()
+  Queue.report_freed()
   if Q.listened and not Q.stopped then
     if Q.roundrobin then
       for _ = 1, 8 do if not deal() then break end end

@@ -1,6 +1,6 @@
--- One element: finding, counting and forgetting it. Its number travels as a string of digits.
+-- One element: finding, counting and forgetting it. Its number is passed as a string of digits.
 local Element = {}
-local function look_up(command, key, numbers)   -- what a hash (HMGET) or zset (ZMSCORE) has of each: number -> text
+local function look_up(command, key, numbers)   -- number -> text, from a hash (HMGET) or a zset (ZMSCORE)
   local found = {}
   in_thousands(numbers, function(from, to)
     for at, text in ipairs(call(command, key, unpack(numbers, from, to))) do
@@ -24,7 +24,7 @@ local function read_tries(text)
   local handed, shown, failed, owner, errors = string.match(text, '^(%d+) (%d+) (%d+) (%S+)(.*)$')
   return {handed = tonumber(handed), shown = tonumber(shown), failed = tonumber(failed), owner = owner, errors = errors}
 end
-local function tries_text(tries)   -- nil when there is nothing to tell
+local function tries_text(tries)   -- nil when there is nothing to note
   if tries.owner == '-' and tries.errors == '' and tries.handed + tries.shown + tries.failed == 0 then return end
   return tries.handed..' '..tries.shown..' '..tries.failed..' '..tries.owner..tries.errors
 end
@@ -40,7 +40,7 @@ function Element.tries_of(numbers)   -- number -> its tries
   return tries
 end
 
-function Element.set_apart(number)   -- its value moves out of the stream
+function Element.set_apart(number)   -- moves its value out of the stream
   local value, added_at, apart = Element.find(number)
   if apart then return end
   call('XDEL', K.stream, number..'-'..added_at)
@@ -52,18 +52,18 @@ function Element.forget_sent(number, instance)   -- it is not on its way to that
   for _, name in ipairs(call('LRANGE', K.lost, 0, -1)) do call('SREM', K.prefix..name, number) end
 end
 
--- The value goes. `one`: number, added_at, length, and apart or not.
+-- Drops the value. `one`: number, added_at, length, and apart: whether it lies apart.
 local function drop_value(one)
   if one.apart then call('HDEL', K.apart, one.number) else call('XDEL', K.stream, one.number..'-'..one.added_at) end
   Q.bytes = Q.bytes - one.length
 end
-function Element.drop_waiting(one, tries)   -- the value of one that waits, and all that is noted of it
+function Element.drop_waiting(one, tries)   -- drops the value of one that waits, and all that is noted of it
   drop_value(one)
   if tries_text(tries) then call('HDEL', K.tries, one.number) end
   if one.again then call('ZREM', K.again, one.number) end
   if one.ends then call('ZREM', K.expiring, one.number) end
 end
--- The values of many leased elements, which are done with, and all that is noted of them: each as for drop_value().
+-- Drops the values of many leased elements, and all that is noted of them. `elements`: each as for drop_value().
 function Element.drop_leased(elements, ends)
   local numbers, expiring = {}, {}
   for at, one in ipairs(elements) do
@@ -77,7 +77,7 @@ function Element.drop_leased(elements, ends)
   end)
   in_thousands(expiring, function(from, to) call('ZREM', K.expiring, unpack(expiring, from, to)) end)
 end
-local function drop_notes(number, length)   -- all that is noted of one, in whatever state it is
+local function drop_notes(number, length)   -- drops all that is noted of one, in whatever state it is
   Queue.free(Element.tries(number).owner, number)
   call('HDEL', K.tries, number)
   call('HDEL', K.own_ttl, number)
@@ -102,17 +102,17 @@ function Element.delete(number)   -- whether it was there
   return true
 end
 
--- What has ended is not there, though nobody swept yet.
+-- An element that has ended is not there, even before a sweep.
 local function ends_of(numbers)   -- number -> ms at which its ttl ends
   return Q.special and Q.due > 0 and look_up('ZMSCORE', K.expiring, numbers) or {}
 end
-function Element.expire(number, ends)   -- whether its ttl is over; then it is gone now. `ends`: as ends_of has it
+function Element.expire(number, ends)   -- whether its ttl is over; then it is deleted. `ends`: as in ends_of()
   if not ends or tonumber(ends) > now() then return false end
   if Element.delete(number) then Queue.count('expired', 1) end
   return true
 end
 function Element.has_expired(number) return Element.expire(number, ends_of({number})[number]) end
-function Element.expire_some()   -- at most 250; answers how many went
+function Element.expire_some()   -- at most 250; answers how many were deleted
   local gone = 0
   if not (Q.special and Q.due > 0 and Q.due <= now()) then return gone end
   for _, number in ipairs(call('ZRANGEBYSCORE', K.expiring, '-inf', digits(now()), 'LIMIT', 0, 250)) do

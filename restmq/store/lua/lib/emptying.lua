@@ -1,6 +1,6 @@
--- All elements go; to forget a queue, its counter, settings, keys and name go too. Who is connected stays so.
+-- Emptying a queue, and forgetting it: then its counter, settings, keys and name go too. Consumers stay connected.
 local Emptying = {}
-function Emptying.empty()   -- how many there were
+function Emptying.empty()   -- answers how many there were
   local held = call('XLEN', K.stream) + call('HLEN', K.apart)
   for _, instance in ipairs(call('SMEMBERS', K.holders)) do call('UNLINK', Keys.held(instance)) end
   for _, name in ipairs(call('LRANGE', K.lost, 0, -1)) do call('UNLINK', K.prefix..name) end
@@ -19,12 +19,12 @@ function Emptying.forget(epoch)   -- whether there was something
   local tapped = call('EXISTS', K.taps) == 1
   call('UNLINK', K.about, K.answers, K.older_answers)
   if not Q.listened and not Q.awaited and not tapped then
-    call('DEL', K.state, K.ring, K.listeners, K.joined)   -- what is left of those that do not listen
+    call('DEL', K.state, K.ring, K.listeners, K.joined)   -- left over from instances that do not listen any more
     return had
   end
   Q.due, Q.special, Q.created, Q.stopped, Q.governed = 0, false, false, false, tapped
   Q.last, Q.cursor, Q.taken, Q.acked, Q.delivered = 0, 0, 0, 0, 0
-  call('HSET', K.about, 'ep', epoch)   -- who listens hears the new life as one
+  call('HSET', K.about, 'ep', epoch)   -- consumers that listen hear that the queue begins anew
   Settings.read_policy()
   Queue.save()
   return had

@@ -1,6 +1,6 @@
--- What is due ends: at most 250 of each kind a call. Q.due is 0 when nothing is left, now when there is more.
+-- What is due ends: at most 250 of each kind in a call. Q.due is 0 when nothing is left, now when there is more.
 local Ending = {}
-function Ending.idle_until()   -- ms at which it is to be forgotten: nothing is in it, and nobody has used it since
+function Ending.idle_until()   -- ms at which the queue is to be forgotten if it stays idle, or nil
   local ttl = settings.idle_ttl
   if not Q.governed or ttl == 0 then return end
   if Q.listened or Q.awaited or call('XLEN', K.stream) + call('HLEN', K.apart) + call('EXISTS', K.taps) > 0 then
@@ -14,7 +14,7 @@ local function end_delays(numbers)
   call('ZREM', K.delayed, unpack(numbers))
   for _, number in ipairs(numbers) do Waiting.add_again(number) end
 end
-function Ending.sweep(held_until)   -- ms until which no lease ends, 0 for none
+function Ending.sweep(held_until)   -- held_until: ms until which no lease ends, 0 for none
   if Q.due == 0 or Q.due > now() then return end
   local function over(key) return call('ZRANGEBYSCORE', key, '-inf', digits(now()), 'LIMIT', 0, 250) end
   Element.expire_some()
@@ -22,7 +22,7 @@ function Ending.sweep(held_until)   -- ms until which no lease ends, 0 for none
     for _, number in ipairs(over(K.leased)) do Leases.release(number, true, nil, 'the lease ended') end
   end
   end_delays(over(K.delayed))
-  Rebirth.give_back_some()
+  Recovery.give_back_some()
   Q.due = call('EXISTS', K.lost) == 1 and now() or 0
   for _, key in ipairs({K.expiring, K.leased, K.delayed}) do
     local at = tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])

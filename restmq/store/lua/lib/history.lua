@@ -1,6 +1,6 @@
 -- The history of broadcasts: P-N -> v value, t ms of delivery, s bytes of all values up to it, e end of its ttl.
 local History = {}
--- An entry as Redis has it, as a record: position, number, value, at, sum, ends (nil when it has no ttl).
+-- An entry of Redis as a record: position, number, value, at, sum, ends (nil when it has no ttl).
 function History.entry(raw)
   local position, number = string.match(raw[1], '^(%d+)%-(%d+)$')
   local fields = raw[2]
@@ -22,7 +22,7 @@ function History.add(element)   -- it is broadcast now, as the next
   call('XADD', K.history, digits(Q.position)..'-'..element.number, unpack(words))
 end
 local function forget_up_to(position, sum) Q.floor, Q.cut = position, sum end
-function History.trim()   -- keeps its bounds; what is not confirmed is never cut
+function History.trim()   -- keeps within the bounds; what is not confirmed is never cut
   local most, size = settings.history, settings.history_bytes
   local none = most == 0 or size == 0
   if not none and Q.position - Q.floor <= most * 1.125 + 8 and Q.sum - Q.cut <= size * 1.125 then return end
@@ -40,7 +40,7 @@ function History.trim()   -- keeps its bounds; what is not confirmed is never cu
     forget_up_to(first.position, first.sum)
   end
 end
-function History.take_back(from, to)   -- positions that nobody has confirmed are no history
+function History.take_back(from, to)   -- positions that nobody has confirmed leave history
   while true do
     local entry = History.at_or_after(from)
     if not entry or entry.position > to then break end

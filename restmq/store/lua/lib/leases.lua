@@ -1,4 +1,4 @@
--- Leases: an element is somebody's until a time, and what comes of it when that is over.
+-- Leases: until a time an element belongs to one client, and what becomes of it when that is over.
 local Leases = {}
 -- Grants leases for so many ms. all_tries: number -> tries, with this hand-out counted and the owner named.
 function Leases.grant(elements, all_tries, ms)
@@ -14,22 +14,23 @@ function Leases.grant(elements, all_tries, ms)
   end)
   Queue.due_at(now() + ms)
 end
--- How often it was handed out to whoever has it: by a lease, or on its way to a consumer that may lease it; then also
--- the instance of that consumer. Nil when nobody has it. `leased`: the end of its lease, when that is known.
+-- How often the element had been handed out to the client that has it now. It has it by a lease, or the element is on
+-- its way to a consumer that may lease it; then also the instance of that consumer. Nil when nobody has it. `leased`:
+-- the end of its lease, when that is known.
 local function holder(number, leased)
   if leased or call('ZSCORE', K.leased, number) then return Element.tries(number).handed end
   local owner, handed = string.match(Q.special and call('HGET', K.sent, number) or '', '^(%S+) (%d+)')
   if owner and owner ~= '*' then return tonumber(handed), owner end
 end
 Leases.holder = holder
--- Whether that lease still is the element's; handed '': whichever holds.
+-- Whether that lease holds. handed '': whichever holds.
 function Leases.holds(number, handed, epoch)
   if Element.has_expired(number) then return false end
-  local mine = holder(number)
-  return mine and (handed == '' or epoch == Queue.epoch() and mine == tonumber(handed))
+  local held_as = holder(number)
+  return held_as and (handed == '' or epoch == Queue.epoch() and held_as == tonumber(handed))
 end
--- Its client acts on it before its instance could tell that it went out.
-function Leases.arrive(number)
+-- A client acts on an element before its instance could say that it was delivered: it counts as delivered now.
+function Leases.mark_arrived(number)
   local handed, owner = holder(number)
   if not owner then return end
   call('HDEL', K.sent, number)
@@ -45,7 +46,7 @@ local function pause_after(failed)   -- ms before the next try
   if kind == 'exp' then return math.min(tonumber(first) * 2 ^ math.min(failed - 1, 40), tonumber(most)) end
   return 0
 end
-local function bury(number)   -- it is dead: kept with its key, errors and hand-outs
+local function bury(number)   -- it is dead: kept with its key, its errors and its count of hand-outs
   local value = Element.find(number)
   Element.set_apart(number)
   call('ZADD', K.dead, number, number)
@@ -59,7 +60,7 @@ local function bury(number)   -- it is dead: kept with its key, errors and hand-
     end
   end
 end
-function Leases.delay(number, at)   -- ms at which it will wait again
+function Leases.delay(number, at)   -- at: ms at which it will wait again
   Element.set_apart(number)
   call('ZADD', K.delayed, digits(at), number)
   Queue.due_at(at)
@@ -70,9 +71,9 @@ local function add_error(tries, reason)   -- the last 2,000 bytes are kept, 200 
   if #errors > 2000 then errors = string.match(string.sub(errors, -2000), '\n.*$') end
   tries.errors = errors
 end
--- A lease is over without an acknowledgement. delay: ms, or nil for what the settings say; dies: it is dead at once.
-function Leases.release(number, failed, delay, reason, dies)
-  Leases.arrive(number)
+-- A lease is over without an acknowledgement. delay: ms, or nil for what the settings say; dead_at_once: put it aside.
+function Leases.release(number, failed, delay, reason, dead_at_once)
+  Leases.mark_arrived(number)
   local tries = Element.tries(number)
   call('ZREM', K.leased, number)
   Queue.free(tries.owner, number)
@@ -81,7 +82,7 @@ function Leases.release(number, failed, delay, reason, dies)
   add_error(tries, reason)
   Element.set_tries(number, tries)
   local most = settings.max_deliveries
-  if dies or (failed and most > 0 and tries.failed >= most) then
+  if dead_at_once or (failed and most > 0 and tries.failed >= most) then
     bury(number)
     return
   end
@@ -89,8 +90,8 @@ function Leases.release(number, failed, delay, reason, dies)
   if delay > 0 then Leases.delay(number, now() + delay) else Waiting.add_again(number) end
 end
 
--- Acknowledges leases: words are number, handed and epoch of each, from words[first] on. Answers 1 for each, or 0 when
--- it is lost. They are looked up together, and leave the queue together.
+-- Acknowledges leases. words: number, handed and epoch of each, from words[first] on. Answers 1 for each, or 0 when it
+-- is lost. The elements are looked up together, and leave the queue together.
 function Leases.acknowledge(words, first)
   local numbers, answers, dropped, seen, epoch = {}, {}, {}, {}, Queue.epoch()
   for at = first, #words, 3 do numbers[#numbers + 1] = words[at] end
@@ -99,8 +100,8 @@ function Leases.acknowledge(words, first)
     local handed, its_epoch = words[first + 3 * at - 2], words[first + 3 * at - 1]
     local done = 0
     if not seen[number] and not Element.expire(number, ends[number]) then
-      local mine = leased[number] and tries[number].handed or holder(number)
-      if mine and mine == tonumber(handed) and its_epoch == epoch then
+      local held_as = leased[number] and tries[number].handed or holder(number)
+      if held_as and held_as == tonumber(handed) and its_epoch == epoch then
         done, seen[number] = 1, true
         if leased[number] then
           local value, added_at, apart = Element.find(number)

@@ -1,41 +1,41 @@
--- The queue's hot state: one GET, one SET. Numbers are doubles, exact to 2^53.
+-- The queue's hot state: read with one GET, stored with one SET. Numbers are doubles, exact to 2^53.
 --   last       number of the element that was added last
 --   bytes      of all values that are stored
---   cursor     all of the stream up to this number was handed out, or waits again
+--   cursor     everything in the stream up to this number was handed out, or waits again
 --   due        ms of the next end of a ttl, lease, delay or stop; 0 for none
 --   taken acked delivered   how many elements
 --   position   of the last broadcast
 --   settled    position up to which broadcasts are confirmed for good
---   reached    highest position that anyone has confirmed
---   sum        bytes of history ever
---   cut        the same before the first that is kept
---   floor      position before the first that is kept
---   owed       elements of this turn that the ring's head may still be dealt
---   flags      1 created; 2 special: something is there beyond plain waiting; 4 awaited: a GET waits; 8 listened:
---              somebody listens; 16 roundrobin; 32 stopped: live is; 64 governed: it has settings, other stops or taps
+--   reached    highest position that any instance has confirmed
+--   sum        bytes that ever entered the history
+--   cut        the same before the first entry that is kept
+--   floor      position before the first entry that is kept
+--   owed       elements that the head of the ring may still be dealt in its turn
+--   flags      1 created; 2 special: there is more than plain waiting; 4 awaited: a GET waits; 8 listened: an instance
+--              listens; 16 roundrobin; 32 stopped: the flow live is; 64 governed: it has settings, other stops or taps
 local FORM = '>ddddddddddddddB'
 local Q = {}   -- the state of this call's queue
 local Queue = {}
 
--- The defaults of restmq.conf travel with each call: two instances with different files share a library.
+-- The defaults of restmq.conf come with each call, so that two instances with different files share a library.
 local BUILT_IN = @defaults@
-local NAMES = @names@   -- the settings beside policy
-local UNBOUND = {policy = true, history = true, history_bytes = true}   -- with these an add may still be plain
-local defaults, governed_from_birth, told   -- and the text that they were read from
-local settings   -- of this call's queue: name -> value; only a call that begins a use of it has them
-local function read_context(text)   -- the database, and as JSON what restmq.conf says otherwise than BUILT_IN
+local NAMES = @names@   -- the settings other than policy
+local UNBOUND = {policy = true, history = true, history_bytes = true}   -- with these, an add may still be plain
+local defaults, governed_when_created, context_text   -- and the text from which they were read
+local settings   -- of this call's queue: name -> value; only after Queue.begin()
+local function read_context(text)   -- the database, and as JSON where restmq.conf differs from BUILT_IN
   local number, conf = string.match(text, '^(%d+) ?(.*)$')
-  db, told, defaults, governed_from_birth = number, text, {}, false
+  db, context_text, defaults, governed_when_created = number, text, {}, false
   for name, value in pairs(BUILT_IN) do defaults[name] = value end
   for name, value in pairs(conf ~= '' and cjson.decode(conf) or {}) do
-    if value ~= defaults[name] and not UNBOUND[name] then governed_from_birth = true end
+    if value ~= defaults[name] and not UNBOUND[name] then governed_when_created = true end
     defaults[name] = value
   end
 end
 
-function Queue.open(key, context)   -- whether anything is stored
+function Queue.open(key, context)   -- Q.packed tells whether anything is stored
   call, clock = redis.call, nil
-  if context ~= told then read_context(context) end
+  if context ~= context_text then read_context(context) end
   Keys.open(key)
   local packed = call('GET', key)
   Q.packed = packed
@@ -47,12 +47,12 @@ function Queue.open(key, context)   -- whether anything is stored
       Q.floor, Q.owed, Q.flags = 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, defaults.policy == 'roundrobin' and 16 or 0
   end
 end
-function Queue.store() -- as it is, with the flags that it had
+function Queue.store()   -- as it is, with the flags that it had
   call('SET', K.state, struct.pack(FORM, Q.last, Q.bytes, Q.cursor, Q.due, Q.taken, Q.acked, Q.delivered, Q.position,
     Q.settled, Q.reached, Q.sum, Q.cut, Q.floor, Q.owed, Q.flags))
 end
 
-local freed, offered   -- leases of live consumers that ended: INSTANCE -> N's; how many elements now wait
+local freed, offered   -- leases of live consumers that ended: INSTANCE -> N's; how many elements wait now
 function Queue.look()   -- for a call that is no use of the queue
   local flags = Q.flags
   Q.created, Q.special, Q.awaited, Q.listened = flags % 2 >= 1, flags % 4 >= 2, flags % 8 >= 4, flags % 16 >= 8
@@ -60,25 +60,26 @@ function Queue.look()   -- for a call that is no use of the queue
   freed, offered, settings = {}, 0, nil
 end
 function Queue.offer(many) offered = offered + many end
-function Queue.free(owner, number)   -- an instance's consumer leases it no more
+function Queue.free(owner, number)   -- a consumer of that instance leases it no more
   if owner == '-' then return end
   freed[owner] = freed[owner] or {}
   table.insert(freed[owner], number)
 end
-function Queue.tell_freed()   -- each may have as many more; said before any of them is dealt again
+function Queue.report_freed()   -- each instance may have as many more; it hears so before any of them is dealt again
   for instance, numbers in pairs(freed) do
-    publish(Keys.inbox(instance), 'A '..call('HGET', K.about, 'ep')..' 0\n'..table.concat(numbers, ' ')..'\n')
+    local head = 'A '..call('HGET', K.about, 'ep')..' 0\n'
+    publish(Keys.instance_channel(instance), head..table.concat(numbers, ' ')..'\n')
   end
   freed = {}
 end
 
-local function is_trace()   -- it was only looked at, or heard: nothing of it needs to be kept
+local function is_unused()   -- it was only looked at, or listened to: nothing of it needs to be kept
   if Q.last + Q.due > 0 or Q.created or Q.listened or Q.awaited or Q.governed or Q.stopped then return false end
   local names = call('HKEYS', K.about)
   return #names < 2 and (names[1] or 'ep') == 'ep'
 end
 function Queue.save()   -- stores the state when it changed
-  Queue.tell_freed()
+  Queue.report_freed()
   if Q.special and Q.due == 0
       and call('EXISTS', K.again, K.apart, K.tries, K.sent, K.expiring, K.leased, K.delayed, K.dead) == 0 then
     Q.special = false
@@ -88,7 +89,7 @@ function Queue.save()   -- stores the state when it changed
   local packed = struct.pack(FORM, Q.last, Q.bytes, Q.cursor, Q.due, Q.taken, Q.acked, Q.delivered, Q.position,
     Q.settled, Q.reached, Q.sum, Q.cut, Q.floor, Q.owed, flags)
   if packed == Q.packed then return end
-  if is_trace() then call('DEL', K.state, K.about) else call('SET', K.state, packed) end
+  if is_unused() then call('DEL', K.state, K.about) else call('SET', K.state, packed) end
 end
 function Queue.epoch() return call('HGET', K.about, 'ep') end   -- false when it has none
 function Queue.begin_epoch(epoch) call('HSETNX', K.about, 'ep', epoch) end

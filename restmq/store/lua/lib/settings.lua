@@ -1,4 +1,4 @@
--- What holds for this queue: its own settings, else restmq.conf's. Times in ms, 0 is none.
+-- What holds for this queue: its own settings, else those of restmq.conf. Times are in ms, 0 is none.
 local last_use   -- ms of the use before this call, when the queue may be forgotten for idleness
 local Settings = {}
 local function read_settings()
@@ -18,8 +18,8 @@ function Queue.begin()   -- for a call that is a use of the queue
     call('HSET', K.about, 'used', digits(now()))
   end
 end
-function Queue.create()   -- its first element comes, or its numbers come back
-  Q.created, Q.governed = true, Q.governed or governed_from_birth
+function Queue.create()   -- its first element comes, or its numbers are restored
+  Q.created, Q.governed = true, Q.governed or governed_when_created
   Settings.count_idleness()
 end
 function Settings.count_idleness()   -- from now on it may be forgotten when nobody uses it for idle_ttl
@@ -29,7 +29,7 @@ function Settings.count_idleness()   -- from now on it may be forgotten when nob
     Queue.due_at(now() + idle)
   end
 end
-function Settings.own()   -- what it was told itself: name, value…; sv counts its changes
+function Settings.own()   -- its own: name, value…; sv counts their changes
   local names, found = {'policy', 'sv', unpack(NAMES)}, {}
   for at, own in ipairs(call('HMGET', K.about, unpack(names))) do
     if own then found[#found + 1], found[#found + 2] = names[at], own end
@@ -37,7 +37,7 @@ function Settings.own()   -- what it was told itself: name, value…; sv counts 
   return found
 end
 function Settings.policy() return Q.roundrobin and 'roundrobin' or 'broadcast' end
-function Settings.read_policy()   -- who listens hears it
+function Settings.read_policy()   -- instances that listen hear of it
   Q.roundrobin = (call('HGET', K.about, 'policy') or defaults.policy) == 'roundrobin'
   if Q.listened then
     publish(Keys.broadcasts(), 'P '..Queue.epoch()..' 0\n'..Settings.policy()..'\n')
@@ -47,5 +47,5 @@ function Settings.govern_no_more()   -- unless a setting, a stop or a tap is lef
   for _, own in ipairs(call('HMGET', K.about, 'stop_live', 'stop_pull', 'stop_add', unpack(NAMES))) do
     if own then return end
   end
-  if call('EXISTS', K.taps) == 0 then Q.governed = Q.created and governed_from_birth end
+  if call('EXISTS', K.taps) == 0 then Q.governed = Q.created and governed_when_created end
 end

@@ -9,7 +9,7 @@ function Stops.refusal(scope)   -- an error reply when it is stopped
   local at = Stops.ends(scope)
   if at then return redis.error_reply('STOPPED '..digits(at > 0 and at - now() or 0)) end
 end
-function Stops.sweep()   -- those whose time is over end
+function Stops.sweep()   -- ends those whose time is over
   for _, scope in ipairs(SCOPES) do
     local at = Q.governed and Queue.counted('stop_'..scope) or 0
     if at > 0 and at <= now() then

@@ -1,12 +1,12 @@
--- What take and lease share: handing out the oldest waiting elements, one page after another.
--- o: the options of both. limit: bytes of values, of which the first may have more; instance: a GET of that instance
--- waits when there is nothing; first: it was woken in vain, and keeps its place.
+-- What take and lease share: handing out the oldest waiting elements, page by page.
+-- o: the options of both. limit: bytes of values, which the first value may exceed; instance: when there is nothing, a
+-- GET of that instance waits; first: it was woken in vain, and keeps its place.
 local Taking = {}
--- hand_out(elements, tries) is called with each page. Answers how many were handed out and their bytes, whether the
--- limit was reached, and whether a thousand were looked at, of which most had ended: then there may be more.
+-- Calls hand_out(elements, tries) with each page. Answers how many were handed out, whether the limit was reached, and
+-- whether a thousand were looked at, of which most had ended: then there may be more.
 function Taking.each_page(most, limit, hand_out)
   local got, size, looked = 0, 0, 0
-  while got < most do   -- a run of elements whose ttl is over must not read as "nothing waits"
+  while got < most do   -- many elements whose ttl is over must not read as "nothing waits"
     local page, seen = Waiting.oldest(most - got, limit and limit - size)
     looked = looked + seen
     local elements, numbers, full = {}, {}, false
@@ -22,7 +22,7 @@ function Taking.each_page(most, limit, hand_out)
   end
   return got, false, false
 end
-function Taking.finish(o, got)   -- nothing was there: its GET waits; what was left wakes those behind it
+function Taking.finish(o, got)   -- when nothing was there, its GET waits; what is left wakes those behind it
   if not o.instance then return end
   if got == 0 then Waiters.add(o.instance, o.first) end
   Waiters.wake(0)

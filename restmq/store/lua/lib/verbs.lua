@@ -1,8 +1,8 @@
 -- The verbs: each file of the folder above defines one, below its contract, which tells its arguments and its answer.
 -- args[1] is what the instance says with every call: see read_context(). The contract names what comes after it.
 local verbs = {}   -- name -> run(keys, args), and the flags of the function
-local GROWS = {}   -- it needs memory: refused when Redis is full
-local FREES = {'allow-oom'}   -- it frees memory, or notes a little so that somebody else can
+local GROWS = {}   -- it needs memory: Redis refuses it when it is full
+local FREES = {'allow-oom'}   -- it frees memory, or notes a little so that another call can
 local LOOKS = {'allow-oom', 'no-writes'}
 local function verb(name, flags, run)
   verbs[name] = {flags = flags, run = function(keys, args)

@@ -1,10 +1,10 @@
--- GETs that wait: each stands in `waiters` with its instance, which is told when it should take again.
+-- GETs that wait. Each stands in `waiters` as its instance, which is told when the GET should take again.
 local Waiters = {}
 function Waiters.add(instance, first)   -- `first`: it was woken in vain, and keeps its place
   call(first and 'LPUSH' or 'RPUSH', K.waiters, instance)
   Q.awaited = true
 end
-local function pop(most)   -- the instances of those who stand first, and how often each
+local function pop(most)   -- the instances of the first ones, and how often each
   local order, times = {}, {}
   local popped = call('LPOP', K.waiters, most) or {}
   for _, instance in ipairs(popped) do
@@ -13,8 +13,8 @@ local function pop(most)   -- the instances of those who stand first, and how of
   end
   return order, times, #popped
 end
-function Waiters.wake(most)   -- at most 1,000 a call: the takes of those who were woken wake the next
-  Q.awaited = Q.awaited and call('EXISTS', K.waiters) == 1   -- some may have left
+function Waiters.wake(most)   -- at most 1,000 in a call: the takes of those that were woken wake the next
+  Q.awaited = Q.awaited and call('EXISTS', K.waiters) == 1   -- the last may have left
   if not Q.awaited or Stops.ends('pull') then return end
   local owed = Queue.counted('owed')
   if most + owed <= 0 then return end
@@ -26,7 +26,7 @@ function Waiters.wake(most)   -- at most 1,000 a call: the takes of those who we
     if popped == 0 then break end
     most, steps = most - popped, steps - popped
     for _, instance in ipairs(order) do
-      if publish(Keys.inbox(instance), 'W '..Queue.epoch()..' '..times[instance]..'\n\n') == 0 then
+      if publish(Keys.instance_channel(instance), 'W '..Queue.epoch()..' '..times[instance]..'\n\n') == 0 then
         call('LREM', K.waiters, 0, instance)   -- it does not listen: it will ask again
         most = most + times[instance]
       end

@@ -1,6 +1,6 @@
 -- What waits: the stream beyond the cursor, and what waits again.
 local Waiting = {}
-function Waiting.add_again(number)   -- it waits, at its key's place
+function Waiting.add_again(number)   -- it waits, at the place of its key
   call('ZADD', K.again, number, number)
   Q.special = true
   Queue.offer(1)
@@ -14,10 +14,11 @@ function Waiting.count()
   return there + call('HLEN', K.apart) - leased - delayed - dead, leased, delayed, dead
 end
 
-function Waiting.offer_all() offered = Waiting.count() end   -- all that waits is to be handed out
+function Waiting.offer_all() offered = Waiting.count() end   -- everything that waits is to be handed out
 
--- The stream beyond the cursor, read page by page. With a limit of bytes pages are small: COUNT reads whole values.
-local function fresh_page(fresh, asked)   -- appends up to `asked` entries; whether there may be more
+-- The stream beyond the cursor, read page by page. With a limit of bytes pages are small, because COUNT reads whole
+-- values.
+local function fresh_page(fresh, asked)   -- appends up to `asked` entries; answers whether there may be more
   local page = call('XRANGE', K.stream, fresh.from, '+', 'COUNT', asked)
   local numbers = {}
   for at, entry in ipairs(page) do
@@ -30,9 +31,9 @@ local function fresh_page(fresh, asked)   -- appends up to `asked` entries; whet
   return #page == asked
 end
 
--- Up to `most` that wait, oldest first, of each: number, added_at, value, length, again: whether it waits again, apart:
--- whether it lies apart, ends: ms at which its ttl ends. `limit`: bytes of values; the first may be larger.
--- Also how many were looked at: as many as `most` means that there may be more.
+-- Up to `most` that wait, oldest first. Each has number, added_at, value, length, again: whether it waits again, apart:
+-- whether it lies apart, ends: ms at which its ttl ends. `limit`: bytes of values, which the first may exceed. Also how
+-- many were looked at: when that is `most`, there may be more.
 function Waiting.oldest(most, limit)
   local back = Q.special and call('ZRANGE', K.again, 0, most - 1) or {}   -- beyond the cursor only what was delayed
   local ends = #back > 0 and ends_of(back) or {}
@@ -44,7 +45,7 @@ function Waiting.oldest(most, limit)
       local asked = math.min(step, unread)
       unread, step = fresh_page(fresh, asked) and unread - asked or 0, 4 * step
     end
-    -- Some of these had ended, so a list that was cut is over: more of it may be older than the other's rest.
+    -- Some had ended, so this stops where a list was cut: its rest may be older than the rest of the other list.
     if not (fresh[i] or back[j]) or (#fresh == most and not fresh[i]) or (back_cut and not back[j]) then break end
     local one = fresh[i]
     if one and (not back[j] or tonumber(one.number) < tonumber(back[j])) then
@@ -64,7 +65,7 @@ function Waiting.oldest(most, limit)
   end
   return found, i + j - 2
 end
--- They wait no more: they are handed out, or in the next step will be.
+-- They wait no more: they are handed out now, or in the next step.
 function Waiting.remove(elements)
   local back = {}
   for _, one in ipairs(elements) do

@@ -1,8 +1,8 @@
--- An instance that joined again, perhaps under a new name, tells what its consumers lease: what holds is its own
--- from now on, and it hears when that ends.
--- instance, then number, handed, epoch of each lease
--- Returns 1 for each, or 0 when it is over: its end was told while nobody heard.
-local function claim(instance, number, handed, epoch)   -- whether it is the instance's now
+-- An instance that joined again, perhaps under a new id, says what its consumers lease. Leases that still hold are its
+-- own from now on, and it hears when they end.
+-- Arguments: instance, then number, handed, epoch of each lease.
+-- Returns 1 for each, or 0 when it is over: the message of its end came while the instance heard nothing.
+local function claim(instance, number, handed, epoch)   -- whether it is the instance's from now on
   if not Q.packed or not Leases.holds(number, handed, epoch) then return false end
   local _, sent_to = Leases.holder(number)
   if sent_to then return sent_to == instance end
@@ -13,7 +13,7 @@ local function claim(instance, number, handed, epoch)   -- whether it is the ins
   end
   return true
 end
-verb('mine', FREES, function(args)
+verb('claim', FREES, function(args)
   local instance, answers = args[2], {}
   Queue.begin()
   for at = 3, #args, 3 do

@@ -1,7 +1,7 @@
--- Redis came back with less than an instance has seen of a queue. Numbers must not be given again, nor settings be lost.
--- The first that notices sees to it; the new epoch keeps the next from doing it once more.
-local Rebirth = {}
--- The next may know later settings (sv), which then hold, unless the queue was told others since (ex is gone).
+-- Redis came back with less than an instance has seen of a queue. Numbers must not be given twice, and settings must
+-- not be lost. The first instance that notices repairs this; the new epoch keeps the next one from doing it once more.
+local Recovery = {}
+-- The next instance may know later settings (sv). These hold, unless the queue was given others since (ex is gone).
 local function take_over_settings(seen)
   call('HDEL', K.about, 'policy', unpack(NAMES))
   for name, value in pairs(seen) do
@@ -10,9 +10,9 @@ local function take_over_settings(seen)
   end
   Settings.read_policy()
 end
--- What was on its way waits again, for whoever has it heard it in the life before. It may be much: what was
--- broadcast comes back by Broadcasts.settle(), for nobody who listens joined before; what instances held as
--- Rebirth.give_back_some() comes to it.
+-- What was on its way waits again, because the consumers that have it heard it in the epoch before. That may be much.
+-- Broadcasts come back by Broadcasts.settle(), because no instance that listens joined before them. What instances held
+-- comes back by Recovery.give_back_some().
 local function set_aside_what_was_held(epoch)
   local instances = call('SMEMBERS', K.holders)
   table.sort(instances)
@@ -25,16 +25,16 @@ local function set_aside_what_was_held(epoch)
     end
   end
 end
-function Rebirth.give_back_some()   -- a step of 250
+function Recovery.give_back_some()   -- a step of 250
   local name = call('LINDEX', K.lost, 0)
   if not name then return end
   local numbers = call('SPOP', K.prefix..name, 250)
   Sent.give_back(numbers)
   if #numbers < 250 then call('LPOP', K.lost) end
 end
--- What an instance has seen: the epoch or '', the highest number and position, settings as JSON. `epoch` is a new one,
--- other_data whether Redis holds other data than then. Whether the queue begins a new life with it.
-function Rebirth.notice(seen_epoch, number, position, seen_settings, epoch, other_data)
+-- What an instance has seen: the epoch or '', the highest number and position, settings as JSON. `epoch` is a new one;
+-- other_data: whether Redis holds other data than at that time. Answers whether the queue begins that new epoch.
+function Recovery.notice(seen_epoch, number, position, seen_settings, epoch, other_data)
   local here, seen = Queue.epoch(), cjson.decode(seen_settings)
   local later = tonumber(seen.sv or 0) > Queue.counted('sv')
   if later and here and seen_epoch ~= '' and call('HGET', K.about, 'ex') == seen_epoch then take_over_settings(seen) end

@@ -1,7 +1,7 @@
 -- Ends claims, and notes when each queue is due next.
--- keys: at zset, claimed zset
--- name, ms from now or '', name, ms…
-index_verb('done', function(keys, args)
+-- Keys: at zset, claimed zset.
+-- Arguments: name, ms from now or '', name, ms…
+index_verb('end_claims', function(keys, args)
   for at = 1, #args, 2 do
     local name, left = args[at], args[at + 1]
     local due = call('ZSCORE', keys[1], name)

@@ -1,17 +1,17 @@
--- Claims queues in which something is due. A claim of an instance that died ends by itself.
--- keys: at zset, claimed zset
--- how many
--- Returns the ms until the next is due (0 when more are due now, -1 when none), then names.
-local CLAIM = 2000   -- ms that a claim holds
+-- Claims queues in which something is due. The claim of an instance that died ends by itself.
+-- Keys: at zset, claimed zset.
+-- Arguments: how many.
+-- Returns the ms until the next is due (0 when more are due now, -1 when none is), then names.
+local CLAIM = 2000   -- ms for which a claim holds
 local function end_claims(keys, from, to)
   for _, name in ipairs(call('ZRANGEBYSCORE', keys[2], from, to, 'LIMIT', 0, 100)) do
     call('ZREM', keys[2], name)
     call('ZADD', keys[1], 'LT', now(), name)
   end
 end
-index_verb('due', function(keys, args)
+index_verb('claim_due', function(keys, args)
   end_claims(keys, '-inf', now())
-  end_claims(keys, '('..now() + CLAIM, '+inf')   -- Redis' clock was set back: they would hold for too long
+  end_claims(keys, '('..now() + CLAIM, '+inf')   -- Redis' clock was set back: they would hold too long
   local names = call('ZRANGEBYSCORE', keys[1], '-inf', now(), 'LIMIT', 0, args[1])
   for _, name in ipairs(names) do
     call('ZREM', keys[1], name)

@@ -1,7 +1,7 @@
--- Round-robin elements that an instance holds and cannot hand over go back.
--- instance, epoch, then numbers
--- Returns how many went back.
-verb('back', FREES, function(args)
+-- Gives back round-robin elements that an instance holds and cannot hand over.
+-- Arguments: instance, epoch, then numbers.
+-- Returns how many were given back.
+verb('give_back', FREES, function(args)
   local instance, epoch = args[2], args[3]
   if not Q.packed then return 0 end
   Queue.begin()
@@ -10,8 +10,8 @@ verb('back', FREES, function(args)
   for at = 4, #args do
     if call('SISMEMBER', Keys.held(instance), args[at]) == 1 then held[#held + 1] = args[at] end
   end
-  local back = Sent.give_back(held)
+  local given_back = Sent.give_back(held)
   Delivery.go_on()
   Queue.save()
-  return back
+  return given_back
 end)
