@@ -22,18 +22,19 @@ PAGE = 1000  # elements of history at a time
 
 
 class Owner(Protocol):
-    """Delivery, as far as joining needs it."""
+    """What joining needs of Delivery."""
 
     core: Core
     messages: Redis
     presence: Presence
     channels: Channels
 
-    def give_back(self, name: bytes, epoch: bytes, numbers: list[int]) -> None: ...
+    def give_back(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
+        """Give round-robin elements that nobody here takes to others."""
 
 
 class Queue(Protocol):
-    """The subscription, as far as joining needs it."""
+    """What joining needs of a Subscription, which describes it."""
 
     name: bytes
     consumers: Consumers
@@ -41,12 +42,10 @@ class Queue(Protocol):
     announced: bool
     epoch: bytes
     epoch_is_new: bool
-    policy: bytes
     position: int
     number: int
+    policy: bytes
 
-    @property
-    def owner(self) -> Owner: ...
     @property
     def listening(self) -> Listening: ...
     @property
@@ -63,9 +62,8 @@ class Queue(Protocol):
 class Joining:
     """One attempt to join a queue."""
 
-    def __init__(self, subscription: Queue) -> None:
-        owner = subscription.owner
-        self._queue, self._owner, self._instances = subscription, owner, owner.core.instances
+    def __init__(self, queue: Queue, owner: Owner) -> None:
+        self._queue, self._owner, self._instances = queue, owner, owner.core.instances
         self._link_ups, self._instance = owner.channels.link_ups, owner.presence.instance
 
     async def run(self) -> Listening:

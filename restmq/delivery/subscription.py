@@ -16,18 +16,14 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from restmq.delivery import joining
 from restmq.delivery.batch import Batch, Consumer
-from restmq.delivery.channels import Channels
 from restmq.delivery.confirming import Confirmations
 from restmq.delivery.consumers import Consumers
-from restmq.delivery.joining import Joining
 from restmq.delivery.message import Message
-from restmq.delivery.presence import Presence
 from restmq.model.element import Element
 from restmq.model.errors import BadOption, Error, Unavailable
 from restmq.runtime.future import Slot, drive, fault, nothing
-from restmq.store.connection import Redis
-from restmq.store.core import Core
 from restmq.store.instances import NOBODY, History, Listening, ListenReply, Seen
 from restmq.store.requests import Nack
 
@@ -45,22 +41,15 @@ class State(Enum):
     JOINED = "what comes is handed over"
 
 
-class Owner(Protocol):
+class Owner(joining.Owner, Protocol):
     """What a subscription needs of Delivery."""
 
-    core: Core
-    messages: Redis
-    presence: Presence
-    channels: Channels
     clock: IReactorTime
     closing: bool
     rejoining: bool
 
     def confirm_later(self, subscription: Subscription) -> None:
         """Call confirm() two turns later, when the sockets have been served."""
-
-    def give_back(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
-        """Give round-robin elements that nobody here takes to others."""
 
     def leave(self, consumer: Consumer, failed: bool = True) -> None:
         """Take a consumer out of all its queues."""
@@ -195,7 +184,7 @@ class Subscription:
             drive(self._joining(), nothing, partial(self._on_join_failed, self.joins))
 
     async def _joining(self) -> None:
-        self._on_joined(await Joining(self).run())
+        self._on_joined(await joining.Joining(self, self.owner).run())
 
     def on_links_lost(self) -> None:
         """The links came up anew: what was heard before says nothing about what was sent meanwhile."""

@@ -26,7 +26,7 @@ class Index:
 
 
 def timer(index: Index, clock: Clock) -> Timers:
-    """Timers whose calls an Index answers. The cast is needed because a real Turn calls a real Redis."""
+    """A Timers whose calls an Index answers. The cast is needed because a real Turn calls a real Redis."""
     return Timers(cast(Turn, index), b"0", clock)
 
 
