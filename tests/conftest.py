@@ -159,3 +159,13 @@ def pair(start: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator
         made.link.close()
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser as most are."""
+    from tests.support.browser import chromium  # selenium is there on CPython only
+
+    driver = chromium(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()

@@ -8,16 +8,16 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.instance import Instance, shared
-from tests.support.listener import Listener
+from tests.support.instance import Instance, Life, shared
+from tests.support.listener import Listener, have, numbers
 from tests.support.patience import PATIENCE, until
 from tests.support.redis_server import RedisServer
-from tests.support.requests import TEXT, add, batch_add, stats, texts
+from tests.support.requests import TEXT, add, batch_add, joined, roundrobin, stats, texts
 
 pytestmark = [pytest.mark.wire, pytest.mark.store]
 LARGE = "x" * 50_000
@@ -35,26 +35,6 @@ def store(redis_server: RedisServer) -> Iterator[Any]:
     client = redis_server.client()
     yield client
     client.close()
-
-
-def have(count: int) -> Callable[[Listener], bool]:
-    """Whether so many elements came."""
-    return lambda listener: len(listener.elements) >= count
-
-
-def joined(instance: Instance, queue: str, count: int) -> None:
-    """Wait until so many consumers are counted."""
-    until(lambda: stats(instance, queue)["consumers"] == count, lambda: stats(instance, queue))
-
-
-def roundrobin(instance: Instance, queue: str) -> None:
-    """Each element to one from now on."""
-    assert instance.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
-
-
-def keys(listener: Listener) -> list[int]:
-    """The numbers of the elements that came."""
-    return [int(one["key"].rpartition(":")[2]) for one in listener.elements]
 
 
 def on_the_way(instance: Instance, queue: str) -> list[int]:
@@ -179,38 +159,10 @@ def test_a_full_consumer_of_one_instance_is_passed_over_until_it_reads(
     add(other, queue, *texts(10))
     came(added + 10)
     assert (count(lazy) - before[0], count(reader) - before[1]) == (5, 5)
-    assert sorted(keys(lazy) + keys(reader)) == list(range(1, added + 11))
+    assert sorted(numbers(lazy) + numbers(reader)) == list(range(1, added + 11))
 
 
 # One that dies, or stands still
-
-
-class Life:
-    """One life of an instance: the id that it has in Redis, found by starting it."""
-
-    def __init__(self, store: Any, start: Any, conf: str = "") -> None:
-        self.store = store
-        before = self._alive()
-        self.instance: Instance = start(conf + "[server]\nsilence = 3s\n")
-        (self.id,) = self._alive() - before
-
-    def _alive(self) -> set[bytes]:
-        return set(self.store.zrange("restmq:{inst}:alive", 0, -1))
-
-    def traces(self, queue: str) -> list[str]:
-        """Where Redis still knows it, in the keys that all share and in those of a queue."""
-        of = f"restmq:{{{queue}}}:"
-        found = {
-            "alive": self.store.zscore("restmq:{inst}:alive", self.id),
-            "doomed": self.store.zscore("restmq:{inst}:doomed", self.id),
-            "queues": self.store.exists("restmq:{inst}:q:" + self.id.decode()),
-            "ring": self.id in self.store.lrange(of + "ring", 0, -1),
-            "wt": self.id in self.store.lrange(of + "wt", 0, -1),
-            "way": self.store.exists(f"{of}way:{self.id.decode()}"),
-            "ways": self.store.sismember(of + "ways", self.id),
-            **{key: self.store.hexists(of + key, self.id) for key in ("live", "from", "taps")},
-        }
-        return [key for key, there in found.items() if there not in (None, False, 0)]
 
 
 @pytest.mark.parametrize("policy", ["roundrobin", "broadcast"])
@@ -241,7 +193,7 @@ def test_what_a_killed_instance_had_not_confirmed_goes_to_another_and_nothing_of
         life.instance.process.wait()
         died, unconfirmed = time.monotonic(), set(on_the_way(other, queue))
         assert unconfirmed
-        reader.until(lambda c: count(c) >= len(unconfirmed) and unconfirmed <= set(keys(c)))
+        reader.until(lambda c: count(c) >= len(unconfirmed) and unconfirmed <= set(numbers(c)))
         took = time.monotonic() - died
     print(f"{len(unconfirmed)} were taken over after {took:.1f} s")
     for name, left in ((queue, 1), (beside, 0), (f"{queue}-w", 0)):
@@ -249,7 +201,7 @@ def test_what_a_killed_instance_had_not_confirmed_goes_to_another_and_nothing_of
         until(lambda name=name: life.traces(name) == [], lambda name=name: life.traces(name))
         assert stats(other, name)["waiters"] == 0
     until(lambda: stats(other, queue)["leased"] == 0, lambda: stats(other, queue))
-    assert len(set(keys(reader))) == count(reader)
+    assert len(set(numbers(reader))) == count(reader)
     books = json.loads(other.http("GET", f"/ledger/{queue}")[2])
     assert (books["delivered"], books["imbalance"]) == (books["added"], 0)
     assert count(lazy) == 0
@@ -292,7 +244,7 @@ def test_an_instance_that_stood_still_longer_than_its_beat_gives_nothing_twice_a
     for one, many in ((still[0], 6), (still[1], 6), (reader, 18)):
         one.until(have(many))
     batch_add(other, queue, *texts(3, 30))  # comes after all that might have come twice
-    came = [keys(one.until(have(many))) for one, many in ((still[0], 7), (still[1], 7), (reader, 19))]
+    came = [numbers(one.until(have(many))) for one, many in ((still[0], 7), (still[1], 7), (reader, 19))]
     assert sorted(number for numbers in came for number in numbers) == list(range(1, 34))
     assert [one.until(have(9)).values for one in hearers] == [texts(9)] * 2
     assert hearers[0].ids == hearers[1].ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +21,7 @@ from restmq.runtime.future import deferred
 from restmq.store.connection import Redis
 from tests.support import reactor
 from tests.support.instance import Instance
-from tests.support.listener import Listener
+from tests.support.listener import Listener, have
 from tests.support.pair import Pair
 from tests.support.patience import PATIENCE, until
 from tests.support.ports import free_port
@@ -36,11 +36,6 @@ pytestmark = pytest.mark.store
 TRANSPORTS = ("c", "sse", "ws")
 SHORT = "[redis]\ndeadline = 3s\n"
 BROADCASTS = "the queue broadcasts now, and what everybody gets nobody can lease"
-
-
-def have(count: int) -> Callable[[Listener], bool]:
-    """Whether so many elements came."""
-    return lambda listener: len(listener.elements) >= count
 
 
 def ask(instance: Instance, transport: str, rest: str) -> Listener:

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.test_instances import Life, joined, keys, roundrobin
-from tests.faults.test_cut import have
-from tests.support.instance import Instance
+from tests.support.instance import Instance, Life
+from tests.support.listener import have, numbers
 from tests.support.patience import PATIENCE, until
 from tests.support.proxy import Between
 from tests.support.redis_server import RedisServer
-from tests.support.requests import add, batch_add, stats, texts
+from tests.support.requests import add, batch_add, joined, roundrobin, stats, texts
 
 pytestmark = pytest.mark.store
 
@@ -218,7 +217,7 @@ def test_a_rebirth_that_fails_is_tried_again_under_the_same_id(
     for one, many in ((here, 10), (there, 20)):
         one.until(have(many))
     batch_add(other, queue, *texts(2, 30))
-    came = keys(here.until(have(11)).quiet()) + keys(there.until(have(21)).quiet())
+    came = numbers(here.until(have(11)).quiet()) + numbers(there.until(have(21)).quiet())
     assert sorted(came) == list(range(1, 33))
     assert lives.gone(queue) == {lives.first.id}
     assert len(lives.ids()) == 1

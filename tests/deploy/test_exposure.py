@@ -17,7 +17,7 @@ from tests.support.instance import START, TWISTD
 from tests.support.patience import until
 from tests.support.ports import free_port
 from tests.support.requests import http_call
-from tests.wire.test_tls import make
+from tests.support.tls import certify
 
 #: A warning of this kind, by a word that only it has.
 KINDS = {"rules": "there are no access rules", "some": "some access sections", "hosts": "hosts is not set",
@@ -100,7 +100,7 @@ def test_a_port_that_the_kernel_chose_is_named(begin: Callable[..., Started]) ->
 
 def test_a_unix_socket_and_tls_are_named(begin: Callable[..., Started], tmp_path: Path) -> None:
     assert begin("", "--listen", f"unix:{tmp_path}/x.sock").where == f"unix:{tmp_path}/x.sock"
-    make(tmp_path)
+    certify(tmp_path)
     port, files = free_port(), f"privateKey={tmp_path}/key.pem:certKey={tmp_path}/certificate.pem"
     one = begin("", "--listen", f"ssl:{port}:interface=127.0.0.1:{files}")
     assert one.where == f"https://127.0.0.1:{port}/"

@@ -13,13 +13,12 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 import pytest
 
 from tests import ROOT
+from tests.support.browser import complaints, patiently
 from tests.support.listener import Listener
 from tests.support.nginx import Nginx
 from tests.support.patience import until
 from tests.support.requests import FORM, add, http_call, stats
 from tests.support.websocket import Talker
-from tests.wire.test_browser import browser as browser  # the same browser
-from tests.wire.test_browser import complaints, patiently
 
 pytestmark = pytest.mark.browser
 README = (ROOT / "docs" / "README.nginx").read_text().partition("\nUnder a path\n")[2]

@@ -7,24 +7,18 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from restmq.store.library import Library
 from tests.support.instance import Instance
-from tests.support.listener import Listener
+from tests.support.listener import have
 from tests.support.pair import Pair
 from tests.support.patience import PATIENCE, until
 from tests.support.requests import add, batch_add, stats, texts
 
 pytestmark = pytest.mark.store
-
-
-def have(count: int) -> Callable[[Listener], bool]:
-    """Whether so many elements came."""
-    return lambda listener: len(listener.elements) >= count
 
 
 def test_a_lease_acknowledged_while_the_links_are_cut_makes_room_all_the_same(

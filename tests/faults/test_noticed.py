@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.test_loss import add, books, lose
 from tests.support.instance import Instance
+from tests.support.loss import add, books, lose
 from tests.support.patience import until
 from tests.support.redis_server import RedisServer
 

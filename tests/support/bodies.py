@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.memory import memory
+
 KIB, MIB = 1 << 10, 1 << 20
 FORM, TEXT, BATCH, JSON = "application/x-www-form-urlencoded", "text/plain", "application/x-ndjson", "application/json"
 PARTS = "multipart/form-data; boundary=X"
@@ -246,14 +248,6 @@ class Spent(NamedTuple):
 def _cpu(pid: int) -> float:
     """Seconds of CPU of a process, to the nanosecond (proc_pid_schedstat(5): /proc/PID/schedstat)."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-
-
-def memory(pid: int, which: str) -> int:
-    """VmRSS or VmHWM in bytes (proc_pid_status(5))."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(which + ":"):
-            return int(line.split()[1]) << 10
-    raise AssertionError(f"there is no {which}")
 
 
 def answered(link: socket.socket, many: int = 1) -> int:

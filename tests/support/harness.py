@@ -18,11 +18,8 @@ import contextlib
 import json
 import os
 import random
-import re
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,113 +27,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests import ROOT
 from tests.support.instance import Instance, troubles
 from tests.support.lanes import BROKEN, LANES, SLACK, Fault, Lane, answer
+from tests.support.nginx import Nginx
 from tests.support.patience import LONG, PATIENCE
-from tests.support.ports import free_port
+from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 
 FAULTS = ("kill", "killall", "stop", "cut", "deaf", "redis", "freeze", "leave", "away", "fill")
-
-
-class Proxy:
-    """Carries bytes between one instance and Redis, until it is told to cut, or to swallow what Redis says."""
-
-    def __init__(self, path: Path, redis: Path) -> None:
-        self.path, self._redis = path, redis
-        self._links: dict[Any, str] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._deaf: set[str] = set()
-        self.refusing = False
-
-    async def start(self) -> None:
-        """Listen."""
-        self._server = await asyncio.start_unix_server(self._serve, str(self.path))
-
-    async def stop(self) -> None:
-        """End all."""
-        self._server.close()
-        self.cut("both")
-        for task in list(self._tasks):
-            task.cancel()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refusing:
-            writer.transport.abort()
-            return
-        try:
-            back, out = await asyncio.open_unix_connection(str(self._redis))
-        except OSError:
-            writer.transport.abort()
-            return
-        self._links[writer.transport] = "commands"
-        down = asyncio.ensure_future(self._carry(back, writer, writer.transport))
-        self._tasks.add(down)
-        down.add_done_callback(self._tasks.discard)
-        await self._carry(reader, out, None, writer.transport)
-        out.close()
-
-    async def _carry(self, reader: Any, writer: Any, down: Any, up: Any = None) -> None:
-        try:
-            while data := await reader.read(65536):
-                if up is not None and b"SUBSCRIBE" in data:
-                    self._links[up] = "messages"
-                if down is not None and self._links.get(down) in self._deaf:
-                    continue  # it is said, and nobody hears it
-                writer.write(data)
-                await writer.drain()
-        except (OSError, asyncio.CancelledError):
-            pass  # the other side is cut, which is what we are here for
-        finally:
-            writer.transport.abort()
-            self._links.pop(down if down is not None else up, None)
-
-    def cut(self, link: str) -> None:
-        """End the connections of one kind (commands, messages) or both."""
-        for transport, kind in list(self._links.items()):
-            if link in (kind, "both"):
-                transport.abort()
-
-    def deafen(self, link: str) -> None:
-        """From now on what Redis says over this kind of connection is swallowed."""
-        self._deaf |= {"commands", "messages"} if link == "both" else {link}
-
-    def heal(self) -> None:
-        """Carry everything again; what was swallowed is lost, so those connections end."""
-        for link in self._deaf:
-            self.cut(link)
-        self._deaf.clear()
-        self.refusing = False
-
-
-class Nginx:
-    """The Nginx of docs/nginx.conf, before these instances, telling in a header which one answers."""
-
-    def __init__(self, folder: Path, ports: list[int]) -> None:
-        program = shutil.which("nginx") or "/usr/sbin/nginx"
-        self.port = free_port()
-        text = (ROOT / "docs/nginx.conf").read_text()
-        servers = "\n".join(f"        server 127.0.0.1:{port} max_fails=0;" for port in ports)
-        text = re.sub(r"(?m)^( *server 127\.0\.0\.1:99\d\d[^\n]*\n)+", servers + "\n", text, count=1)
-        text = re.sub(
-            r"(?m)^( *)listen 80([^;]*);",
-            rf"\1listen 127.0.0.1:{self.port}\2;\n\1add_header X-Upstream $upstream_addr always;",
-            text,
-            count=1,
-        )
-        text = re.sub(r"(?m)^ *listen \[::\][^;]*;", "", text)
-        text = text.replace("listen 80 default_server;", f"listen 127.0.0.1:{self.port} default_server;")
-        text = re.sub(r"(?m)^ *(user|pid|error_log|access_log) [^;]*;", "", text)
-        self.conf = folder / "nginx.conf"
-        self.conf.write_text(f"pid {folder}/nginx.pid;\nerror_log {folder}/nginx.log;\n{text}")
-        command = [program, "-p", str(folder), "-c", str(self.conf), "-e", f"{folder}/nginx.log", "-g", "daemon off;"]
-        self.process = subprocess.Popen(command)
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.terminate()
-        self.process.wait(PATIENCE)
 
 
 class World:
@@ -185,7 +83,9 @@ class World:
             self.proxies.append(proxy)
             self.instances.append(await asyncio.to_thread(Instance, folder, f"unix:{proxy.path}", self.plan.conf))
         if self.plan.nginx:
-            self.nginx = Nginx(self.folder, [one.port for one in self.instances])
+            upstreams = [f"127.0.0.1:{one.port}" for one in self.instances]
+            named = "        add_header X-Upstream $upstream_addr always;\n"
+            self.nginx = await asyncio.to_thread(Nginx, self.folder, upstreams, named)
             self.front = self.nginx.port
             await self.ask("GET", "/stats/")
 
@@ -193,14 +93,15 @@ class World:
         """End all; answers what the logs should not hold."""
         found = []
         if self.nginx is not None:
-            await asyncio.to_thread(self.nginx.stop)
+            await asyncio.to_thread(self.nginx.end)
         for instance in self.instances:
             with contextlib.suppress(ProcessLookupError):
                 instance.process.send_signal(signal.SIGCONT)
         for log in await asyncio.gather(*(asyncio.to_thread(instance.stop) for instance in self.instances)):
             found += troubles(log)
         for proxy in self.proxies:
-            await proxy.stop()
+            proxy.stop()
+            proxy.cut()
         if self.redis is not None:
             self.redis.process.send_signal(signal.SIGCONT)
             await asyncio.to_thread(self.redis.stop)
@@ -294,7 +195,7 @@ class World:
         proxy = self.proxies[victim]
         proxy.cut(self.random.choice(("commands", "messages", "both")))
         if self.random.random() < 0.5:
-            proxy.refusing = True
+            proxy.refuses = True
             proxy.cut("both")
             await asyncio.sleep(self.random.uniform(0.2, 5))
             proxy.heal()
@@ -303,7 +204,7 @@ class World:
     async def do_deaf(self, victim: int) -> int:
         """Redis is heard no more by it, over one kind of connection or both."""
         proxy = self.proxies[victim]
-        proxy.deafen(self.random.choice(("commands", "messages", "both")))
+        proxy.deafen_all(self.random.choice(("commands", "messages", "both")))
         await asyncio.sleep(self.random.uniform(1, 8))
         proxy.heal()
         return victim

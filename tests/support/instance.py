@@ -94,3 +94,31 @@ def shared(folder: Path, redis: RedisServer) -> Iterator[Instance]:
     yield one
     text = one.stop()
     assert not troubles(text), text
+
+
+class Life:
+    """One life of an instance: the id that it has in Redis, found by starting it."""
+
+    def __init__(self, store: Any, start: Any, conf: str = "") -> None:
+        self.store = store
+        before = self._alive()
+        self.instance: Instance = start(conf + "[server]\nsilence = 3s\n")
+        (self.id,) = self._alive() - before
+
+    def _alive(self) -> set[bytes]:
+        return set(self.store.zrange("restmq:{inst}:alive", 0, -1))
+
+    def traces(self, queue: str) -> list[str]:
+        """Where Redis still knows it, in the keys that all share and in those of a queue."""
+        of = f"restmq:{{{queue}}}:"
+        found = {
+            "alive": self.store.zscore("restmq:{inst}:alive", self.id),
+            "doomed": self.store.zscore("restmq:{inst}:doomed", self.id),
+            "queues": self.store.exists("restmq:{inst}:q:" + self.id.decode()),
+            "ring": self.id in self.store.lrange(of + "ring", 0, -1),
+            "wt": self.id in self.store.lrange(of + "wt", 0, -1),
+            "way": self.store.exists(f"{of}way:{self.id.decode()}"),
+            "ways": self.store.sismember(of + "ways", self.id),
+            **{key: self.store.hexists(of + key, self.id) for key in ("live", "from", "taps")},
+        }
+        return [key for key, there in found.items() if there not in (None, False, 0)]

@@ -19,6 +19,8 @@ from collections import Counter, defaultdict
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from tests.support.chunks import Chunks
+from tests.support.frames import PING, PONG, TEXT, Frames, frame
 from tests.support.patience import PATIENCE
 
 ELEMENT = re.compile(
@@ -93,74 +95,47 @@ async def answer(reader: asyncio.StreamReader, patience: float = PATIENCE) -> tu
     return int(head.split(b" ")[1]), head, body
 
 
-class Unchunked:
-    """Reads a body as it comes; Nginx may cut its chunks anywhere (RFC 9112 section 7.1)."""
+class Body:
+    """Reads a body as it comes."""
 
     def __init__(self, reader: asyncio.StreamReader, head: bytes) -> None:
-        self._reader, self._chunked = reader, b"chunked" in head.lower()
-        self._raw = b""
-        self._left = 0
+        self._reader = reader
+        self._chunks = Chunks() if b"chunked" in head.lower() else None
         self.silent = True  # this way nothing is ever said
 
     async def read(self) -> bytes:
         """What comes next; b"" at the end."""
-        while True:
-            data = await self._reader.read(1 << 18)
-            if not data or not self._chunked:
+        while data := await self._reader.read(1 << 18):
+            if self._chunks is None:
                 return data
-            self._raw += data
-            body = b""
-            while self._raw:
-                if self._left > 2:
-                    part = self._raw[: self._left - 2]
-                    body, self._raw, self._left = body + part, self._raw[len(part) :], self._left - len(part)
-                elif self._left:
-                    if len(self._raw) < 2:
-                        break
-                    self._raw, self._left = self._raw[2:], 0
-                else:
-                    size, end, rest = self._raw.partition(b"\r\n")
-                    if not end:
-                        break
-                    if not int(size, 16):
-                        return body
-                    self._raw, self._left = rest, int(size, 16) + 2
-            if body:
+            body = self._chunks.receive(data)
+            if body or self._chunks.ended:
                 return body
+        return b""
 
 
-class Unframed:
-    """Reads the messages of a WebSocket, a line each, and answers pings, or it would be given up (RFC 6455 section 5).
+class Messages:
+    """Reads the messages of a WebSocket, a line each, and answers pings, or it would be given up.
 
     Once `silent` it says nothing more.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self._raw = b""
+        self._frames = Frames()
         self.silent = False
 
     async def read(self) -> bytes:
         """What comes next; b"" at the end, as after a close frame."""
         while data := await self._reader.read(1 << 18):
-            self._raw += data
-            text, at = [], 0
-            while len(self._raw) >= at + 10 or (len(self._raw) >= at + 2 and self._raw[at + 1] < 126):
-                kind, length, begin = self._raw[at], self._raw[at + 1], at + 2
-                if length > 125:
-                    begin = at + (4 if length == 126 else 10)
-                    length = int.from_bytes(self._raw[at + 2 : begin], "big")
-                if len(self._raw) < begin + length:
-                    break
-                at = begin + length
-                if kind == 0x81:
-                    text.append(self._raw[begin:at])
-                elif kind == 0x89 and not self.silent:
-                    assert not length, "these pings are empty"
-                    self._writer.write(b"\x8a\x80\0\0\0\0")
-            self._raw = self._raw[at:]
-            if text:
-                return b"\n".join(text) + b"\n"
+            found = self._frames.receive(data)
+            for kind, content in found:
+                if kind == PING and not self.silent:
+                    assert not content, "these pings are empty"
+                    self._writer.write(frame(PONG))
+            texts = [content for kind, content in found if kind == TEXT]
+            if texts:
+                return b"\n".join(texts) + b"\n"
         return b""
 
 
@@ -493,7 +468,7 @@ class Live(Lane):
                     self.homes[name].append((time.monotonic(), home))
                     gone = False
                     try:
-                        body = Unframed(reader, writer) if transport == "ws" else Unchunked(reader, head)
+                        body = Messages(reader, writer) if transport == "ws" else Body(reader, head)
                         gone = await self.listen(body, writer, name, connection, home)
                     finally:
                         self.connected -= 1
@@ -520,7 +495,7 @@ class Live(Lane):
         return self.world.away > time.monotonic() and list(self.names).index(name) % 3 == 1
 
     async def listen(
-        self, reader: Unchunked | Unframed, writer: asyncio.StreamWriter, name: str, connection: int, home: int
+        self, reader: Body | Messages, writer: asyncio.StreamWriter, name: str, connection: int, home: int
     ) -> bool:
         """Write down what comes, until the stream ends or it is time to leave; True when it was not ended on this one.
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tests.support.chunks import Chunks
 from tests.support.patience import PATIENCE
 
 
@@ -33,8 +34,6 @@ class Listener:
         if context is not None:  # an end without TLS's own goodbye must not look like a clean one
             self.socket = context.wrap_socket(self.socket, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
         self.body = bytearray()
-        self.chunks = 0
-        self.trailer = ""
         self.ended = False
         self.cut = False  # it was reset, or ended without TLS's goodbye
         self.socket.sendall(f"{method} {target} HTTP/{version}\r\nHost: 127.0.0.1:{port}\r\n{headers}\r\n".encode())
@@ -44,33 +43,26 @@ class Listener:
             assert data, f"no answer but {raw!r}"
             raw += data
         head, _, rest = raw.partition(b"\r\n\r\n")
-        self._raw = bytearray(rest)
         lines = head.decode("latin-1").split("\r\n")
         self.status = int(lines[0].split(" ")[1])
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        self._chunked = self.headers.get("transfer-encoding") == "chunked"
+        self.chunks = Chunks() if self.headers.get("transfer-encoding") == "chunked" else None
         self._length = int(self.headers.get("content-length", -1))
-        self._unframe()
+        self.take(rest)
 
-    def _unframe(self) -> None:
-        while self._chunked:
-            end = self._raw.find(b"\r\n")
-            size = -1 if end < 0 else int(self._raw[:end], 16)
-            if size == 0:  # the trailer, and a blank line behind it
-                trailer, gone, _ = self._raw[end:].partition(b"\r\n\r\n")
-                if gone:
-                    self.trailer, self._raw, self.ended = trailer.strip().decode("ascii"), bytearray(), True
-                return
-            begin, stop = end + 2, end + 2 + size
-            if size < 0 or len(self._raw) < stop + 2:
-                return
-            assert self._raw[stop : stop + 2] == b"\r\n"
-            self.body += self._raw[begin:stop]
-            del self._raw[: stop + 2]
-            self.chunks += 1
-        self.body += self._raw
-        self._raw.clear()
-        self.ended = self.ended or len(self.body) == self._length
+    @property
+    def trailer(self) -> str:
+        """The line behind the last chunk."""
+        return self.chunks.trailer if self.chunks else ""
+
+    def take(self, data: bytes) -> None:
+        """These bytes came."""
+        if self.chunks is not None:
+            self.body += self.chunks.receive(data)
+            self.ended = self.chunks.ended
+        else:
+            self.body += data
+            self.ended = self.ended or len(self.body) == self._length
 
     def read(self, seconds: float) -> bool:
         """Read what comes within that time; False when nothing came."""
@@ -82,8 +74,7 @@ class Listener:
         except (ConnectionResetError, ssl.SSLEOFError):
             data, self.cut = b"", True
         if data:
-            self._raw += data
-            self._unframe()
+            self.take(data)
         else:
             self.ended = True
         return bool(data)
@@ -166,3 +157,13 @@ class Listener:
     def close(self) -> None:
         """Leave."""
         self.socket.close()
+
+
+def have(count: int) -> Callable[[Listener], bool]:
+    """Whether so many elements came."""
+    return lambda listener: len(listener.elements) >= count
+
+
+def numbers(listener: Listener) -> list[int]:
+    """The numbers of its elements so far."""
+    return [int(one["key"].rpartition(":")[2]) for one in listener.elements]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
+import re
 import ssl
 from functools import partial
 from typing import Any
 
-from tests.support.patience import PATIENCE
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.patience import PATIENCE, until
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 TEXT = {"Content-Type": "text/plain"}
 BATCH = {"Content-Type": "application/x-ndjson"}
+JSON = {"Content-Type": "application/json"}
+#: What the metrics may be called.
+NAME = re.compile(r"(restmq|process)_[a-z0-9_]+\Z")
 
 
 def add(instance: Any, queue: str, *values: str, options: str = "") -> None:
@@ -62,3 +69,48 @@ def http_call(
         return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
     finally:
         link.close()
+
+
+def joined(instance: Any, queue: str, count: int) -> None:
+    """Wait until so many consumers are counted."""
+    until(lambda: stats(instance, queue)["consumers"] == count, lambda: stats(instance, queue))
+
+
+def roundrobin(instance: Any, queue: str) -> None:
+    """Each element to one from now on."""
+    assert instance.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
+
+
+def waiters(instance: Any, queue: str) -> int:
+    """How many wait, over all instances."""
+    return int(json.loads(instance.http("GET", f"/stats/{queue}")[2])["waiters"])
+
+
+def taken(answer: tuple[int, dict[str, str], bytes]) -> Any:
+    """What was handed out."""
+    assert answer[0] == 200, answer
+    return json.loads(answer[2])
+
+
+def scrape(instance: Any, query: str = "") -> dict[tuple[str, ...], float]:
+    """Every sample by its name and its labels' values in order of the labels, checked as promtool checks."""
+    status, headers, body = instance.http("GET", f"/metrics{query}")
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8"), body
+    assert body.endswith(b"\n")
+    found: dict[tuple[str, ...], float] = {}
+    families = list(text_string_to_metric_families(body.decode("utf-8")))
+    names = [family.name for family in families]
+    assert len(set(names)) == len(names)
+    for family in families:
+        assert NAME.match(family.name) and family.documentation and family.type in ("counter", "gauge"), family
+        for sample in family.samples:
+            assert (family.type == "counter") == sample.name.endswith("_total"), sample
+            key = (sample.name, *sample.labels.values())
+            assert key not in found, key
+            found[key] = sample.value
+    return found
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    """HTTP Basic as a header."""
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}

@@ -17,10 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import CloseConnection, Ping, TextMessage
-
 from tests import ROOT
+from tests.support.frames import CLOSE, PING, PONG, TEXT, Frames, closing, frame
 from tests.support.patience import LONG, PATIENCE, until
 from tests.support.requests import http_call
 
@@ -103,7 +101,7 @@ class Link:
         self._text = b""  # of the stream, not yet looked at
         self._messages: list[str] = []
         self._methods: list[str] = []
-        self._frames: Connection | None = None
+        self._frames: Frames | None = None
         self._length = ""  # of the answer: "" not open, "chunked", "close", "ended"
 
     @property
@@ -121,7 +119,7 @@ class Link:
             self.close()
         elif self._frames is not None:
             for line in lines:
-                self._socket.sendall(self._frames.send(TextMessage(data=line)))
+                self._socket.sendall(frame(TEXT, line.encode("utf-8")))
         else:
             self._methods += [line.partition(" ")[0] for line in lines if re.search(r" HTTP/[12]\.[0-9]$", line)]
             end = "\r\n" if lines[-1] == "" else ""
@@ -181,8 +179,8 @@ class Link:
         fields = {name.lower(): value for name, _, value in (field.partition(": ") for field in came[1:])}
         shown = bool(lines) and lines.pop(0) == ""
         if came[0].split()[1] == "101":
-            self._frames = Connection(ConnectionType.CLIENT)
-            self._frames.receive_data(self._data)
+            self._frames = Frames()
+            self._received(self._data)
             return
         if "transfer-encoding" in fields or ("content-length" not in fields and came[0].split()[1] == "200"):
             self._length = "chunked" if "transfer-encoding" in fields else "close"
@@ -200,7 +198,10 @@ class Link:
         """The next line of the stream, or the next message."""
         if self._frames is not None:
             while not self._messages:
-                self._message()
+                data = self._socket.recv(1 << 16)
+                if not data:
+                    raise EOFError("the server closed the connection")
+                self._received(data)
             return self._messages.pop(0)
         while b"\n" not in self._text:
             assert self._chunk(), "the stream ended"
@@ -218,26 +219,17 @@ class Link:
             self._length = "ended"
         return bool(size)
 
-    def _message(self) -> None:
-        """At least one frame."""
-        frames = self._frames
-        assert frames is not None
-        part = ""
-        while True:
-            for event in frames.events():
-                if isinstance(event, TextMessage):
-                    part += event.data
-                    if event.message_finished:
-                        self._messages.append(part)
-                        part = ""
-                elif isinstance(event, Ping):
-                    self._socket.sendall(frames.send(event.response()))
-                elif isinstance(event, CloseConnection):
-                    self._socket.sendall(frames.send(event.response()))
-                    self._messages.append(f"(closes: {event.code} {event.reason})")
-            if self._messages:
-                return
-            frames.receive_data(self._socket.recv(1 << 16))
+    def _received(self, data: bytes) -> None:
+        """Frames came: keep the messages and how it closes, answer the others."""
+        assert self._frames is not None
+        for kind, content in self._frames.receive(data):
+            if kind == TEXT:
+                self._messages.append(content.decode("utf-8"))
+            elif kind == PING:
+                self._socket.sendall(frame(PONG, content))
+            elif kind == CLOSE:
+                self._socket.sendall(frame(CLOSE, content))
+                self._messages.append("(closes: {} {})".format(*closing(content)))
 
     def _ended(self) -> bool:
         try:

@@ -10,9 +10,8 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import CloseConnection, Ping, TextMessage
 
+from tests.support.frames import CLOSE, PING, PONG, TEXT, Frames, closing, frame
 from tests.support.listener import Listener
 from tests.support.patience import PATIENCE
 
@@ -137,33 +136,28 @@ class Socket(Listener):
     """The same on a WebSocket: each message is a line of the body; pings are answered."""
 
     def __init__(self, port: int, target: str, headers: str = "", **options: Any) -> None:
-        self._frames = Connection(ConnectionType.CLIENT)
-        self._message = ""
+        self._frames = Frames()
         self.code: int | None = None  # of the Close frame that came, and its reason
         self.reason = ""
         super().__init__(port, target, HANDSHAKE + headers, **options)
 
-    def _unframe(self) -> None:
+    def take(self, data: bytes) -> None:
+        """These bytes came."""
         if self.status != 101:
-            super()._unframe()
+            super().take(data)
             return
-        self._frames.receive_data(bytes(self._raw))
-        self._raw.clear()
-        for event in self._frames.events():
-            if isinstance(event, TextMessage):
-                self._message += event.data
-                if event.message_finished:
-                    self.body += self._message.encode() + b"\n"
-                    self._message = ""
-            elif isinstance(event, Ping):
-                self.socket.sendall(self._frames.send(event.response()))
-            elif isinstance(event, CloseConnection):
-                self.code, self.reason = event.code, event.reason or ""
-                self.socket.sendall(self._frames.send(event.response()))
+        for kind, content in self._frames.receive(data):
+            if kind == TEXT:
+                self.body += content + b"\n"
+            elif kind == PING:
+                self.socket.sendall(frame(PONG, content))
+            elif kind == CLOSE:
+                self.code, self.reason = closing(content)
+                self.socket.sendall(frame(CLOSE, content))
 
     def send(self, **command: Any) -> None:
         """Send a command."""
-        self.socket.sendall(self._frames.send(TextMessage(data=json.dumps(command))))
+        self.socket.sendall(frame(TEXT, json.dumps(command).encode()))
 
     def ask(self, **command: Any) -> dict[str, Any]:
         """Send a command, and wait for its answer."""

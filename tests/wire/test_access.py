@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import itertools
@@ -23,7 +22,7 @@ from restmq.web import ROUTES
 from tests import ROOT
 from tests.support.listener import Listener
 from tests.support.patience import PATIENCE
-from tests.support.requests import FORM
+from tests.support.requests import FORM, basic
 from tests.support.websocket import HANDSHAKE, Talker
 
 PRODUCER, CONSUMER, ADMIN, OPEN = "rest:producer", "rest:consumer", "admin", ""
@@ -107,11 +106,6 @@ REQUESTS = [
     *((section, "POST", "/queue", f'page=1&body={{"cmd": "{word}", "queue": "{{}}", {rest}}}')
       for word, (section, rest) in COMMANDS.items()),
 ]  # fmt: skip
-
-
-def basic(user: str, password: str) -> dict[str, str]:
-    """HTTP Basic as a header."""
-    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
 def asked(

@@ -12,9 +12,8 @@ import pytest
 
 from tests.support import bodies
 from tests.support.bodies import BATCH, BODY, FORM, JSON, KIB, LARGEST_FORM, LITTLE, MIB, PARTS, TEXT, VALUE, head
-from tests.support.requests import stats
-from tests.wire.test_http import CLOSED, statuses, talk
-from tests.wire.test_metrics import scrape
+from tests.support.exchange import CLOSED, statuses, talk
+from tests.support.requests import scrape, stats
 
 #: Every address, and the most that its bodies may have.
 MOST = [

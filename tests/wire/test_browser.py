@@ -5,55 +5,27 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
-import shutil
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium import webdriver
-from selenium.common.exceptions import WebDriverException
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
 
+from tests.support.browser import chromium, complaints, patiently
 from tests.support.listener import Listener
 from tests.support.patience import LONG, PATIENCE, until
 from tests.support.proxy import Carrier
 from tests.support.requests import batch_add, stats, texts
-from tests.wire.test_tls import Secure, make
+from tests.support.tls import Secure, certify
 
 pytestmark = pytest.mark.browser
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-)
-
-
-def chromium(profile: Path, scripts: bool = True, more: Sequence[str] = ()) -> Any:
-    """Debian's Chromium, without a screen; `more` are flags of its command line."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or "chromium is not installed"
-    for flag in (*FLAGS.split(), *more):
-        options.add_argument(flag)
-    if not scripts:
-        options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
-    options.add_argument(f"--user-data-dir={profile}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver") or "chromedriver"))
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A browser as most are."""
-    driver = chromium(tmp_path_factory.mktemp("profile"))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +34,6 @@ def plain_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     driver = chromium(tmp_path_factory.mktemp("plain"), scripts=False)
     yield driver
     driver.quit()
-
-
-def complaints(browser: Any) -> list[str]:
-    """What the browser's console says: errors, and breaches of the page's policy."""
-    return [line["message"] for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")]
 
 
 def test_the_form_posts_a_command_and_shows_the_answer(instance: Any, browser: Any, queue: str) -> None:
@@ -107,11 +74,6 @@ def write(browser: Any, command: str) -> Any:
     body.send_keys(command)
     browser.find_element(By.CSS_SELECTOR, "button.main").click()
     return body
-
-
-def patiently(browser: Any) -> WebDriverWait[Any]:
-    """What waits. The page that was left may still be there when a click returns, and go while one looks at it."""
-    return WebDriverWait(browser, 20, ignored_exceptions=[WebDriverException])
 
 
 def shown(browser: Any, part: str) -> None:
@@ -311,7 +273,7 @@ def test_an_event_source_that_is_cut_off_again_and_again_has_everything_once_and
 def test_over_tls_a_page_adds_takes_and_hears(start: Any, tmp_path: Path, queue: str) -> None:
     folder = tmp_path / "pems"
     folder.mkdir()
-    make(folder)
+    certify(folder)
     one = start("", kind=lambda place, redis, conf: Secure(place, redis, folder, conf))
     driver = chromium(tmp_path / "profile", more=["--ignore-certificate-errors"])
     try:

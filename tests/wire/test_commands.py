@@ -17,7 +17,7 @@ from restmq.api.client import Client
 from restmq.model.errors import BadRequest, Forbidden
 from tests.support import reactor
 from tests.support.patience import PATIENCE, until
-from tests.support.requests import FORM, TEXT
+from tests.support.requests import FORM, TEXT, waiters
 from tests.support.websocket import Talker
 
 pytestmark = pytest.mark.wire
@@ -35,11 +35,6 @@ def said(instance: Any, **command: Any) -> Any:
     status, headers, body = ask(instance, json.dumps(command))
     assert (status, headers["content-type"]) == (200, "application/json")
     return json.loads(body)
-
-
-def waiters(instance: Any, queue: str) -> int:
-    """How many wait, over all instances."""
-    return int(json.loads(instance.http("GET", f"/stats/{queue}")[2])["waiters"])
 
 
 def test_the_four_commands_answer_in_the_seed_s_order_without_a_line_end(instance: Any, queue: str) -> None:

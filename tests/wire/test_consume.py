@@ -14,7 +14,7 @@ import pytest
 from tests.support import reactor
 from tests.support.listener import Listener
 from tests.support.patience import PATIENCE, until
-from tests.support.requests import FORM, TEXT, batch_add, lengths
+from tests.support.requests import FORM, TEXT, batch_add, lengths, waiters
 
 pytestmark = pytest.mark.wire
 MIB = 1 << 20
@@ -174,11 +174,6 @@ class Asked(threading.Thread):
         self.join(PATIENCE)
         assert self.said is not None
         return self.said
-
-
-def waiters(instance: Any, queue: str) -> int:
-    """How many wait, over all instances."""
-    return int(json.loads(instance.http("GET", f"/stats/{queue}")[2])["waiters"])
 
 
 @pytest.mark.parametrize(("method", "path"), WAYS)

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.exchange import statuses
 from tests.support.instance import TWISTD, Instance
 from tests.support.patience import until
 from tests.support.redis_server import RedisServer
+from tests.support.tls import Secure, certify
 from tests.support.websocket import HANDSHAKE, Talker
-from tests.wire.test_http import statuses
-from tests.wire.test_tls import Secure, make
 
 TOGETHER = 250  # connections at a time: some of them linger for seconds
 MANY = 1000
@@ -517,7 +517,7 @@ class WatchedOverTls(Secure):
 def test_a_connection_over_tls_leaves_no_cycle_whether_it_says_goodbye_or_not(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    make(tmp_path)
+    certify(tmp_path)
     one = WatchedOverTls(tmp_path, redis_server.address, tmp_path)
 
     def ask(many: int, goodbye: bool) -> None:

@@ -11,9 +11,8 @@ import pytest
 
 from restmq.model import options
 from restmq.model.errors import BadOption
-from tests.support.requests import BATCH, TEXT, batch_add, lengths
+from tests.support.requests import BATCH, JSON, TEXT, batch_add, lengths, taken
 from tests.support.websocket import Talker
-from tests.wire.test_options import JSON, taken
 
 pytestmark = pytest.mark.wire
 HOUR = 3_600_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import json
@@ -20,18 +19,13 @@ from restmq.access import guesses
 from restmq.access.guesses import EACH, FIRST, FORGOTTEN, FREE, LONGEST, Guesses
 from restmq.model.errors import TooManyGuesses
 from tests.support.patience import until
-from tests.support.requests import FORM, http_call
+from tests.support.requests import FORM, basic, http_call
 from tests.support.websocket import HANDSHAKE
 
 RULES = (
     "[rest:consumer]\nusername = jo\npassword = right\n[rest:producer]\nusername = ann\npassword = other\n"
     "[rest:consumer office]\nusername = kim\npassword = third\n"
 )
-
-
-def basic(user: str, password: str) -> dict[str, str]:
-    """HTTP Basic as a header."""
-    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
 def looked(counting: Guesses, address: str, name: bytes = b"jo") -> bool:

@@ -502,7 +502,7 @@ def test_heartbeats_come_while_nothing_else_does(start: Any, listen: Any, queue:
     comet, sse = listen(one, f"/c/{queue}"), listen(one, f"/sse/{queue}")
     comet.until(lambda c: len(c.body) >= 6)
     sse.until(lambda c: c.body.count(b"\n:\n:\n") >= 1)
-    assert comet.body == b"\r\n" * comet.chunks
+    assert comet.body == b"\r\n" * comet.chunks.count
 
 
 def test_access_rules_hold_for_streams_and_after_a_reload_for_open_ones_too(

@@ -6,14 +6,13 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
 from restmq.store.library import Library
-from tests.support.listener import Listener
+from tests.support.listener import Listener, have
 from tests.support.patience import PATIENCE, until
 from tests.support.proxy import Between
 from tests.support.redis_server import RedisServer
@@ -28,11 +27,6 @@ def shared(instance: Any, queue: str) -> str:
     """A queue that deals its elements out in turn."""
     assert instance.form(f"/p/{queue}", "policy=roundrobin")[0] == 200
     return queue
-
-
-def have(count: int) -> Callable[[Listener], bool]:
-    """Whether so many elements are there."""
-    return lambda listener: len(listener.elements) >= count
 
 
 def leases(listener: Listener) -> list[str]:

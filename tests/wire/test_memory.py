@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import bodies
 from tests.support.bodies import MIB, TEXT, head
+from tests.support.memory import memory
 from tests.support.patience import until
 
 #: Bodies of which another way of reading makes ten to ninety times their size.
@@ -51,19 +52,19 @@ def test_a_body_takes_four_times_its_size_and_gives_it_back(start: Any, queue: s
     for body in (b"", b"x"):  # what the first request of an instance makes is not of its body
         bodies.spend(pid, one.port, head("POST", f"/q/{queue}", TEXT, f"Content-Length: {len(body)}") + body)
     data = bodies.request(case, queue, case.most)
-    before = bodies.memory(pid, "VmRSS")
+    before = memory(pid, "VmRSS")
     spent = bodies.spend(pid, one.port, data)
     assert spent.peak <= 4 * len(data) + NOISE
-    until(lambda: bodies.memory(pid, "VmRSS") - before <= NOISE)
+    until(lambda: memory(pid, "VmRSS") - before <= NOISE)
 
 
 def test_bodies_of_the_forbidden_are_never_held(start: Any, queue: str) -> None:
     one = start("[admin]\nhosts_deny = all\n")
     pid = one.process.pid
     bodies.spend(pid, one.port, head("GET", "/healthz"))
-    before = bodies.memory(pid, "VmRSS")
+    before = memory(pid, "VmRSS")
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     data = head("POST", f"/p/{queue}", bodies.FORM, f"Content-Length: {15 * MIB}") + b"x" * (15 * MIB)
     for _ in range(10):
         assert bodies.spend(pid, one.port, data).status == 403
-    assert bodies.memory(pid, "VmHWM") - before <= NOISE
+    assert memory(pid, "VmHWM") - before <= NOISE

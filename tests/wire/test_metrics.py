@@ -8,8 +8,6 @@ import signal
 import socket
 from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from restmq.api.metrics import COUNTERS, GAUGES
 from restmq.http.counts import Counts, route_name
 from restmq.web import ROUTES
@@ -17,29 +15,9 @@ from tests import ROOT
 from tests.support.listener import Listener
 from tests.support.patience import PATIENCE, until
 from tests.support.redis_server import RedisServer
+from tests.support.requests import scrape
 from tests.support.stream import as_request
 from tests.support.websocket import HANDSHAKE
-
-NAME = re.compile(r"(restmq|process)_[a-z0-9_]+\Z")
-
-
-def scrape(instance: Any, query: str = "") -> dict[tuple[str, ...], float]:
-    """Every sample by its name and its labels' values in order of the labels, checked as promtool checks."""
-    status, headers, body = instance.http("GET", f"/metrics{query}")
-    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8"), body
-    assert body.endswith(b"\n")
-    found: dict[tuple[str, ...], float] = {}
-    families = list(text_string_to_metric_families(body.decode("utf-8")))
-    names = [family.name for family in families]
-    assert len(set(names)) == len(names)
-    for family in families:
-        assert NAME.match(family.name) and family.documentation and family.type in ("counter", "gauge"), family
-        for sample in family.samples:
-            assert (family.type == "counter") == sample.name.endswith("_total"), sample
-            key = (sample.name, *sample.labels.values())
-            assert key not in found, key
-            found[key] = sample.value
-    return found
 
 
 def test_it_tells_the_numbers_of_a_queue(instance: Any, queue: str) -> None:

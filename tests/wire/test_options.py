@@ -6,24 +6,17 @@ import gzip
 import json
 import socket
 import zlib
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from restmq.http import negotiation
 from restmq.http.headers import Fields, fields
-from tests.support.requests import BATCH, FORM, TEXT, add, batch_add, http_call, lengths, stats
+from tests.support.memory import memory
+from tests.support.requests import BATCH, FORM, JSON, TEXT, add, batch_add, http_call, lengths, stats, taken
 
 pytestmark = pytest.mark.wire
-JSON = {"Content-Type": "application/json"}
 MIB = 1 << 20
-
-
-def taken(answer: tuple[int, dict[str, str], bytes]) -> Any:
-    """What was handed out."""
-    assert answer[0] == 200, answer
-    return json.loads(answer[2])
 
 
 # -- options in the body
@@ -277,12 +270,6 @@ def test_an_idempotency_key_goes_with_what_was_compressed(instance: Any, queue: 
     assert instance.http("POST", f"/q/{queue}", gzip.compress(b"y"), {**fields, "Content-Encoding": "gzip"})[0] == 422
 
 
-def resident(pid: int) -> int:
-    """KiB of memory that a process ever had at once."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(text.partition("VmHWM:")[2].split()[0])
-
-
 def test_a_bomb_takes_no_more_memory_than_the_bound(start: Any, queue: str) -> None:
     one = start("[limits]\nmax_value = 256k\nmax_body = 1MiB\n")
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
@@ -290,10 +277,10 @@ def test_a_bomb_takes_no_more_memory_than_the_bound(start: Any, queue: str) -> N
     assert len(bomb) < MIB
     fields = {**BATCH, "Content-Encoding": "gzip"}
     pid = one.process.pid
-    before = resident(pid)
+    before = memory(pid, "VmHWM")
     for _ in range(5):
         assert http_call(one.port, "POST", f"/q/{queue}", bomb, fields)[0] == 413
-    assert resident(pid) - before < 16 << 10
+    assert memory(pid, "VmHWM") - before < 16 << 20
 
 
 def test_unpacking_ends_at_the_bound_in_any_number_of_members() -> None:

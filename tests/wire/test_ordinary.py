@@ -15,10 +15,10 @@ from cyclone import web as cyclone
 from restmq.api.queue import Queue
 from restmq.http.counts import Counts, route_name
 from restmq.http.handler import Handler
+from tests.support.exchange import CLOSED, OPEN, asking, statuses, talk
 from tests.support.instance import TWISTD, Instance
 from tests.support.patience import until
 from tests.support.stream import as_request
-from tests.wire.test_http import CLOSED, OPEN, asking, statuses, talk
 
 pytestmark = pytest.mark.wire
 FRIEND = "https://friend.example"

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.browser import chromium
 from tests.support.instance import Instance, troubles
 from tests.support.patience import until
 from tests.support.redis_server import RedisServer
-from tests.wire.test_browser import chromium
 
 pytestmark = pytest.mark.browser
 EVIL, OURS = "evil.test", "mq.test"

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from restmq.delivery.pace import Pace
 from tests.support.instance import Instance
 from tests.support.listener import Listener
+from tests.support.memory import memory
 from tests.support.patience import until
 from tests.support.requests import add, batch_add, stats
 
@@ -34,11 +34,6 @@ def numbers(values: list[str]) -> list[int]:
     return [int(value.partition("-")[0]) for value in values]
 
 
-def resident(instance: Instance) -> int:
-    """How many kB of memory it has."""
-    return int(Path(f"/proc/{instance.process.pid}/status").read_text().partition("VmRSS:")[2].split()[0])
-
-
 SMALL = 65536  # bytes of a receive buffer: of some megabytes most must wait at the server
 
 
@@ -49,8 +44,7 @@ def slowly(one: Listener, count: int) -> Listener:
     while one.body.count(b'"key"') < count or not one.body.endswith(b"\n"):
         data = one.socket.recv(1 << 16)
         assert data, f"it was ended after {one.body.count(b'key')} elements"
-        one._raw += data
-        one._unframe()
+        one.take(data)
         came += len(data)
         if came > 1 << 18:
             came = 0
@@ -108,12 +102,12 @@ def test_a_page_of_history_is_no_longer_than_what_may_wait_though_values_are_lon
     for number in range(1, 25):  # 2.4 MB, and 14 MB on the wire
         add(one, queue, f"{number}-".ljust(100_000, "\1"))
     first.until(lambda c: c.body.count(b'"key"') >= 24, 60)
-    before = resident(one)
+    before = memory(one.process.pid, "VmRSS")
     slow = [listen(one, f"/c/{queue}?since=all", buffer=4096) for _ in range(30)]
     until(lambda: b"restmq_live_behind 30" in one.http("GET", "/metrics")[2])
     time.sleep(1)  # each has a page by then, or gets it later: the bound holds at any time
     if sys.implementation.name == "cpython":  # PyPy gives memory back later
-        assert resident(one) - before < 30 * 2500, "kB for 30 that read nothing"
+        assert memory(one.process.pid, "VmRSS") - before < 30 * (2500 << 10), "bytes for 30 that read nothing"
     assert numbers(slowly(slow[0].hurry(), 24).values) == list(range(1, 25))
 
 
@@ -202,7 +196,7 @@ def test_one_connection_behind_on_many_queues_reads_a_page_at_a_time(start: Any,
     for each in others:
         each.until(lambda c: c.body.count(b'"key"') >= 60, 60)
     most = 400_000 if sys.implementation.name == "pypy" else 250_000  # PyPy takes twice as much for itself
-    found = resident(one)
+    found = memory(one.process.pid, "VmRSS") >> 10
     assert found < most, f"{found} kB for 48 MB of which one consumer reads nothing"
     slow.hurry().until(lambda c: c.body.count(b'"key"') >= 480, 90)
     for name in names:
@@ -235,8 +229,6 @@ def ended(slow: Listener) -> Listener:
     """Read to the end; a reset, which throws away what was on its way, must not come."""
     slow.hurry().until_end(60)
     assert not slow.cut
-    if slow._chunked and b"\r\n" in slow._raw:  # what came of a chunk that has no end
-        slow.body += slow._raw.partition(b"\r\n")[2]
     return slow
 
 
@@ -303,8 +295,7 @@ def test_a_websocket_that_still_answers_pings_when_its_instance_has_ended_reads_
     slow.socket.settimeout(60)
     while data := slow.socket.recv(4096):  # in small pieces: most of it is still at the other end
         pings += data.count(b"\x89\x00")
-        slow._raw += data
-        slow._unframe()
+        slow.take(data)
     assert pings
     assert numbers(slow.values) == list(range(1, stats(two, queue)["delivered"] + 1))
 
@@ -346,13 +337,14 @@ def test_one_that_reads_some_kilobytes_a_second_is_not_dropped(
     fill(one, queue, 40, 50_000)
     until(lambda: stats(one, queue)["leased"] > 0)
     slow.socket.settimeout(60)
+    came = b""
     for _ in range(120):  # 12 s, 20 kB/s
         data = slow.socket.recv(2048)
         assert data, one.log.read_text()
-        slow._raw += data
+        came += data
         time.sleep(0.1)
     assert "left" not in one.log.read_text()
-    slow._unframe()
+    slow.take(came)
     assert numbers(slowly(slow.hurry(), 40).values) == list(range(1, 41))
 
 

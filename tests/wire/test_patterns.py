@@ -37,8 +37,8 @@ from restmq.model import settings as rules
 from restmq.model.errors import Error
 from restmq.runtime.ticker import Wheel
 from tests import ROOT
+from tests.support.exchange import H, talk
 from tests.support.patience import until
-from tests.wire.test_http import H, talk
 
 FEW, MANY = 1 << 14, 1 << 16  # bytes
 #: Whatever is read of restmq.conf or of a Redis, and no client's.

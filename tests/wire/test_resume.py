@@ -21,7 +21,7 @@ from restmq.live.consumer import Wish
 from restmq.model.element import Element
 from restmq.runtime.future import Slot, drive
 from restmq.store.instances import History
-from tests.support.listener import Listener
+from tests.support.listener import Listener, numbers
 from tests.support.patience import PATIENCE, until
 from tests.support.redis_server import RedisServer
 from tests.support.requests import add, batch_add, stats, texts
@@ -29,11 +29,6 @@ from tests.support.stream import Wire, as_stream, batch, handler
 
 pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
-
-
-def numbers(listener: Listener) -> list[int]:
-    """The numbers of its elements so far."""
-    return [int(one["key"].rpartition(":")[2]) for one in listener.elements]
 
 
 def have(count: int) -> Callable[[Listener], bool]:

@@ -10,17 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.listener import Listener
+from tests.support.listener import Listener, have
 from tests.support.patience import until
 from tests.support.redis_server import RedisServer
 from tests.support.requests import add, batch_add, stats, texts
 
 TRANSPORTS = ("c", "sse", "ws")
-
-
-def have(count: int) -> Any:
-    """Whether so many elements are there."""
-    return lambda listener: len(listener.elements) >= count
 
 
 def tapped(listener: Listener) -> Listener:

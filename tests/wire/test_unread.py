@@ -8,10 +8,10 @@ import socket
 import sys
 from typing import Any
 
-from tests.support.bodies import head, memory
+from tests.support.bodies import head
+from tests.support.memory import memory
 from tests.support.patience import until
-from tests.support.requests import TEXT, stats
-from tests.wire.test_metrics import scrape
+from tests.support.requests import TEXT, scrape, stats
 
 MIB = 1 << 20
 
