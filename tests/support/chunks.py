@@ -9,7 +9,8 @@ class Chunks:
     def __init__(self) -> None:
         self._raw = bytearray()
         self._left = 0  # bytes of the chunk that is being read, with the line end behind it
-        self.count = 0
+        self.count = 0  # of whole ones
+        self.open = 0  # bytes of one that has not ended, which were answered already
         self.ended = False
         self.trailer = ""
 
@@ -28,13 +29,14 @@ class Chunks:
             body += part
             del self._raw[: len(part)]
             self._left -= len(part)
+            self.open += len(part)
             return self._left == 2
         if self._left:
             if len(self._raw) < 2:
                 return False
             assert self._raw[:2] == b"\r\n", self._raw[:100]
             del self._raw[:2]
-            self._left = 0
+            self._left = self.open = 0
             self.count += 1
             return True
         end = self._raw.find(b"\r\n")

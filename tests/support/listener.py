@@ -34,6 +34,7 @@ class Listener:
         if context is not None:  # an end without TLS's own goodbye must not look like a clean one
             self.socket = context.wrap_socket(self.socket, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
         self.body = bytearray()
+        self.rest = bytearray()  # what came of a chunk that has not ended
         self.ended = False
         self.cut = False  # it was reset, or ended without TLS's goodbye
         self.socket.sendall(f"{method} {target} HTTP/{version}\r\nHost: 127.0.0.1:{port}\r\n{headers}\r\n".encode())
@@ -58,7 +59,10 @@ class Listener:
     def take(self, data: bytes) -> None:
         """These bytes came."""
         if self.chunks is not None:
-            self.body += self.chunks.receive(data)
+            self.rest += self.chunks.receive(data)
+            whole = len(self.rest) - self.chunks.open
+            self.body += self.rest[:whole]
+            del self.rest[:whole]
             self.ended = self.chunks.ended
         else:
             self.body += data
