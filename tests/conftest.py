@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,10 +16,10 @@ from tests.support.instance import Instance, shared, troubles
 from tests.support.listener import Listener
 from tests.support.pair import Pair
 from tests.support.patience import PATIENCE, until
-from tests.support.ports import FIRST_PORT, PORTS
 from tests.support.redis_server import RedisServer, emptied
 from tests.support.websocket import Socket
 
+pytest_plugins = ["tests.support.workers"]
 #: These need what is installed on CPython only; what they look at does not depend on the Python that serves it.
 CPYTHON = [
     "wire/test_browser.py",
@@ -34,19 +33,6 @@ CPYTHON += ["wire/test_sse_clients.py"]
 collect_ignore = CPYTHON if sys.implementation.name == "pypy" else []
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """Runs at once begin at different files, or what loads the machine most would come in all of them together.
-
-    RESTMQ_TEST_ROTATE asks for that: the shorter run of every change has one order.
-    """
-    if "RESTMQ_TEST_ROTATE" not in os.environ:
-        return
-    files = list(dict.fromkeys(item.path for item in items))
-    cut = len(files) * ((FIRST_PORT - 10_000) // PORTS % 3) // 3
-    order = {path: place for place, path in enumerate(files[cut:] + files[:cut])}
-    items.sort(key=lambda item: order[item.path])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,7 +19,6 @@ from tests.support.patience import PATIENCE, until
 from tests.support.redis_server import RedisServer
 from tests.support.requests import TEXT, add, batch_add, joined, roundrobin, stats, texts
 
-pytestmark = [pytest.mark.wire, pytest.mark.store]
 LARGE = "x" * 50_000
 
 

@@ -31,8 +31,6 @@ from tests.support.requests import add, batch_add, stats, texts
 from tests.support.stream import handler
 from tests.support.websocket import HANDSHAKE
 
-pytestmark = pytest.mark.store
-
 TRANSPORTS = ("c", "sse", "ws")
 SHORT = "[redis]\ndeadline = 3s\n"
 BROADCASTS = "the queue broadcasts now, and what everybody gets nobody can lease"

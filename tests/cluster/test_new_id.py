@@ -19,8 +19,6 @@ from tests.support.proxy import Between
 from tests.support.redis_server import RedisServer
 from tests.support.requests import add, batch_add, joined, roundrobin, stats, texts
 
-pytestmark = pytest.mark.store
-
 ALIVE, DOOMED = "restmq:{inst}:alive", "restmq:{inst}:doomed"
 
 

@@ -14,7 +14,6 @@ from tests.support import reactor
 from tests.support.patience import until
 from tests.support.stored import DB
 
-pytestmark = pytest.mark.store
 ALIVE, DOOMED, LAST = (f"restmq:{{inst}}:{word}" for word in ("alive", "doomed", "last"))
 LASTS = 60_000  # ms, so that a machine that is busy gives nobody up
 

@@ -20,8 +20,6 @@ from tests.support.patience import until
 from tests.support.ports import free_port
 from tests.support.requests import FORM, add, http_call
 
-pytestmark = pytest.mark.wire
-
 NGINX = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/log; worker_processes 1;
 events {{}}

@@ -36,11 +36,18 @@ def made() -> Iterator[Site]:
 
 
 @pytest.fixture
-def site(made: Site) -> Iterator[Site]:
-    """The same, whatever the test before left."""
-    yield made
+def site(made: Site) -> Site:
+    """The same, whatever the test before left: none runs."""
     code, said = made.script("stop")
     assert code == 0, said
+    return made
+
+
+@pytest.fixture
+def running(made: Site) -> Site:
+    """The same, all of them running: who has them run at its end lets the next begin with them."""
+    made.start()
+    return made
 
 
 def alive(process: int) -> bool:
@@ -102,63 +109,6 @@ def test_of_two_starts_at_once_the_second_finds_what_the_first_has_started(site:
     assert code == 0 and said.count("ended") == 3
 
 
-def test_a_rolling_restart_asks_at_the_address_that_it_is_told(site: Site) -> None:
-    site.start()
-    code, said = site.script("rolling", HOST="127.0.0.2", READY="1")
-    assert code == 1 and "is not ready after 1 s, asked at 127.0.0.2" in said and "HOST in" in said
-    assert site.script("rolling")[0] == 0
-
-
-def allowed_cores(process: int | str = "self") -> set[int]:
-    """The cores that a process may run on; PyPy 3.9 has no os.sched_getaffinity."""
-    status = Path(f"/proc/{process}/status").read_text()
-    words = re.search(r"^Cpus_allowed_list:\s*(\S+)$", status, re.MULTILINE)
-    assert words
-    ends = [[int(end) for end in part.split("-")] for part in words[1].split(",")]
-    return {core for part in ends for core in range(part[0], part[-1] + 1)}
-
-
-def test_instances_run_as_their_user_only_each_on_its_core_with_its_log(site: Site) -> None:
-    site.start()
-    passwd = subprocess.run(["id", "-u", site.user], capture_output=True, text=True, check=True).stdout.strip()
-    group = subprocess.run(["id", "-g", site.user], capture_output=True, text=True, check=True).stdout.strip()
-    cores = sorted(allowed_cores())
-    for number, port in enumerate(site.ports):
-        process = site.processes()[port]
-        assert owner(process) == ({passwd}, {group})
-        assert allowed_cores(process) == {cores[number % len(cores)]}
-        log = site.folder / "logs" / f"{port}.log"
-        assert log.owner() == site.user and f":{port}/" in log.read_text()
-        assert "Linux" not in log.read_text() and http_call(port, "GET", "/healthz")[0] == 200
-    assert list(Path("/").glob("twistd*")) == list(site.place.glob("twistd*")) == []
-
-
-def test_a_user_of_the_machine_may_ask_for_the_status(site: Site) -> None:
-    site.start()
-    command = [str(site.place / "scripts" / "restmq-multi.init"), "status"]
-    done = subprocess.run(
-        ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", *command],
-        env={"RESTMQ_DEFAULTS": str(site.folder / "default")}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = subprocess.run(
-        ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", command[0], "start"],
-        env={"RESTMQ_DEFAULTS": str(site.folder / "default")}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 4 and "only root" in done.stderr
-
-
-def test_an_instance_that_died_is_told_and_started_again(site: Site) -> None:
-    site.start()
-    process = site.processes()[site.ports[1]]
-    os.kill(process, signal.SIGKILL)
-    until(lambda: site.script("status")[0] == 1)
-    assert f"{site.ports[1]} died" in site.script("status")[1]
-    code, said = site.script("start")
-    assert code == 0 and "had died" in said and said.count("runs already") == 2
-    assert site.script("status")[0] == 0
-
-
 def test_a_pid_file_that_names_somebody_else_s_process_harms_nobody(site: Site) -> None:
     other = subprocess.Popen(["sleep", "infinity"])
     try:
@@ -177,6 +127,166 @@ def test_a_pid_file_that_names_somebody_else_s_process_harms_nobody(site: Site) 
         other.wait(PATIENCE)
 
 
+def allowed_cores(process: int | str = "self") -> set[int]:
+    """The cores that a process may run on; PyPy 3.9 has no os.sched_getaffinity."""
+    status = Path(f"/proc/{process}/status").read_text()
+    words = re.search(r"^Cpus_allowed_list:\s*(\S+)$", status, re.MULTILINE)
+    assert words
+    ends = [[int(end) for end in part.split("-")] for part in words[1].split(",")]
+    return {core for part in ends for core in range(part[0], part[-1] + 1)}
+
+
+# -- while all of them run
+
+
+@contextmanager
+def holding(file: Path, *before: str) -> Iterator[None]:
+    """Somebody has a lock on it."""
+    command = [*before, "flock", str(file), "sh", "-c", "echo locked; exec sleep infinity"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as other:
+        assert other.stdout is not None
+        try:
+            assert other.stdout.readline() == "locked\n"
+            yield
+        finally:
+            os.killpg(other.pid, signal.SIGKILL)
+
+
+def test_instances_run_as_their_user_only_each_on_its_core_with_its_log(running: Site) -> None:
+    passwd = subprocess.run(["id", "-u", running.user], capture_output=True, text=True, check=True).stdout.strip()
+    group = subprocess.run(["id", "-g", running.user], capture_output=True, text=True, check=True).stdout.strip()
+    cores = sorted(allowed_cores())
+    for number, port in enumerate(running.ports):
+        process = running.processes()[port]
+        assert owner(process) == ({passwd}, {group})
+        assert allowed_cores(process) == {cores[number % len(cores)]}
+        log = running.folder / "logs" / f"{port}.log"
+        assert log.owner() == running.user and f":{port}/" in log.read_text()
+        assert "Linux" not in log.read_text() and http_call(port, "GET", "/healthz")[0] == 200
+    assert list(Path("/").glob("twistd*")) == list(running.place.glob("twistd*")) == []
+
+
+def test_a_user_of_the_machine_may_ask_for_the_status(running: Site) -> None:
+    command = [str(running.place / "scripts" / "restmq-multi.init"), "status"]
+    done = subprocess.run(
+        ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", *command],
+        env={"RESTMQ_DEFAULTS": str(running.folder / "default")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(
+        ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", command[0], "start"],
+        env={"RESTMQ_DEFAULTS": str(running.folder / "default")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4 and "only root" in done.stderr
+
+
+def test_a_rolling_restart_asks_at_the_address_that_it_is_told(running: Site) -> None:
+    code, said = running.script("rolling", HOST="127.0.0.2", READY="1")
+    assert code == 1 and "is not ready after 1 s, asked at 127.0.0.2" in said and "HOST in" in said
+    assert running.script("rolling")[0] == 0
+
+
+def test_an_instance_that_died_is_told_and_started_again(running: Site) -> None:
+    process = running.processes()[running.ports[1]]
+    os.kill(process, signal.SIGKILL)
+    until(lambda: running.script("status")[0] == 1)
+    assert f"{running.ports[1]} died" in running.script("status")[1]
+    code, said = running.script("start")
+    assert code == 0 and "had died" in said and said.count("runs already") == 2
+    assert running.script("status")[0] == 0
+
+
+def test_a_restart_that_cannot_begin_ends_nobody(running: Site) -> None:
+    before = running.processes()
+    code, said = running.script("restart", PYTHON="/nowhere/python3")
+    assert code == 1 and "there is no /nowhere/python3" in said
+    assert running.processes() == before and running.script("status")[0] == 0
+
+
+def test_who_finds_another_at_work_waits_and_says_so_when_that_is_too_long(running: Site) -> None:
+    before = running.processes()
+    with holding(running.folder / "lock"):
+        answers = [running.script(verb, PATIENCE="1") for verb in ("start", "stop", "restart", "rolling")]
+    for code, said in answers:
+        assert code == 1 and "somebody else has been starting or stopping for 1 s" in said
+    assert running.processes() == before
+
+
+def test_root_runs_nothing_from_a_folder_in_which_the_user_may_write(running: Site, tmp_path: Path) -> None:
+    before = running.processes()
+    place = running.folder / "theirs"
+    place.mkdir()
+    shutil.chown(place, running.user, running.user)
+    for verb in ("start", "restart", "rolling"):
+        code, said = running.script(verb, RESTMQ_ENV=str(place))
+        assert code == 6 and f"root would run what lies in {place}" in said
+    assert list(place.iterdir()) == [] and running.processes() == before
+
+
+def test_stop_kills_what_does_not_end(running: Site) -> None:
+    process = running.processes()[running.first]
+    os.kill(process, signal.SIGSTOP)
+    code, said = running.script("stop", ENDING="1")
+    assert code == 0 and f"killing process {process}" in said
+    assert not alive(process)
+    assert running.processes() == {}
+
+
+def test_fewer_instances_than_before_are_stopped_all_the_same(running: Site) -> None:
+    assert running.script("status", INSTANCES="1")[0] == 0
+    assert running.script("stop", INSTANCES="1")[1].count("ended") == 3
+
+
+def test_rolling_with_fewer_instances_ends_those_that_are_too_many_when_the_others_are_ready(running: Site) -> None:
+    before = running.processes()
+    code, said = running.script("rolling", INSTANCES="1")
+    assert code == 0 and said.count("is ready") == 1, said
+    for port in running.ports[1:]:
+        assert said.index("is ready") < said.index(f"{port} is more than INSTANCES") < said.index(f"{port} ended")
+        assert not alive(before[port])
+    assert list(running.processes()) == [running.first]
+
+
+def test_a_user_of_the_machine_cannot_keep_root_from_starting_and_stopping(running: Site) -> None:
+    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    with holding(running.folder / "run", *nobody):
+        code, said = running.script("stop", PATIENCE="1")
+    assert code == 0 and said.count("ended") == 3, said
+    assert (running.folder / "lock").stat().st_mode & 0o077 == 0  # nobody else may open it
+
+
+def test_one_odd_pid_file_keeps_none_of_the_others_from_its_end(running: Site) -> None:
+    odd = running.folder / "run" / f"{running.first}.pid"
+    process = int(odd.read_text())
+    odd.unlink()
+    put("fifo", odd, running.user)
+    code, said = running.script("stop")
+    assert code == 4 and said.count("ended") == 2
+    odd.unlink()
+    odd.write_text(str(process))
+    assert running.script("stop")[0] == 0
+
+
+def test_rolling_replaces_each_and_stops_at_one_that_does_not_come_back(running: Site) -> None:
+    first = running.processes()
+    code, said = running.script("rolling")
+    assert code == 0 and said.count("is ready") == 3
+    second = running.processes()
+    assert not set(second.values()) & set(first.values())
+    assert running.script("force-reload")[0] == 0
+    third = running.processes()
+    kept = running.conf.read_text()
+    running.configure("[server]\nprot = 1\n")
+    code, said = running.script("rolling")
+    running.configure(kept)
+    assert code == 1 and "did you mean 'port'?" in said
+    left = running.processes()
+    assert left == {port: third[port] for port in running.ports[1:]}
+
+
+# -- from none on
+
+
 def test_one_instance_is_not_pinned_and_leaves_the_others_ports_alone(site: Site) -> None:
     code, said = site.script("start", many=False)
     assert code == 0, said
@@ -184,33 +294,6 @@ def test_one_instance_is_not_pinned_and_leaves_the_others_ports_alone(site: Site
     assert allowed_cores(site.processes()[site.first]) == allowed_cores()
     assert site.script("status", many=False)[0] == 0
     assert site.script("status")[0] == 3
-
-
-def test_stop_kills_what_does_not_end(site: Site) -> None:
-    site.start()
-    process = site.processes()[site.first]
-    os.kill(process, signal.SIGSTOP)
-    code, said = site.script("stop", ENDING="1")
-    assert code == 0 and f"killing process {process}" in said
-    assert not alive(process)
-    assert site.processes() == {}
-
-
-def test_fewer_instances_than_before_are_stopped_all_the_same(site: Site) -> None:
-    site.start()
-    assert site.script("status", INSTANCES="1")[0] == 0
-    assert site.script("stop", INSTANCES="1")[1].count("ended") == 3
-
-
-def test_rolling_with_fewer_instances_ends_those_that_are_too_many_when_the_others_are_ready(site: Site) -> None:
-    site.start()
-    before = site.processes()
-    code, said = site.script("rolling", INSTANCES="1")
-    assert code == 0 and said.count("is ready") == 1, said
-    for port in site.ports[1:]:
-        assert said.index("is ready") < said.index(f"{port} is more than INSTANCES") < said.index(f"{port} ended")
-        assert not alive(before[port])
-    assert list(site.processes()) == [site.first]
 
 
 def test_an_instance_that_cannot_start_keeps_none_of_the_others_from_it(site: Site) -> None:
@@ -264,46 +347,6 @@ def test_what_is_missing_is_named(site: Site) -> None:
     link.unlink()
     kept.rename(link)
     assert code == 4 and f"{site.user} cannot write {link}, or it is no plain file" in said
-
-
-def test_a_restart_that_cannot_begin_ends_nobody(site: Site) -> None:
-    site.start()
-    before = site.processes()
-    code, said = site.script("restart", PYTHON="/nowhere/python3")
-    assert code == 1 and "there is no /nowhere/python3" in said
-    assert site.processes() == before and site.script("status")[0] == 0
-
-
-@contextmanager
-def holding(file: Path, *before: str) -> Iterator[None]:
-    """Somebody has a lock on it."""
-    command = [*before, "flock", str(file), "sh", "-c", "echo locked; exec sleep infinity"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as other:
-        assert other.stdout is not None
-        try:
-            assert other.stdout.readline() == "locked\n"
-            yield
-        finally:
-            os.killpg(other.pid, signal.SIGKILL)
-
-
-def test_who_finds_another_at_work_waits_and_says_so_when_that_is_too_long(site: Site) -> None:
-    site.start()
-    before = site.processes()
-    with holding(site.folder / "lock"):
-        answers = [site.script(verb, PATIENCE="1") for verb in ("start", "stop", "restart", "rolling")]
-    for code, said in answers:
-        assert code == 1 and "somebody else has been starting or stopping for 1 s" in said
-    assert site.processes() == before
-
-
-def test_a_user_of_the_machine_cannot_keep_root_from_starting_and_stopping(site: Site) -> None:
-    site.start()
-    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-    with holding(site.folder / "run", *nobody):
-        code, said = site.script("stop", PATIENCE="1")
-    assert code == 0 and said.count("ended") == 3, said
-    assert (site.folder / "lock").stat().st_mode & 0o077 == 0  # nobody else may open it
 
 
 # -- what USER puts where root looks
@@ -401,19 +444,6 @@ def test_a_log_that_is_no_plain_file_keeps_root_waiting_for_nothing(site: Site, 
     assert code == 4 and f"{site.user} cannot write {log}, or it is no plain file" in said
 
 
-def test_one_odd_pid_file_keeps_none_of_the_others_from_its_end(site: Site) -> None:
-    site.start()
-    odd = site.folder / "run" / f"{site.first}.pid"
-    process = int(odd.read_text())
-    odd.unlink()
-    put("fifo", odd, site.user)
-    code, said = site.script("stop")
-    assert code == 4 and said.count("ended") == 2
-    odd.unlink()
-    odd.write_text(str(process))
-    assert site.script("stop")[0] == 0
-
-
 def test_names_in_the_run_folder_are_no_more_than_ports(site: Site, hostile: Path) -> None:
     names = ["1\n2", "$(id)", "-1", "0", "007", "999999", "1 2", "", "*", "1;id"]
     names = [f"{name}.pid" for name in names]
@@ -438,18 +468,6 @@ def test_a_folder_that_is_a_link_is_refused(site: Site, tmp_path: Path) -> None:
             code, said = site.script(verb, True, **{name: f"{link}/"})
             assert code == 6 and f"{link} is a symbolic link" in said, (verb, said)
         link.unlink()
-
-
-def test_root_runs_nothing_from_a_folder_in_which_the_user_may_write(site: Site, tmp_path: Path) -> None:
-    site.start()
-    before = site.processes()
-    place = site.folder / "theirs"
-    place.mkdir()
-    shutil.chown(place, site.user, site.user)
-    for verb in ("start", "restart", "rolling"):
-        code, said = site.script(verb, RESTMQ_ENV=str(place))
-        assert code == 6 and f"root would run what lies in {place}" in said
-    assert list(place.iterdir()) == [] and site.processes() == before
 
 
 def test_a_process_of_the_user_that_only_looks_like_it_is_ended_as_the_user(site: Site, hostile: Path) -> None:
@@ -498,24 +516,6 @@ def test_a_user_that_stops_what_root_runs_as_it_keeps_root_for_seconds_only(site
         finally:
             other.kill()
     assert (code == 4 and "cannot read, or remove, the pid files" in said) or "removed its pid file" in said
-
-
-def test_rolling_replaces_each_and_stops_at_one_that_does_not_come_back(site: Site) -> None:
-    site.start()
-    first = site.processes()
-    code, said = site.script("rolling")
-    assert code == 0 and said.count("is ready") == 3
-    second = site.processes()
-    assert not set(second.values()) & set(first.values())
-    assert site.script("force-reload")[0] == 0
-    third = site.processes()
-    kept = site.conf.read_text()
-    site.configure("[server]\nprot = 1\n")
-    code, said = site.script("rolling")
-    site.configure(kept)
-    assert code == 1 and "did you mean 'port'?" in said
-    left = site.processes()
-    assert left == {port: third[port] for port in site.ports[1:]}
 
 
 def test_instances_on_unix_sockets(site: Site) -> None:

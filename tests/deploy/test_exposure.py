@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
+from tests.support.forkserver import Forked
 from tests.support.instance import START, TWISTD
 from tests.support.patience import until
 from tests.support.ports import free_port
@@ -33,12 +34,10 @@ class Started:
         self.conf, self.log = folder / "restmq.conf", folder / "log"
         self.conf.write_text(conf)
         self.conf.chmod(mode)
-        command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "restmq", "--redis", "127.0.0.1:1"]
+        command = ["-n", "--pidfile=", "restmq", "--redis", "127.0.0.1:1"]
         command += ["--data", str(folder / "data"), "--config", str(self.conf), *words]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log
-            )
+        self.log.touch()
+        self.process = Forked(TWISTD, command, folder, {**os.environ, "PYTHONPATH": str(ROOT)}, self.log)
         until(lambda: "RestMQ listens on" in self.text() or self.process.poll() is not None, self.text, START)
         until(lambda: "RestMQ with Redis" in self.text(), self.text)  # which comes after all of these lines
 

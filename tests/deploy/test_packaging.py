@@ -183,6 +183,7 @@ def test_start_sh_embeds_a_redis_and_finds_its_data_again(started: Path, tmp_pat
             assert http_call(port, *words)[2] == wanted
 
 
+@pytest.mark.rare
 def test_an_environment_that_was_left_half_made_is_made_anew(checkout: Path, tmp_path: Path) -> None:
     entry = re.search(r"^idna==.*\n(?: .*\n)+", (ROOT / "requirements.lock").read_text(), re.M)
     assert entry
@@ -267,6 +268,7 @@ def test_pip_check_finds_nothing_after_pip_install(installed: Path) -> None:
     assert (checked.returncode, checked.stdout) == (0, "No broken requirements found.\n")
 
 
+@pytest.mark.rare
 def test_the_newest_pip_builds_it_as_well(checkout: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     pip: list[str | Path] = [

@@ -23,7 +23,7 @@ from tests import ROOT
 from tests.support.patience import LONG
 from tests.support.redis_server import RedisServer
 
-pytestmark = [pytest.mark.wire, pytest.mark.timeout(120)]  # what waits here waits for ever
+pytestmark = pytest.mark.timeout(120)  # what waits here waits for ever
 KINDS = ["fifo", "link", "dangling", "loop", "endless", "folder", "socket", "device", "sparse"]
 NOBODY = 65534
 WHY = "no plain file|symbolic link|No such file|[Dd]irectory|more than"

@@ -11,14 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests import ROOT
 from tests.support.instance import Instance
 from tests.support.patience import PATIENCE, until
 from tests.support.redis_server import RedisServer
-
-pytestmark = pytest.mark.wire
 
 
 def test_sigterm_ends_streams_cleanly_and_logs_no_trouble(start: Any, queue: str) -> None:

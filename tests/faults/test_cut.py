@@ -18,8 +18,6 @@ from tests.support.pair import Pair
 from tests.support.patience import PATIENCE, until
 from tests.support.requests import add, batch_add, stats, texts
 
-pytestmark = pytest.mark.store
-
 
 def test_a_lease_acknowledged_while_the_links_are_cut_makes_room_all_the_same(
     pair: Pair, listen: Any, queue: str
@@ -57,7 +55,7 @@ def test_what_was_missed_comes_in_pages_but_for_what_has_expired_meanwhile(pair:
 
 
 @pytest.mark.parametrize("how", ["/c/{}", "/sse/{}"])
-def test_what_another_life_of_a_queue_broadcast_while_the_links_were_cut_comes_from_its_beginning(
+def test_what_another_life_of_a_queue_broadcast_while_links_were_cut_comes_from_its_beginning(
     pair: Pair, listen: Any, queue: str, how: str
 ) -> None:
     stays, other = listen(pair.here, how.format(queue)), listen(pair.there, f"/c/{queue}")
@@ -76,7 +74,7 @@ def test_what_another_life_of_a_queue_broadcast_while_the_links_were_cut_comes_f
         assert [list(one) for one in stays.told] == [["queue", "epoch"]]
 
 
-def test_the_last_consumer_of_a_queue_that_leaves_while_the_links_are_cut_leaves_nothing_behind(
+def test_the_last_consumer_that_leaves_a_queue_while_the_links_are_cut_leaves_nothing_behind(
     pair: Pair, listen: Any, queue: str
 ) -> None:
     consumer = listen(pair.here, f"/c/{queue}")

@@ -21,8 +21,6 @@ from tests.support.patience import PATIENCE, until
 from tests.support.redis_server import RedisServer
 from tests.support.requests import TEXT, add
 
-pytestmark = pytest.mark.store
-
 SHORT = "[redis]\ndeadline = 3s\n"
 
 

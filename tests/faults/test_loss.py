@@ -18,8 +18,6 @@ from tests.support.loss import add, books, lose
 from tests.support.patience import until
 from tests.support.redis_server import RedisServer
 
-pytestmark = pytest.mark.store
-
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[RedisServer]:

@@ -14,8 +14,6 @@ from tests.support.loss import add, books, lose
 from tests.support.patience import until
 from tests.support.redis_server import RedisServer
 
-pytestmark = pytest.mark.store
-
 
 def rules(instance: Instance) -> tuple[str, dict[str, Any]]:
     """The policy and the settings of the queue `jobs`."""
@@ -88,7 +86,7 @@ def test_settings_are_back_also_when_only_a_producer_notices_the_loss(own: Redis
 
 @pytest.mark.parametrize("since", [False, True], ids=["", "told others since"])
 @pytest.mark.parametrize("born", [False, True], ids=["told first", "used first"])
-def test_who_knows_later_settings_and_comes_second_is_heard_unless_the_queue_was_told_others_since(
+def test_later_settings_that_come_second_are_heard_unless_the_queue_was_told_others_since(
     own: RedisServer, start: Any, born: bool, since: bool
 ) -> None:
     one, two = start("", own.address), start("", own.address)

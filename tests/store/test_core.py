@@ -29,8 +29,6 @@ from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.requests import FORM
 
-pytestmark = pytest.mark.store
-
 
 def client(server: RedisServer, db: int = 0, password: str | None = None) -> Any:
     return server.client(db=db, password=password)

@@ -24,7 +24,6 @@ from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.stored import BEGAN, CLOCK
 
-pytestmark = pytest.mark.store
 NAME = Library().name
 
 

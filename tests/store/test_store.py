@@ -25,7 +25,6 @@ from tests.support.model_live import AWAY, DEAD, DELAYED, LEASED, WAITING, by_ti
 from tests.support.stored import BEGAN, KEY, LEDGER, Stored, Verbs, groups, triples
 from tests.support.watched import NOTHING, SETTINGS, Watched
 
-pytestmark = pytest.mark.store
 EXAMPLES = int(os.environ.get("RESTMQ_EXAMPLES", "60"))
 VALUES = st.lists(st.sampled_from([b"", b"a", b"007", b"x" * 50, b"\xc3\xa9\r\n"]), min_size=1, max_size=5)
 INSTANCES = st.sampled_from(["A", "B"])

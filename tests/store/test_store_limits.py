@@ -6,20 +6,19 @@ fast this machine is. RESTMQ_LOAD_SECONDS, when it is given, keeps the million f
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.support.load import CUT
 from tests.support.redis_server import RedisServer, emptied
 from tests.support.stored import BEGAN, KEY, Ear, Verbs
 
-pytestmark = pytest.mark.store
 MANY = 100_000
 STEPS = 1000
 EACH = 25  # commands that one element may cost
-WHOLE = "RESTMQ_LOAD_SECONDS" not in os.environ
+WHOLE = not CUT
 
 
 @pytest.fixture(scope="module")

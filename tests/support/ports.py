@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import socket
 
-#: Ports of one run of the tests. They lie below those that the kernel gives to outgoing connections: an instance
+#: Ports of one process of the tests. They lie below those that the kernel gives to outgoing connections: an instance
 #: that takes seconds to start would find such a one taken by another test's client.
-PORTS = 1000
+PORTS = 500
 
 
-def claim() -> tuple[socket.socket, int]:
-    """Ports that are this run's alone, so that two runs at once do not choose the same before either listens.
+@functools.cache
+def first_port() -> int:
+    """The first of the ports that are this process's alone, so that two do not choose the same before either listens.
 
     A name among the sockets of this machine says who has them; it goes with the process, however that ends.
     """
@@ -20,13 +22,14 @@ def claim() -> tuple[socket.socket, int]:
         try:
             name.bind(f"\0restmq-tests-{first}")
         except OSError:
-            name.close()  # another run's
+            name.close()  # another's
         else:
-            return name, first
+            _names.append(name)
+            return first
     raise AssertionError("too many runs of the tests at once")
 
 
-_claim, FIRST_PORT = claim()
+_names: list[socket.socket] = []
 _ports = itertools.count()
 
 
@@ -34,8 +37,8 @@ def free_ports(count: int) -> int:
     """The first of so many ports in a row that nobody uses now, and that no other test was given lately."""
     for _ in range(PORTS):
         places = [next(_ports) % PORTS for _ in range(count)]
-        if places[-1] - places[0] == count - 1 and all(unused(FIRST_PORT + place) for place in places):
-            return FIRST_PORT + places[0]
+        if places[-1] - places[0] == count - 1 and all(unused(first_port() + place) for place in places):
+            return first_port() + places[0]
     raise AssertionError("there are no free ports")
 
 

@@ -28,11 +28,23 @@ SHIPPED = ["restmq", "twisted", "_build", "frontend", "scripts", "docs", "requir
 
 @functools.cache
 def environment() -> Path:
-    """Where the first start makes the environment: once for all tests, for they begin with an empty folder."""
-    folder = Path(tempfile.mkdtemp(prefix="restmq-env-"))
+    """Where the first start makes the environment: once for all tests, for they begin with an empty folder.
+
+    Workers that run at once have one together; it is removed by what started them.
+    """
+    if run := os.environ.get("PYTEST_XDIST_TESTRUNUID"):
+        folder = shared(run)
+        folder.mkdir(exist_ok=True)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="restmq-env-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     folder.chmod(0o755)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def shared(run: str) -> Path:
+    """The folder of the environment that all workers of a run have together."""
+    return Path(tempfile.gettempdir()) / f"restmq-env-{run}"
 
 
 class Site:

@@ -16,8 +16,6 @@ from tests.support.patience import PATIENCE
 from tests.support.requests import stats
 from tests.support.websocket import Talker
 
-pytestmark = pytest.mark.wire
-
 MIB = 1 << 20
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"

@@ -193,7 +193,7 @@ def test_a_large_body_waits_until_there_is_room_for_it(start: Any, queue: str, l
     body = line * (size // len(line))
     if lines:
         body = b"".join(b"%x\r\n%b\r\n" % (len(line), line) for _ in range(size // len(line))) + b"0\r\n\r\n"
-    links = [begun(one.port, queue, size, *lines) for _ in range(20)]
+    links = [begun(one.port, queue, size, *lines) for _ in range(8)]
     done = []
 
     def send(link: socket.socket) -> None:
@@ -206,8 +206,8 @@ def test_a_large_body_waits_until_there_is_room_for_it(start: Any, queue: str, l
         thread.start()
     for thread in threads:
         thread.join()
-    assert done == [200] * 20
-    assert stats(one, queue)["added"] == 20 * 64
+    assert done == [200] * 8
+    assert stats(one, queue)["added"] == 8 * 64
 
 
 def test_who_waits_for_room_in_vain_is_told_so_and_may_go_on(start: Any, queue: str) -> None:

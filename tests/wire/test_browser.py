@@ -260,7 +260,12 @@ def test_an_event_source_that_is_cut_off_again_and_again_has_everything_once_and
     for first in range(0, count, 50):
         batch_add(instance, queue, *texts(50, first))
         time.sleep(0.05)
-    WebDriverWait(browser, LONG).until(lambda page: page.execute_script(f"return window.heard.length >= {count}"))
+    until(
+        lambda: browser.execute_script(f"return window.heard.length >= {count}"),
+        lambda: browser.execute_script("return [heard.length, heard.slice(-3), window.opened, source.readyState]"),
+        LONG,
+        0.5,
+    )
     assert cutter.left == 0
     assert browser.execute_script("return window.opened") == 11
     assert browser.execute_script("return window.heard") == [f"{queue}:{number}" for number in range(1, count + 1)]

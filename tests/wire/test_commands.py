@@ -20,8 +20,6 @@ from tests.support.patience import PATIENCE, until
 from tests.support.requests import FORM, TEXT, waiters
 from tests.support.websocket import Talker
 
-pytestmark = pytest.mark.wire
-
 
 def ask(instance: Any, text: str | bytes, kind: str = "application/json") -> tuple[int, dict[str, str], bytes]:
     """Send a command as the body itself."""

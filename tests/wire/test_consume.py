@@ -16,7 +16,6 @@ from tests.support.listener import Listener
 from tests.support.patience import PATIENCE, until
 from tests.support.requests import FORM, TEXT, batch_add, lengths, waiters
 
-pytestmark = pytest.mark.wire
 MIB = 1 << 20
 
 

@@ -1,4 +1,4 @@
-"""Nothing of an answered request stays: what the garbage collector finds after a thousand requests of each kind.
+"""Nothing of an answered request stays: what the garbage collector finds after hundreds of requests of each kind.
 
 CPython frees an object with its last reference, unless it is part of a cycle; such a one stays until the collector
 comes by, and holds whatever it can reach: the request, and its body. So no request may leave a cycle. The tests end
@@ -19,15 +19,17 @@ import pytest
 
 from tests.support.exchange import statuses
 from tests.support.instance import TWISTD, Instance
+from tests.support.load import many
 from tests.support.patience import until
 from tests.support.redis_server import RedisServer
 from tests.support.tls import Secure, certify
 from tests.support.websocket import HANDSHAKE, Talker
 
-TOGETHER = 250  # connections at a time: some of them linger for seconds
-MANY = 1000
-#: Objects that the instance may leave beside requests while they are made: its timers, its beat, its log.
-BESIDE = MANY // 10
+TOGETHER = 100  # connections at a time: some of them linger for seconds
+MANY = many(1000, 200)
+#: Objects that the instance may leave beside requests while they are made: its timers, its beat, its log. A cycle for
+#: each request is more.
+BESIDE = 100
 CONF = """
 [server]
 xheaders = true
@@ -326,7 +328,7 @@ def stocked(one: Watched) -> None:
 
 
 def leaves_nothing(one: Watched | WatchedOverTls, ask: Callable[[int], object]) -> None:
-    """Ask a thousand times: what the collector finds then is no object for each."""
+    """Ask again and again: what the collector finds then is no object for each."""
     ask(50)  # what is made once
     collected(one)
     ask(MANY)
@@ -521,7 +523,7 @@ def test_a_connection_over_tls_leaves_no_cycle_whether_it_says_goodbye_or_not(
     one = WatchedOverTls(tmp_path, redis_server.address, tmp_path)
 
     def ask(many: int, goodbye: bool) -> None:
-        for _ in range(many // 5):  # a handshake is dear: a fifth of them will do
+        for _ in range(200 if many == MANY else 10):  # a handshake is dear: so many will do
             link = one.context.wrap_socket(
                 socket.create_connection(("127.0.0.1", one.port), 60), server_hostname="localhost"
             )

@@ -14,7 +14,6 @@ from restmq.model.errors import BadOption
 from tests.support.requests import BATCH, JSON, TEXT, batch_add, lengths, taken
 from tests.support.websocket import Talker
 
-pytestmark = pytest.mark.wire
 HOUR = 3_600_000
 
 

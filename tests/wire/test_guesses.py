@@ -205,7 +205,6 @@ def scrape_refused(one: Any) -> dict[str, int]:
     return {reason: int(float(n)) for reason, n in re.findall(r'restmq_refused_total{reason="(\S+)"} (\S+)', found)}
 
 
-@pytest.mark.wire
 def test_a_right_password_after_wrong_ones_waits_and_is_let_in(start: Any) -> None:
     one = start(RULES)
     for number in range(FREE + 2):

@@ -17,7 +17,6 @@ from tests.support.exchange import CLOSED, OPEN, TEXT, H, asking, statuses, talk
 from tests.support.patience import PATIENCE, until
 from tests.support.requests import stats
 
-pytestmark = pytest.mark.wire
 GET = f"GET /healthz HTTP/1.1\r\n{H}\r\n"
 CHUNKED = "Transfer-Encoding: chunked\r\n"
 ADDRESSES = (

@@ -23,8 +23,6 @@ from tests.support.requests import TEXT, add, batch_add, stats, texts
 from tests.support.stream import Wire, as_stream, batch, handler, ring
 from tests.support.websocket import HANDSHAKE, Talker
 
-pytestmark = pytest.mark.wire
-
 START = {b"q": (0, b"e")}
 
 

@@ -125,7 +125,7 @@ def test_a_lease_given_back_comes_again_and_one_that_was_prolonged_holds(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_closing_gives_back_what_is_not_acknowledged_and_only_the_oldest_counts_as_a_failed_try(
+def test_closing_gives_back_what_is_not_acknowledged_and_the_oldest_counts_as_a_failed_try(
     start: Any, listen: Any, queue: str, transport: str
 ) -> None:
     one = start("[queues]\nmax_deliveries = 1\n")

@@ -15,7 +15,6 @@ from restmq.http.headers import Fields, fields
 from tests.support.memory import memory
 from tests.support.requests import BATCH, FORM, JSON, TEXT, add, batch_add, http_call, lengths, stats, taken
 
-pytestmark = pytest.mark.wire
 MIB = 1 << 20
 
 

@@ -20,7 +20,6 @@ from tests.support.instance import TWISTD, Instance
 from tests.support.patience import until
 from tests.support.stream import as_request
 
-pytestmark = pytest.mark.wire
 FRIEND = "https://friend.example"
 
 #: What somebody writes who adds handlers of their own, as cyclone's documentation has them.

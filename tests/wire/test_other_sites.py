@@ -191,7 +191,7 @@ def heard(browser: Any) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("policy", ["no-referrer", ""])
+@pytest.mark.parametrize("policy", ["no-referrer", pytest.param("", marks=pytest.mark.rare)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_page_of_another_site_takes_and_reads_nothing(
     browser: Any, pages: Pages, closed: Instance, queue: str, shape: str, policy: str

@@ -40,7 +40,7 @@ from tests import ROOT
 from tests.support.exchange import H, talk
 from tests.support.patience import until
 
-FEW, MANY = 1 << 14, 1 << 16  # bytes
+FEW, MANY = 1 << 13, 1 << 15  # bytes
 #: Whatever is read of restmq.conf or of a Redis, and no client's.
 NOT_CLIENTS = {"config", "ini", "library", "embedded", "tap", "tls"}
 SINGLE = list("aZ0_ \t;:=\"'\\/@%.,-[]{}()&<?#\r\n\0é")

@@ -14,7 +14,6 @@ from tests.support.patience import until
 from tests.support.redis_server import RedisServer
 from tests.support.requests import BATCH, FORM, TEXT, http_call, lengths
 
-pytestmark = pytest.mark.store
 MIB = 1 << 20
 
 

@@ -13,7 +13,6 @@ from tests import ROOT
 from tests.support.openapi import undeclared
 from tests.support.transcripts import Play, fits, parse
 
-pytestmark = [pytest.mark.wire, pytest.mark.store]
 TEXT = (ROOT / "docs/protocol.txt").read_text("utf-8")
 
 

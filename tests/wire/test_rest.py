@@ -15,7 +15,6 @@ from restmq.api import pull
 from restmq.runtime.future import deferred
 from tests.support.requests import FORM, TEXT
 
-pytestmark = pytest.mark.wire
 MIB = 1 << 20
 
 VALUES = [

@@ -27,7 +27,6 @@ from tests.support.redis_server import RedisServer
 from tests.support.requests import add, batch_add, stats, texts
 from tests.support.stream import Wire, as_stream, batch, handler
 
-pytestmark = pytest.mark.wire
 TRANSPORTS = ("c", "sse", "ws")
 
 

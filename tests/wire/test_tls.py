@@ -86,7 +86,6 @@ def settled(count: Callable[[], int]) -> int:
     return seen[-1]
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize("uri", ["https://localhost:443", "HTTPS://LOCALHOST", "https://[::1]:443", "http://localhost"])
 def test_an_absolute_uri_over_tls_says_the_host(secure: Secure, queue: str, uri: str) -> None:
     with socket.create_connection(("127.0.0.1", secure.port), PATIENCE) as plain:
@@ -95,7 +94,6 @@ def test_an_absolute_uri_over_tls_says_the_host(secure: Secure, queue: str, uri:
             assert link.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-@pytest.mark.wire
 def test_what_is_posted_over_tls_is_got_over_tls(secure: Secure, queue: str) -> None:
     assert secure.form(f"/q/{queue}", "value=form")[0] == 200
     add(secure, queue, "text", "x" * 300_000)
@@ -106,7 +104,6 @@ def test_what_is_posted_over_tls_is_got_over_tls(secure: Secure, queue: str) -> 
     assert secure.http("GET", f"/q/{queue}")[0] == 204
 
 
-@pytest.mark.wire
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_consumer_gets_broadcast_elements_over_tls_and_is_not_counted_when_it_left(
     secure: Secure, hear: Any, queue: str, transport: str
@@ -150,7 +147,6 @@ def test_roundrobin_over_tls_is_a_turn_over_all_transports_and_confirmed(secure:
     assert (stats(secure, queue)["len"], stats(secure, queue)["leased"]) == (0, 0)
 
 
-@pytest.mark.wire
 def test_the_end_of_an_instance_ends_its_streams_over_tls_cleanly(begin: Any, hear: Any, queue: str) -> None:
     one = begin()
     comet, sse, ws = (hear(one, f"/{transport}/{queue}") for transport in TRANSPORTS)
@@ -204,7 +200,7 @@ def test_a_large_answer_goes_out_whole_before_tls_ends(begin: Any, queue: str) -
         slow.close()
 
 
-def test_a_consumer_that_takes_nothing_over_tls_is_dropped_disturbs_nobody_and_can_read_what_was_delivered(
+def test_a_consumer_that_takes_nothing_over_tls_is_dropped_and_can_read_what_was_delivered(
     begin: Any, hear: Any, queue: str
 ) -> None:
     one = begin("[live]\nmax_waiting = 64KiB\nstall = 1s\n")
@@ -216,7 +212,7 @@ def test_a_consumer_that_takes_nothing_over_tls_is_dropped_disturbs_nobody_and_c
     found = stats(one, queue)
     assert found["len"] + found["delivered"] == 60
     assert slow.hurry().until_end(60).cut  # its end is no clean one
-    assert slow.body.count(b"}\r\n") >= found["delivered"] > 0
+    assert (slow.body + slow.rest).count(b"}\r\n") >= found["delivered"] > 0
     fast = hear(one, f"/c/{queue}")
     fast.until(lambda c: c.body.count(b"}\r\n") == found["len"], 60)
     assert one.log.read_text().count("does not read: dropped") == 1
@@ -264,7 +260,6 @@ def test_plain_http_on_a_tls_port_gets_no_answer_and_harms_nobody(secure: Secure
         ([], None),
     ],
 )
-@pytest.mark.wire
 def test_a_handshake_agrees_on_http_1_1_whatever_else_is_offered(
     secure: Secure, offered: list[str], chosen: str | None
 ) -> None:
@@ -332,7 +327,6 @@ def renewed(start: Any, tmp_path: Path) -> Secure:
     return one
 
 
-@pytest.mark.wire
 def test_new_connections_get_a_certificate_that_was_renewed_and_those_that_are_there_stay(
     renewed: Secure, hear: Any, queue: str
 ) -> None:

@@ -29,8 +29,6 @@ from tests.support.requests import add, stats
 from tests.support.stream import Wire, as_stream, batch, desk, door, handler, ring
 from tests.support.websocket import HANDSHAKE, Talker
 
-pytestmark = pytest.mark.wire
-
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 FIELDS = {
     b"upgrade": b"websocket",
