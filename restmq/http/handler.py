@@ -381,7 +381,9 @@ class Handler(OptionReader, web.RequestHandler):  # type: ignore[misc]  # cyclon
         else:
             data = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
         connection.answer(request, data)
-        self._log_answer(status, len(body))
+        on_answer = self.server.on_answer
+        if on_answer is not None:
+            on_answer(request, status, len(body))
 
     def _log_answer(self, status: int, size: int) -> None:
         if self.server.on_answer is not None:
