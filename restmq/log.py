@@ -1,8 +1,7 @@
 """The log: one line an event, with time, level and message, and never a password.
 
-Owns what a line looks like. Must not know who writes it: everybody uses
-twisted.logger. A traceback stands below its line, indented, so that every line
-that begins with a date is an event. Read tap.py next, which sets it up.
+Owns the form of a line. Does not know which module writes it: all use twisted.logger. A traceback stands below its
+line, indented, so that every line that begins with a date is an event. Read tap.py next, which sets the log up.
 """
 
 from __future__ import annotations
@@ -11,23 +10,23 @@ import re
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TextIO, cast
 
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.logfile import LogFile
 
 from restmq.runtime.plainfile import appendable
 
-#: A log file is put aside at this size (bytes), and this many are kept.
+#: A log file is put aside at this size in bytes, and so many are kept.
 FILE_SIZE = 10 << 20
 FILES = 10
 
 _FOLD = "\n    | "
-#: Characters of one event that are written.
+#: Most characters of one event that are written.
 MOST = 64 << 10
-#: What comes right before a secret, and the secret: in URLs, header fields (as text or as Python shows
-#: bytes), settings and cookies. Clients write into the log, so each is linear: a match can begin at few places, and
-#: what is searched from one place is not searched again from the next.
+#: The text right before a secret, and the secret: in URLs, header fields (as text or as Python shows bytes), settings
+#: and cookies. Clients write into the log, so each search takes linear time: a match can begin at few places, and no
+#: text is searched from two of them.
 _SECRETS = [
     re.compile(before + secret, re.IGNORECASE)
     for before, secret in (
@@ -41,7 +40,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def line(event: LogEvent) -> str | None:
-    """One event as text, its end of line included; None for what is not worth one."""
+    """One event as text, with its end of line. None for an event that is not written."""
     level = event.get("log_level", LogLevel.info)
     if level < LogLevel.info or (level is LogLevel.info and _is_chatter(event)):
         return None
@@ -53,7 +52,7 @@ def line(event: LogEvent) -> str | None:
         return None
     for secret in _SECRETS:
         text = secret.sub(r"\1***", text)
-    # What a client sent must not look like a line of its own, nor steer a terminal.
+    # A client's text must not look like a line of its own, nor control a terminal.
     text = text.rstrip()
     if len(text) > MOST:
         text = f"{text[:MOST]}… ({len(text) - MOST} characters more)"
@@ -64,7 +63,7 @@ def line(event: LogEvent) -> str | None:
 
 
 def _is_chatter(event: LogEvent) -> bool:
-    """Twisted's own words about its reactor and its factories: of no use to who runs RestMQ."""
+    """Whether an event is about Twisted's own reactor and factories, which operators do not need."""
     return str(event.get("log_format", "")).startswith(
         ("Starting factory", "Stopping factory", "Scheduling", "reactor class", "twistd ", "Server Shut", "Main loop")
     ) or str(event.get("log_text", "")).startswith(
@@ -73,12 +72,13 @@ def _is_chatter(event: LogEvent) -> bool:
 
 
 def observer(path: str = "-") -> ILogObserver:
-    """An observer for `twistd --logger restmq.log.observer`: writes to a file, or to standard output ("-").
+    """An observer for `twistd --logger restmq.log.observer`. It writes to a file, or to standard output ("-").
 
-    Raises OSError when something else than a plain file lies there.
+    Raises OSError if something else than a plain file lies at the path.
     """
-    out: Any = sys.stdout
+    out: TextIO | LogFile = sys.stdout
     if path != "-":
         appendable(Path(path).absolute())
         out = LogFile.fromFullPath(path, rotateLength=FILE_SIZE, maxRotatedFiles=FILES, defaultMode=0o640)
-    return cast(ILogObserver, FileLogObserver(cast("IO[Any]", out), line))
+    # FileLogObserver only writes, and a LogFile can do that, though it is not an IO.
+    return cast(ILogObserver, FileLogObserver(cast("IO[str]", out), line))

@@ -1,7 +1,8 @@
-"""TLS: which certificate and which protocol a handshake is answered with, and reading the files again.
+"""TLS: the certificate and the protocol of a handshake, and reading the files again.
 
-Owns what Twisted's endpoints ssl: and tls: leave open; knows neither HTTP nor the socket. Twisted reads the files
-once, and breaks off every handshake whose client offers ALPN, for no protocol is named. listener.py listens with it.
+Owns what Twisted's endpoints ssl: and tls: leave open. Knows neither HTTP nor the socket. Twisted reads the files only
+once. It also breaks off every handshake whose client offers ALPN, because no protocol is named. listener.py listens
+with this module.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any  # the private parts of Twisted's endpoints, ports and protocols, which have no types
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolNegotiationFactory
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocol, IProtocolNegotiationFactory
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport
@@ -24,11 +25,11 @@ from zope.interface import alsoProvides, implementer
 from restmq.model.ini import ConfigError
 from restmq.runtime.changes import Changes
 
-#: What is spoken, most wanted first, by its names in ALPN (RFC 7301 section 6).
+#: The protocols that RestMQ speaks, the preferred one first, by their names in ALPN (RFC 7301 section 6).
 PROTOCOLS = (b"http/1.1", b"http/1.0")
-#: The words of an endpoint that name a file, or the folder of tls:.
+#: The keywords of an endpoint that name a file, or the folder of tls:.
 _FILES = ("privateKey", "certKey", "extraCertChain", "dhParameters", "path")
-#: What Twisted calls the words that stand in an endpoint without a name.
+#: Twisted's keywords for the parts of an endpoint that have none, in order.
 _PLACES = {
     "ssl": ("port", "privateKey", "certKey", "sslmethod", "interface", "backlog", "extraCertChain", "dhParameters"),
     "tls": ("path", "port", "backlog", "interface"),
@@ -41,16 +42,19 @@ def is_tls(description: str) -> bool:
     return description.startswith(("ssl:", "tls:"))
 
 
-def endpoint(description: str, reactor: Any) -> Any:
+def endpoint(description: str, reactor: object) -> Any:
     """Twisted's endpoint of a description. Raises ConfigError, in one line, for one that cannot be read."""
     try:
         return serverFromString(reactor, description)
-    except Exception as error:  # each kind of endpoint, and each fault of a PEM file, has an error of its own
+    except Exception as error:  # each kind of endpoint, and each fault of a PEM file, raises another class
         raise _refused(description, error) from None
 
 
 def _refused(description: str, error: Exception) -> ConfigError:
-    """What Twisted or OpenSSL says; of OpenSSL's list of faults, the last word of each is the plainest."""
+    """The error with the text of Twisted or OpenSSL.
+
+    OpenSSL has a list of faults, and the last part of each is the clearest.
+    """
     text = str(error)
     if error.args and isinstance(error.args[0], list):
         text = "; ".join(str(fault[-1]) for fault in error.args[0])
@@ -66,13 +70,13 @@ def files(description: str) -> list[str]:
 
 
 def keys(description: str) -> list[str]:
-    """Those of them that hold a private key, or may; none of an endpoint without TLS."""
+    """The files that hold a private key, or may hold one. An endpoint without TLS has none."""
     named = _named(description)
     return [named["privateKey"]] if "privateKey" in named else files(description)
 
 
 def _named(description: str) -> dict[str, str]:
-    """The files that an endpoint names, and the folder of tls:, by the words that it has for them."""
+    """The files that an endpoint names, and the folder of tls:, by their keywords."""
     kind, *parts = re.split(r"(?<!\\):", description)
     places = iter(_PLACES.get(kind, ()))
     found = {"privateKey": "server.pem"} if kind == "ssl" else {}
@@ -86,10 +90,10 @@ def _named(description: str) -> dict[str, str]:
 
 
 def _select(_connection: SSL.Connection, offered: Sequence[bytes]) -> bytes:
-    """Choose what to speak, of what a client offers.
+    """Choose the protocol, of those that a client offers.
 
-    Raises SSL.Error when it is none of ours. pyOpenSSL makes the alert no_application_protocol of that,
-    which RFC 7301 section 3.2 demands, and the connection ends.
+    Raises SSL.Error if RestMQ speaks none of them. pyOpenSSL then sends the alert no_application_protocol, which RFC
+    7301 section 3.2 requires, and the connection ends.
     """
     for protocol in PROTOCOLS:
         if protocol in offered:
@@ -98,10 +102,10 @@ def _select(_connection: SSL.Connection, offered: Sequence[bytes]) -> bytes:
 
 
 class _Transport(BufferingTLSTransport):
-    """TLS whose end leaves no cycle, so that a connection is gone when it is lost.
+    """A TLS transport whose end leaves no cycle, so that a lost connection is freed at once.
 
-    Twisted keeps the protocol that is served, as such and as its producer, and that one keeps this. Where a client
-    says no goodbye, Twisted keeps an error whose frames keep it.
+    Twisted refers to the served protocol, as such and as its producer, and the protocol refers to the transport. If a
+    client sends no goodbye, Twisted also keeps an error whose frames refer to the transport.
     """
 
     wrappedProtocol: Any
@@ -118,24 +122,24 @@ class _Transport(BufferingTLSTransport):
 
 
 def _tidy(port: Any) -> Any:
-    """The port, whose connections are of the class above: an endpoint has no word for that."""
+    """The port, whose connections get the class above. An endpoint has no option for that."""
     port.factory.protocol = _Transport
     return port
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class Certificates:
-    """Makes the connections of a TLS endpoint with the files that its description names, as they are by now.
+    """Makes the connections of a TLS endpoint, with the files that its description names as they are now.
 
-    Raises ConfigError when they cannot be read, or do not belong together.
+    Raises ConfigError for files that cannot be read, or do not belong together.
     """
 
-    def __init__(self, description: str, reactor: Any) -> None:
+    def __init__(self, description: str, reactor: object) -> None:
         self._description, self._reactor = description, reactor
         self._changes = Changes(lambda: map(Path, files(description)))
         self._creator = self._read()
 
-    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+    def serverConnectionForTLS(self, protocol: IProtocol) -> SSL.Connection:
         """A connection for the next handshake (Twisted's IOpenSSLServerConnectionCreator)."""
         creator = self._creator
         if hasattr(creator, "serverConnectionForTLS"):
@@ -143,21 +147,21 @@ class Certificates:
             return made
         return SSL.Connection(creator.getContext(), None)  # Twisted before 26
 
-    def listen(self, factory: Any) -> Any:
-        """Listen: a Deferred of the port, as Twisted's endpoints answer."""
+    def listen(self, factory: Any) -> Deferred[Any]:
+        """Listen. Returns a Deferred of the port, as Twisted's endpoints do."""
         listening = endpoint(self._description, self._reactor)
         setattr(listening, _attribute(listening), self)
-        if not hasattr(self._creator, "getContext"):  # that of tls: makes a context for each name, and asks the factory
+        if not hasattr(self._creator, "getContext"):
+            # tls: makes a context for each name, and asks the factory for protocols.
             factory.acceptableProtocols = lambda: PROTOCOLS
             alsoProvides(factory, IProtocolNegotiationFactory)
         opened: Deferred[Any] = listening.listen(factory)
         return opened.addCallback(_tidy)
 
     def reload_if_changed(self) -> None:
-        """Read the files again when they have changed and are at rest; call it about once a second.
+        """Read the files again when they have changed and do not change any more. Call this about once a second.
 
-        Connections that are there keep what they began with. Files that cannot be used change nothing and leave a
-        line in the log.
+        Existing connections keep their certificate. Files that cannot be used change nothing, and an error is logged.
         """
         if not self._changes.found():
             return
@@ -170,18 +174,21 @@ class Certificates:
         _log.info("the certificate was read again, new connections use it: {read}", read=read)
 
     def _read(self) -> Any:
-        """What makes connections of the files as they are now. Raises ConfigError."""
+        """The maker of connections, with the files as they are now. Raises ConfigError."""
         made = endpoint(self._description, self._reactor)
         creator = getattr(made, _attribute(made))
         try:
             if hasattr(creator, "getContext"):
-                # OpenSSL looks whether key and certificate belong together.
+                # OpenSSL checks here whether key and certificate belong together.
                 creator.getContext().set_alpn_select_callback(_select)
-        except Exception as error:  # OpenSSL's, of which some are of no common kind
+        except Exception as error:  # OpenSSL's errors have no common class
             raise _refused(self._description, error) from None
         return creator
 
 
 def _attribute(made: Any) -> str:
-    """Where Twisted's endpoint has what makes its connections: tls: in the open, ssl: in a private attribute."""
+    """The attribute in which Twisted's endpoint has its maker of connections.
+
+    It is public for tls: and private for ssl:.
+    """
     return "connectionCreator" if hasattr(made, "connectionCreator") else "_sslContextFactory"

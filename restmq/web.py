@@ -1,25 +1,20 @@
 """Start reading here: the routes. Owns the routing table; each handler stands in a module of its own.
 
-Read api/queue.py next, or broker.py, which puts all of it together.
+Read api/queue.py next, or broker.py, which puts all parts together.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from restmq.api import ack, admin, health, metrics, pages
-from restmq.api import dead_letters as dead
-from restmq.api import element as leases
-from restmq.api import queue as rest
-from restmq.api import stats as looking
+from restmq.api import ack, admin, dead_letters, element, health, metrics, pages, queue, stats
+from restmq.http.handler import Handler
 from restmq.live import comet, sse, websocket
 
-ROUTES: list[Any] = [
-    (r"/", rest.Root),
-    (r"/q/([^/]+)", rest.Queue),
-    (r"/q/([^/]+)/take", rest.Take),
+ROUTES: list[tuple[str, type[Handler]]] = [
+    (r"/", queue.Root),
+    (r"/q/([^/]+)", queue.Queue),
+    (r"/q/([^/]+)/take", queue.Take),
     (r"/q/([^/]+)/ack", ack.Ack),
-    (r"/q/([^/]+)/([0-9]+)", leases.One),
+    (r"/q/([^/]+)/([0-9]+)", element.One),
     (r"/queue", pages.Form),
     (r"/c/([^/]+)", comet.CometHandler),
     (r"/sse/([^/]+)", sse.SseHandler),
@@ -27,12 +22,12 @@ ROUTES: list[Any] = [
     (r"/p/([^/]+)", admin.Policy),
     (r"/control/?", admin.Controls),
     (r"/control/([^/]+)", admin.Control),
-    (r"/stats/?", looking.AllStats),
-    (r"/stats/([^/]+)", looking.Stats),
+    (r"/stats/?", stats.AllStats),
+    (r"/stats/([^/]+)", stats.Stats),
     (r"/settings/([^/]+)", admin.Settings),
-    (r"/peek/([^/]+)", looking.Peek),
-    (r"/dead/([^/]+)", dead.Dead),
-    (r"/ledger/([^/]+)", looking.Ledger),
+    (r"/peek/([^/]+)", stats.Peek),
+    (r"/dead/([^/]+)", dead_letters.Dead),
+    (r"/ledger/([^/]+)", stats.Ledger),
     (r"/metrics", metrics.Metrics),
     (r"/q/?", pages.Listing),
     (r"/j/([^/]+)", pages.Jobs),

@@ -1,8 +1,8 @@
 """The access sections: which client may do what.
 
-Owns the rules of hosts_allow, hosts_deny, username and password, and their reload. Must not know cyclone, Redis or
-queues: a request is anything with the attributes of access/request.py. http/handler.py asks `check` for each section.
-Read api/queue.py next.
+Owns the rules of hosts_allow, hosts_deny, username and password, and reading them again. Knows neither cyclone, Redis
+nor queues: a request is anything with the attributes of access/request.py. http/handler.py calls `check` for each
+section. Read api/queue.py next.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from restmq.model.urlencoded import unquote
 from restmq.runtime.changes import Changes
 
 KINDS = ("rest:producer", "rest:consumer", "comet:consumer", "websocket:consumer", "sse:consumer", "admin")
-#: Whose rules hold for a section that is absent; for the others then everybody is let in.
+#: The sections whose rules hold for an absent section. Any other absent section lets every client in.
 FOLLOWS = {
     "admin": ("rest:producer", "rest:consumer"),
     "comet:consumer": ("rest:consumer",),
@@ -37,39 +37,42 @@ FOLLOWS = {
 }
 KEYS = ("hosts_allow", "hosts_deny", "username", "password")
 
-#: Most answers remembered of each sort; past that the memory starts anew.
+#: Most answers that are remembered. Beyond them, all are forgotten.
 REMEMBERED = 4096
-COOKIES = 8  # named auth, that a request is judged by: a browser sends one for each path
+COOKIES = 8  # most cookies named auth that are compared: a browser sends one for each path
 
 _log = Logger()
 
 
 class Rule(NamedTuple):
-    """One access section: hosts_allow and hosts_deny, and `user:password` or b"" for none."""
+    """One access section: hosts_allow, hosts_deny, and `user:password`, or b"" if it has none."""
 
     allow: Networks
     deny: Networks
     credentials: bytes
 
     def admits(self, address: str) -> bool:
-        """Whether the address fits: hosts_allow first, then hosts_deny, then what hosts_allow left out."""
+        """Whether the rule allows the address. hosts_allow counts first, then hosts_deny.
+
+        If hosts_allow is empty, all others are allowed.
+        """
         if address in self.allow:
             return True
         return address not in self.deny and not self.allow
 
     @property
     def is_open(self) -> bool:
-        """Whether it lets everybody in, but perhaps for some addresses."""
+        """Whether the rule lets every client in without a password, perhaps with the exception of some addresses."""
         return not self.credentials and (self.allow.all or not (self.allow or self.deny.all))
 
 
 def is_section(name: str) -> bool:
-    """Whether a section of this name belongs to the access rules, or was meant to."""
+    """Whether a section of this name is an access section, or was meant to be one."""
     return name.partition(" ")[0] in KINDS
 
 
 def rules(sections: Iterable[Section]) -> dict[str, tuple[Rule, ...]]:
-    """The rules of each kind that has a section. Raises ConfigError naming section, key and line."""
+    """The rules of each kind that has a section. Raises ConfigError, which names section, key and line."""
     found: dict[str, list[Rule]] = {}
     for section in sections:
         kind = section.name.partition(" ")[0]
@@ -98,27 +101,29 @@ def _credentials(section: Section) -> bytes:
     password = section.keys.get("password", nothing)
     if bool(username.text) != bool(password.text):
         missing = "password" if username.text else "username"
-        raise ConfigError(f"{section.where}: [{section.name}] has no {missing}: they go together")
+        raise ConfigError(f"{section.where}: [{section.name}] has no {missing}: username and password go together")
     if ":" in username.text:
         raise ConfigError(f"{username.where}: [{section.name}] username cannot have a colon in it (RFC 7617)")
     return f"{username.text}:{password.text}".encode() if username.text else b""
 
 
-#: What an address must show for a section: each inner tuple is a choice of credentials, one
-#: of each must come; nothing to show is (), an empty choice can be met by nobody.
+#: The credentials that an address must have for a section. Each inner tuple is a choice: the request must have one of
+#: each. () requires nothing. An empty choice refuses every request.
 _Verdict = tuple[tuple[bytes, ...], ...]
 
 
 class Acl:
-    """The access rules as they stand now, and the answers they gave.
+    """The access rules as they are now, and the answers that they gave.
 
-    `path` is the file the access sections stand in (None: there are none); `others`
-    are the other sections that may stand there, when it is restmq.conf; what is neither is refused, for
-    a misspelt section would let everybody in.
-    `origins` judges the host and the page of a request.
-    `generation` rises with each reload: a stream asks again when it did.
-    `guesses`, when given, counts wrong passwords and delays the next ones.
-    Raises ConfigError when the file cannot be read or understood.
+    - `path` is the file with the access sections, or None if there are none.
+    - `others` are the other sections that may stand in the file, if it is restmq.conf. Any other section is refused,
+      because a
+    misspelt access section would let every client in.
+    - `origins` judges the host and the page of a request.
+    - `guesses` counts wrong passwords and delays the next ones.
+    - `generation` rises each time the rules change. A stream then asks again.
+
+    Raises ConfigError for a file that cannot be read or understood.
     """
 
     def __init__(
@@ -143,9 +148,9 @@ class Acl:
     def check(self, section: str, request: Request) -> bool:
         """Let the request into a section, or raise Unauthorized, Forbidden or TooManyGuesses.
 
-        Returns True when the address alone decided: then it holds for every request
-        of the connection until `generation` changes. Credentials come as Basic
-        (RFC 7617), with a WebSocket's handshake also as the cookie auth=user:password.
+        Returns True if the address alone decided. Then the answer holds for every request of the connection until
+        `generation` changes. Credentials come as Basic (RFC 7617). In a WebSocket's handshake they may also come as
+        the cookie auth=user:password.
         """
         address = request.remote_ip
         verdict = self._verdicts.get((section, address))
@@ -162,43 +167,46 @@ class Acl:
         return False
 
     def _show(self, section: str, verdict: _Verdict, request: Request) -> None:
-        """Compare what the request offers with what is asked for, in constant time."""
+        """Compare the request's credentials with those that the section requires, in constant time."""
         fields = request.fields.values
         basic = _basic(fields.get(b"authorization", b""))
         offered = [] if basic is None else [basic]
-        # A cookie comes along from any page, so it counts only where a browser can send nothing else.
+        # A browser sends a cookie for any page. So it counts only in a handshake, where a browser can send nothing
+        # else.
         if section == "websocket:consumer" or fields.get(b"upgrade", b"").lower() == b"websocket":
             offered = list(dict.fromkeys([*offered, *_cookies(fields.get(b"cookie", b""))]))
-        # What was right on this connection before is no guess, though it may be wrong by now. So no guess of somebody
-        # else with the same address stops a connection that is there.
+        # Credentials that were right on this connection before are not guesses, though they may be wrong now. So
+        # guesses of another client at the same address do not stop an existing connection.
         address, proven = request.remote_ip, getattr(request, "proven", b"")
         for one in offered:
             if self.guesses is not None and one != proven:
-                self.guesses.look(address, one.partition(b":")[0])
+                self.guesses.check(address, one.partition(b":")[0])
         for one in offered:
             if _meets(one, verdict):
                 if one is not basic and b"origin" not in fields:
-                    raise Forbidden("a WebSocket opened with the auth cookie must say its Origin")
+                    raise Forbidden("a WebSocket that is opened with the auth cookie must send its Origin")
                 request.proven = one
                 return
-        wrong = [one for one in offered if not self._is_known(one)]  # what opens another section is no guess either
+        wrong = [
+            one for one in offered if not self._is_known(one)
+        ]  # the password of another section is not a guess either
         for one in wrong:
             if self.guesses is not None and one != proven:
                 request.proven = b""
-                self.guesses.wrong(address, one.partition(b":")[0])
-        asks = f"{self._named(section)} asks for a user name and password"
+                self.guesses.count_wrong(address, one.partition(b":")[0])
+        required = f"{self._named(section)} requires a user name and password"
         if wrong:
-            raise WrongPassword(asks + ", and these are not right")
-        raise Unauthorized(asks + (", and these are for another section" if offered else ""))
+            raise WrongPassword(required + ", and these are wrong")
+        raise Unauthorized(required + (", and these are for another section" if offered else ""))
 
     def _is_known(self, offered: bytes) -> bool:
-        """Whether some section takes it."""
+        """Whether some section accepts these credentials."""
         rights = [rule.credentials for listed in self._rules.values() for rule in listed if rule.credentials]
         return _meets(offered, (tuple(rights),))
 
     def _judge(self, section: str, address: str) -> _Verdict:
         if section not in KINDS:
-            raise ValueError(f"{section} is no access section")
+            raise ValueError(f"{section} is not an access section")
         verdict: _Verdict = ()
         for held in self._holding(section):
             fitting = [rule for rule in self._rules[held] if rule.admits(address)]
@@ -207,18 +215,18 @@ class Acl:
         return verdict
 
     def _holding(self, section: str) -> tuple[str, ...]:
-        """The sections whose rules hold for this one: itself, or those that it follows where it is absent."""
+        """The sections whose rules hold for this one: the section itself, or those that it follows if it is absent."""
         if section in self._rules:
             return (section,)
         return tuple(held for followed in FOLLOWS.get(section, ()) for held in self._holding(followed))
 
     def _named(self, section: str) -> str:
-        """A section as a refusal names it, with those that hold in its place."""
+        """A section as a refusal names it, with the sections that hold in its place."""
         held = " and ".join(f"[{one}]" for one in self._holding(section) if one != section)
         return f"[{section}]" + (f" (where {held} holds)" if held else "")
 
-    def opened(self) -> tuple[list[str], list[str]]:
-        """The sections that let everybody in without a password, and the others."""
+    def open_and_closed(self) -> tuple[list[str], list[str]]:
+        """The sections that let every client in without a password, and the other sections."""
         closed = [
             kind
             for kind in KINDS
@@ -228,16 +236,16 @@ class Acl:
 
     @property
     def has_passwords(self) -> bool:
-        """Whether a section asks for one."""
+        """Whether a section requires a password."""
         return any(rule.credentials for listed in self._rules.values() for rule in listed)
 
     # ---- the file
 
     def reload_if_changed(self) -> None:
-        """Read the file again when it has changed and is at rest; call it about once a second.
+        """Read the file again when it has changed and does not change any more. Call this about once a second.
 
-        One that an editor has emptied, and not written yet, would have no rules, and let everybody in.
-        A file that cannot be read or understood changes nothing and leaves a line in the log.
+        An editor may have emptied the file and not written it yet: then it would have no rules, and let every client
+        in. A file that cannot be read or understood changes nothing, and an error is logged.
         """
         if not self._changes.found():
             return
@@ -257,13 +265,13 @@ class Acl:
         if self.path is None:
             return {}
         sections = ini.read(self.path)
-        if not sections and self._rules:  # a full disk, and nobody's wish: there would be no rules at all
+        if not sections and self._rules:  # a full disk may empty the file; then there would be no rules
             raise ConfigError(f"{self.path} is empty")
         return rules(s for s in sections if is_section(s.name) or s.name not in (self._others or ()))
 
 
 def _meets(offered: bytes, verdict: _Verdict) -> bool:
-    # Every choice is compared, found or not: how long it takes tells nothing.
+    # Every choice is compared, even after a match, so that the time reveals nothing.
     met = True
     for choice in verdict:
         found = False
@@ -274,7 +282,7 @@ def _meets(offered: bytes, verdict: _Verdict) -> bool:
 
 
 def _basic(header: bytes) -> bytes | None:
-    """The `user:password` of an Authorization header (RFC 7617), None when it is no such thing."""
+    """The `user:password` of an Authorization header (RFC 7617), or None if it has none."""
     scheme, _space, token = header.partition(b" ")
     if scheme.lower() != b"basic":
         return None

@@ -1,7 +1,7 @@
 """Origins: which host a request may name, and which browser page may ask.
 
-Owns the checks of Host, Origin, Sec-Fetch-Site and Referer; knows no rule, no password and no cyclone.
-http/handler.py asks `admit` once for each request. Read access/acl.py next.
+Owns the checks of Host, Origin, Sec-Fetch-Site and Referer. Knows no rule, no password and no cyclone. http/handler.py
+calls `admit` once for each request. Read access/acl.py next.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from restmq.model.errors import Forbidden, Misdirected
 from restmq.model.networks import Networks, ip_of, is_loopback
 from restmq.model.urlencoded import pairs, unquote
 
-#: Most answers remembered of each sort; past that the memory starts anew.
+#: Most answers of each kind that are remembered. Beyond them, all are forgotten.
 REMEMBERED = 4096
-LONGEST_HOST = 300  # bytes of a Host that is remembered: a name has 253 at the most (RFC 1035), and a port follows
+LONGEST_HOST = 300  # most bytes of a Host that is remembered: a name has at most 253 (RFC 1035), and a port follows
 
-#: Open to everybody: whoever watches over the server asks these.
+#: Paths that are open to every client, because programs that monitor the server ask for them.
 _OPEN = (b"/healthz", b"/readyz")
 
-#: What else helps against 421 while no hosts are configured.
+#: The other remedy for 421 while no hosts are configured.
 BEHIND = ", or set xheaders = true there if a proxy on this machine sends the requests"
-#: Pages a link on another site may lead to: none of them hands anything out or takes callback.
+#: Pages to which a link on another site may lead. None of them hands out elements or takes callback.
 _PAGES = frozenset((b"/", b"/queue", b"/q", b"/q/", b"/openapi.json", b"/robots.txt", b"/favicon.ico"))
 _PAGE_FOLDERS = (b"/static/", b"/j/")
-#: What a page of an allowed origin may read of an answer (the Fetch standard, section 3.3).
+#: Header lines that let a page of an allowed origin read the answer (the Fetch standard, section 3.3).
 _SHARED = (
     (b"Vary", b"Origin"),
-    # Whoever lists an origin trusts its pages with the user's password; only listed ones, never *, come here.
+    # An operator that lists an origin trusts its pages with the user's password. Only listed origins, never *, get
+    # here.
     (b"Access-Control-Allow-Credentials", b"true"),
     (
         b"Access-Control-Expose-Headers",
@@ -57,11 +58,11 @@ class Origins:
         self._machine = frozenset(n.encode() for n in ("localhost", name, short, short + ".local") if n)
 
     def admit(self, request: Request) -> None:
-        """Judge Host, and where the request comes from a page: raises Misdirected or Forbidden.
+        """Judge Host, and the page if a page asks. Raises Misdirected or Forbidden.
 
-        Cheap for what sends none of Origin, Sec-Fetch-Site and Referer, as curl.
-        What a page of another origin may read gets the header lines that say so.
-        /healthz and /readyz are open.
+        The check is cheap for a client that sends none of Origin, Sec-Fetch-Site and Referer, as curl. A request of a
+        page of an allowed origin gets the header lines that let the page read the answer. /healthz and /readyz are
+        open.
         """
         fields = request.fields.values
         host = fields.get(b"host", b"")
@@ -74,7 +75,7 @@ class Origins:
                 self._known_hosts[host] = known
         if not known and self._refuses(request):
             raise Misdirected(
-                f"this server is not known as {host[:300].decode('latin-1')!a}: if it should be, put the name into "
+                f"this server is not known as {host[:300].decode('latin-1')!a}: if it should be, add the name to "
                 f"hosts = in [server] of restmq.conf{'' if self._hosts else BEHIND}"
             )
         if b"origin" in fields or b"sec-fetch-site" in fields or b"referer" in fields:
@@ -83,20 +84,23 @@ class Origins:
             _judge_unnamed(host, fields, request)
 
     def _knows(self, host: bytes) -> bool:
-        """Against DNS rebinding: whether a page could not have pointed a name of its own at this machine."""
+        """Whether Host is a name of this server.
+
+        This prevents DNS rebinding: a page cannot point such a name at this machine.
+        """
         host = host.lower()
         name = _split(host)[0]
         if self._hosts:
             return host in self._hosts or name in self._hosts
-        # Browsers always name a host; what names none is an old HTTP/1.0 client.
+        # Browsers always send a host. A client without one is an old HTTP/1.0 client.
         return not host or name in self._machine or ip_of(name.strip(b"[]").decode("latin-1")) is not None
 
     def _refuses(self, request: Request) -> bool:
-        """Whether a name that is not known matters: with hosts given, or over loopback and from no proxy."""
+        """Whether an unknown name is refused: if hosts are configured, or over loopback without a proxy."""
         if request.raw_path in _OPEN:
             return False
         if request.method == "OPTIONS" and not request.fields.values.get(b"host"):
-            return False  # a proxy's check, as HAProxy's; it hands nothing out
+            return False  # a health check of a proxy such as HAProxy, which hands nothing out
         if self._hosts:
             return True
         peer: str = getattr(request, "peer_ip", request.remote_ip)
@@ -109,7 +113,7 @@ class Origins:
         return refused
 
     def _judge_page(self, host: bytes, fields: Mapping[bytes, bytes], request: Request) -> None:
-        """Whether the page that asks is ours or allowed (the Fetch standard's Origin and Sec-Fetch-Site)."""
+        """Judge a page by its origin (the Fetch standard's Origin and Sec-Fetch-Site). Raises Forbidden."""
         origin = fields.get(b"origin")
         site = fields.get(b"sec-fetch-site")
         source = origin if origin is not None else _origin_of(fields.get(b"referer", b""))
@@ -130,35 +134,35 @@ class Origins:
         page = source[:300].decode("latin-1") or "another site"
         raise Forbidden(
             f"a page of {page!a} asks, which is another origin than this server: "
-            "put it into allowed_origins = in restmq.conf if it should"
+            "add it to allowed_origins = in restmq.conf if it may ask"
         )
 
 
 def _judge_unnamed(host: bytes, fields: Mapping[bytes, bytes], request: Request) -> None:
-    """Judge a request that does not say which page asks: browsers say nothing over plain http, if a page wants so.
+    """Judge a request that does not say which page asks. A page can make a browser send no origin over plain http.
 
-    They send Sec-Fetch-Site to localhost, to loopback addresses and over https only (Secure Contexts, section
-    3.1), and a page keeps Referer back with Referrer-Policy: no-referrer.
+    Browsers send Sec-Fetch-Site only to localhost, to loopback addresses and over https (Secure Contexts, section
+    3.1), and a page can suppress Referer with Referrer-Policy: no-referrer.
     """
     browser = _is_browser(fields)
     if request.raw_query and _has(b"callback", request.raw_query) and (browser or not _is_loopback_name(host)):
         raise Forbidden(
             "callback is for pages, and this request does not say which page asks (no Origin, Sec-Fetch-Site or "
-            "Referer): it passes only by http://localhost or a loopback address. Programs need no callback"
+            "Referer): it is allowed only by http://localhost or a loopback address. Programs need no callback"
         )
     if browser and _hands_out(request):
         raise Forbidden(
             "a browser asks for elements and does not say for which page (no Origin, Sec-Fetch-Site or Referer): "
-            "any page could take them so. Look at /j/NAME, which takes nothing; take with POST /q/NAME/take, "
-            "or with curl; by https or http://localhost a browser says where its requests come from"
+            "any page could take them in this way. Look at /j/NAME, which takes nothing; take with POST /q/NAME/take, "
+            "or with curl; over https or http://localhost a browser says which page asks"
         )
 
 
 def _is_browser(fields: Mapping[bytes, bytes]) -> bool:
-    """Whether a browser asks: each names itself Mozilla/ and sends Accept-Language, which a page cannot prevent.
+    """Whether a browser asks: browsers call themselves Mozilla/ and send Accept-Language, which a page cannot prevent.
 
-    PowerShell's Invoke-WebRequest, Delphi's Indy and WinHTTP have such a name, too, and send no Accept-Language.
-    Qt's QNetworkAccessManager sends it with a * at the end, and has a name that no browser has.
+    PowerShell's Invoke-WebRequest, Delphi's Indy and WinHTTP have such a name too, but send no Accept-Language. Qt's
+    QNetworkAccessManager sends it with a * at the end, and has a name that no browser has.
     """
     agent = fields.get(b"user-agent", b"")
     if not agent.startswith(b"Mozilla/") or b"accept-language" not in fields:
@@ -167,13 +171,13 @@ def _is_browser(fields: Mapping[bytes, bytes]) -> bool:
 
 
 def _is_loopback_name(host: bytes) -> bool:
-    """Whether Host is localhost or a loopback address: browsers send Sec-Fetch-Site there, also over plain http."""
+    """Whether Host is localhost or a loopback address. Browsers send Sec-Fetch-Site there, even over plain http."""
     name = _split(host.lower())[0]
     return name == b"localhost" or is_loopback(name.strip(b"[]").decode("latin-1"))
 
 
 def _hands_out(request: Request) -> bool:
-    """Whether a GET takes elements, or listens to them. A WebSocket of a browser always says its Origin."""
+    """Whether a GET takes elements, or listens to them. A browser's WebSocket always sends its Origin."""
     path = request.raw_path
     if request.method != "GET":
         return False
@@ -185,7 +189,7 @@ def _hands_out(request: Request) -> bool:
 
 
 def _split(authority: bytes) -> tuple[bytes, bytes]:
-    """Host and port of `host[:port]`; the brackets of an IPv6 address stay, a root's dot goes."""
+    """Host and port of `host[:port]`. The brackets of an IPv6 address stay, the dot of the root is removed."""
     name, colon, port = authority.rpartition(b":")
     if not colon or not port.isdigit():
         name, port = authority.rstrip(b":"), b""
@@ -193,7 +197,7 @@ def _split(authority: bytes) -> tuple[bytes, bytes]:
 
 
 def _origin_of(referer: bytes) -> bytes:
-    """The origin of a URL: scheme and authority, b"" when it is none."""
+    """The origin of a URL: scheme and authority, or b"" if the text is not a URL."""
     scheme, mark, rest = referer.partition(b"://")
     if not mark:
         return b""
@@ -202,7 +206,7 @@ def _origin_of(referer: bytes) -> bytes:
 
 
 def _same(origin: bytes, host: bytes) -> bool:
-    """Whether an origin's host and port equal Host, a scheme's own port being as good as none."""
+    """Whether an origin's host and port equal Host. A scheme's own port counts as no port."""
     scheme, mark, authority = origin.lower().partition(b"://")
     default = {b"http": b"80", b"https": b"443"}.get(scheme)
     if not mark or default is None or not authority:
@@ -212,14 +216,14 @@ def _same(origin: bytes, host: bytes) -> bool:
 
 
 def _has(word: bytes, query: bytes) -> bool:
-    """Whether a parameter of the query has this name, however it is escaped."""
+    """Whether the query has a parameter of this name, however it is escaped."""
     if word not in query and not (b"%" in query and word in unquote(query)):
-        return False  # which is cheaper to see
+        return False  # this check is cheaper
     return any(name == word for name, _ in pairs(query))
 
 
 def _is_page_visit(request: Request, fields: Mapping[bytes, bytes]) -> bool:
-    """Whether this is somebody following a link from elsewhere to one of our pages."""
+    """Whether a user follows a link from another site to one of our pages."""
     path = request.raw_path
     return (
         request.method in ("GET", "HEAD")

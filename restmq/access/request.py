@@ -1,4 +1,4 @@
-"""A request, as far as access asks about it.
+"""A request, as far as the access rules ask about it.
 
 Owns nothing but the attributes; http/request.py has them. Read access/acl.py next.
 """
@@ -17,12 +17,14 @@ class Fields(Protocol):
 
 
 class Request(Protocol):
-    """What is asked about a request. `remote_ip` is the client's address, "" over a unix socket.
+    """The attributes of a request that the access rules use.
 
-    `peer_ip`, where there is one, is the address of the connection itself: behind
-    a proxy it is the proxy's, and without the attribute remote_ip stands for it.
-    `shared` is set to the header lines that let a page of an allowed origin read the answer.
-    `proven`, where there is one, is set to what its connection showed last that was right.
+    - `remote_ip` is the client's address, "" over a unix socket.
+    - `peer_ip`, if it exists, is the address of the connection itself. Behind a proxy it is the proxy's. If it does
+      not exist,
+    remote_ip stands for it.
+    - `shared` is set to the header lines that let a page of an allowed origin read the answer.
+    - `proven`, if it exists, is set to the last user name and password that were right on the connection.
     """
 
     shared: tuple[tuple[bytes, bytes], ...]

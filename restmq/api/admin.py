@@ -1,17 +1,18 @@
-"""Administering: a queue's policy, its flow and its settings.
+"""Administration: a queue's policy, its flow and its settings.
 
-Owns what changes how a queue behaves; knows of the core only its verbs. What a
-setting may be stands in model/settings.py, looking at a queue's contents in api/stats.py.
+Owns the requests that change how a queue behaves. Of the store it calls only the verbs. model/settings.py says which
+values a setting takes; api/stats.py looks at a queue's contents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, TypedDict, cast
 
 from restmq.api.services import BrokerHandler
 from restmq.api.stats import LOOK, named, together
-from restmq.http.handler import Answer, is_object, name
+from restmq.http.handler import Answer, path_queue
+from restmq.http.options import is_object
 from restmq.model import options, settings
 from restmq.model.errors import BadOption
 from restmq.model.settings import SETTINGS
@@ -22,6 +23,10 @@ DONE = {True: "started", False: "stopped"}
 SCOPES = ("live", "pull", "add")
 
 
+#: The options of POST /control/NAME; `for`, which cannot be a name in a class, is in ms.
+ControlOptions = TypedDict("ControlOptions", {"what": tuple[str, ...], "for": int}, total=False)
+
+
 class Policy(BrokerHandler):
     """/p/NAME."""
 
@@ -29,30 +34,30 @@ class Policy(BrokerHandler):
     sections: ClassVar = {"GET": LOOK, "POST": CHANGE}
 
     async def get(self, raw: bytes) -> Answer:
-        """The policy of a queue."""
-        queue = name(raw)
+        """Answer the policy of a queue."""
+        queue = path_queue(raw)
         self.options({})
         return self.json({"queue": queue.decode("utf-8"), "value": await self.services.core.settings.policy(queue)})
 
     async def post(self, raw: bytes) -> bytes:
-        """Set it."""
-        queue = name(raw)
+        """Set the policy."""
+        queue = path_queue(raw)
         self.options({}, ("policy",))
         policy = self.field(b"policy")
         if policy not in (b"broadcast", b"roundrobin"):
-            raise BadOption("policy is broadcast or roundrobin; send it as a form field: -d policy=roundrobin")
+            raise BadOption("policy must be broadcast or roundrobin; send it as a form field: -d policy=roundrobin")
         await self.services.core.settings.set_policy(queue, policy.decode())
-        self.did("set the policy of {queue} to {policy}", queue=queue.decode("utf-8"), policy=policy.decode())
+        self.log_change("set the policy of {queue} to {policy}", queue=queue.decode("utf-8"), policy=policy.decode())
         return b"OK\r\n"
 
 
 def _what(text: str) -> tuple[str, ...]:
-    """Scopes of a stop: live, pull, add, or all. Raises BadOption."""
+    """The scopes of a stop: live, pull, add, or all. Raises BadOption."""
     words = text.split(",")
     for word in words:
         if word not in (*SCOPES, "all"):
             meant = hint(word, (*SCOPES, "all"))
-            raise BadOption(f"what is live, pull, add or all, or several with commas, not {word[:40]!a}; {meant}")
+            raise BadOption(f"what must be live, pull, add or all, or several with commas, not {word[:40]!a}; {meant}")
     return SCOPES if "all" in words else tuple(scope for scope in SCOPES if scope in words)
 
 
@@ -65,7 +70,10 @@ def _lasting(text: str) -> int:
 
 
 def _flow(queue: bytes, status: int, stops: Mapping[str, float | None]) -> dict[str, object]:
-    """A queue's flow as the first RestMQ showed it; with its stops when something is stopped that it did not know."""
+    """A queue's flow as the first RestMQ showed it.
+
+    If something is stopped that it did not know, the stops are added.
+    """
     shown: dict[str, object] = {"queue": queue.decode("utf-8"), "status": status}
     if any(scope != "live" or left is not None for scope, left in stops.items()):
         shown["stops"] = stops
@@ -79,8 +87,8 @@ class Control(BrokerHandler):
     sections: ClassVar = {"GET": LOOK, "POST": CHANGE}
 
     async def get(self, raw: bytes) -> Answer:
-        """Whether elements flow."""
-        queue = name(raw)
+        """Answer whether elements flow."""
+        queue = path_queue(raw)
         self.options({})
         core = self.services.core
         status, stops = await together([core.settings.status(queue), core.settings.stops(queue)])
@@ -90,25 +98,27 @@ class Control(BrokerHandler):
 
     async def post(self, raw: bytes) -> Answer:
         """Stop or start flows."""
-        queue, core = name(raw), self.services.core
-        asked = self.options({"what": _what, "for": _lasting}, ("status",))
+        queue, core = path_queue(raw), self.services.core
+        asked = cast(ControlOptions, self.options({"what": _what, "for": _lasting}, ("status",)))
         status = self.field(b"status")
         if status not in (b"start", b"stop"):
-            raise BadOption("status is start or stop; send it as a form field: -d status=stop")
+            raise BadOption("status must be start or stop; send it as a form field: -d status=stop")
         started = status == b"start"
         if started and "for" in asked:
             raise BadOption("`for` goes with status=stop: a flow that was started goes on until it is stopped")
         self.jsonp(b"")
-        if started:  # all that is stopped: starting what was never stopped would cost the queue its fast path
+        if started:  # starts only stopped flows, because starting any other would cost the queue its fast path
             there = await core.settings.stops(queue)
             scopes = asked.get("what", SCOPES)
-            changed = [scope for scope in scopes if scope in there or scope == "live"]
+            changed = tuple(scope for scope in scopes if scope in there or scope == "live")
         else:
             changed = scopes = asked.get("what", ("live",))
         if changed:
             await core.settings.set_status(queue, started, changed, asked.get("for", 0))
-        told = f" ({','.join(scopes)})" if asked else ""
-        self.did("{done} the flow of {queue}{told}", done=DONE[started], queue=queue.decode("utf-8"), told=told)
+        which = f" ({','.join(scopes)})" if asked else ""
+        self.log_change(
+            "{done} the flow of {queue}{which}", done=DONE[started], queue=queue.decode("utf-8"), which=which
+        )
         shown: dict[str, object] = {"queue": queue.decode("utf-8"), "status": int(started)}
         if asked:
             live, stops = await together([core.settings.status(queue), core.settings.stops(queue)])
@@ -122,11 +132,11 @@ class Controls(BrokerHandler):
     sections: ClassVar = {"GET": LOOK}
 
     async def get(self) -> Answer:
-        """The flow of all queues."""
+        """Answer the flow of all queues."""
         names, core = await named(self), self.services.core
         statuses = await together([core.settings.status(queue) for queue in names])
         stops = await together([core.settings.stops(queue) for queue in names])
-        queues = {queue.decode("utf-8"): _flow(queue, *told) for queue, *told in zip(names, statuses, stops)}
+        queues = {queue.decode("utf-8"): _flow(queue, *flow) for queue, *flow in zip(names, statuses, stops)}
         return self.json({"count": len(queues), "queues": queues, "redis": core.redis_name})
 
 
@@ -137,40 +147,44 @@ class Settings(BrokerHandler):
     sections: ClassVar = {"GET": LOOK, "POST": CHANGE}
 
     async def get(self, raw: bytes) -> Answer:
-        """Every setting, and which of them the queue was told itself."""
-        queue = name(raw)
+        """Answer every setting, and which of them the queue has itself."""
+        queue = path_queue(raw)
         self.options({})
         return await self._shown(queue)
 
     async def post(self, raw: bytes) -> Answer:
         """Change settings, all or none."""
-        queue = name(raw)
+        queue = path_queue(raw)
         changed = settings.checked(self._given())
         if not changed:
-            raise BadOption(f"there is nothing to set; known are {', '.join(SETTINGS)}")
+            raise BadOption(f"there is nothing to set; the settings are {', '.join(SETTINGS)}")
         self.jsonp(b"")
         await self.services.core.settings.set(queue, changed)
-        told = ", ".join(
-            f"{word} to {SETTINGS[word].show(text) if text else 'its default'}" for word, text in changed.items()
+        changes = ", ".join(
+            f"{name} to {SETTINGS[name].show(text) if text else 'its default'}" for name, text in changed.items()
         )
-        self.did("set {told} of {queue}", told=told, queue=queue.decode("utf-8"))
+        self.log_change("set {changes} of {queue}", changes=changes, queue=queue.decode("utf-8"))
         return await self._shown(queue)
 
     def _given(self) -> list[tuple[str, str | None]]:
-        """The settings in query, headers and body, in that order of weight. Raises BadOption, BadRequest."""
+        """The settings in query, headers and body. The query counts most, then the headers, then the body.
+
+        Raises BadOption, BadRequest.
+        """
         body, form = self.request.body, self.request.fields.form
-        told = self.options(dict.fromkeys(SETTINGS, str))
+        asked = self.options(dict.fromkeys(SETTINGS, str))
         given: list[tuple[str, str | None]]
-        if is_object(body) or (body and not form):  # curl -d says of any body that it is a form
+        if is_object(body) or (body and not form):  # curl -d calls every body a form
             given = settings.of_json(body)
-        else:  # an empty field is no option, but takes a setting back
+        else:  # an empty field is not an option, but sets a setting back to its default
             fields = self.request.form
-            given = [(word.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for word, value in fields]
-        return [*((word, told.pop(word, text)) for word, text in given), *told.items()]
+            given = [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in fields]
+        return [*((name, asked.pop(name, text)) for name, text in given), *asked.items()]
 
     async def _shown(self, queue: bytes) -> Answer:
         core = self.services.core
-        told, policy = await together([core.settings.own(queue), core.settings.policy(queue)])
-        shown = settings.shown(told, {**self.services.config.queues, "policy": policy})
-        own = [word for word in shown if word in told]
-        return self.json({"queue": queue.decode("utf-8"), "settings": shown, "own": own})
+        own, policy = await together([core.settings.own(queue), core.settings.policy(queue)])
+        shown = settings.shown(own, {**self.services.config.queues, "policy": policy})
+        return self.json(
+            {"queue": queue.decode("utf-8"), "settings": shown, "own": [name for name in shown if name in own]}
+        )

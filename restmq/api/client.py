@@ -1,6 +1,6 @@
-"""The client of a request or a command, as far as what hands out elements cares for it.
+"""The client of a request or of a command, as far as handing out elements depends on it.
 
-Owns whether it is still there, what it can use, and what it may end. Read api/pull.py next.
+Owns whether the client is still there, what it can use, and which leases it may end. Read api/pull.py next.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from restmq.model.errors import BadRequest
 
 
 class Client:
-    """Who sent the command, as far as a command cares. A WebSocket has its own; this is one that sent a request."""
+    """The client that sent a command, here with a request. A WebSocket has a class of its own."""
 
-    #: Whether its elements are leased to it, so that `del` must say which lease it means.
+    #: Whether the connection's elements are leased, so that `del` must name the lease.
     must_match = False
 
     def __init__(self, handler: BrokerHandler | None = None) -> None:
@@ -21,39 +21,42 @@ class Client:
 
     @property
     def gone(self) -> bool:
-        """Whether it has left: what a command has in hand for it then goes back."""
+        """Whether the client has left. A command then gives back what it took for the client."""
         return self._handler is not None and self._handler.gone
 
-    def usable(self) -> None:
-        """It is about to be handed something: can it use that? Raises errors; over a WebSocket it can."""
+    def check_usable(self) -> None:
+        """Check that the client can use what it is about to get. Over a WebSocket it can. Raises errors."""
         if self._handler is not None:
-            self._handler.hands_out((b"application/json", b"text/html"))
+            self._handler.check_usable((b"application/json", b"text/html"))
 
-    def unkeyed(self, word: str) -> None:
-        """The command comes without the header Idempotency-Key, which it does not look at. Raises BadRequest."""
+    def check_unkeyed(self, verb: str) -> None:
+        """Refuse the header Idempotency-Key, because a command does not use it. Raises BadRequest."""
         if self._handler is None or b"idempotency-key" not in self._handler.request.fields.values:
             return
-        if word == "take":
-            self._handler.hands_out_anew()
-        if word == "add":
+        if verb == "take":
+            self._handler.refuse_idempotency_key()
+        if verb == "add":
             raise BadRequest(
                 "the header Idempotency-Key does not hold for a command: leave it out, and put the key into the "
                 'command as "idempotency_key"'
             )
 
     def waits(self, wait: Wait) -> None:
-        """A take waits until the client leaves, or closes its side: then it is answered that nothing waits.
+        """Let a take wait until the client leaves, or closes its side. Then the take is answered as if nothing waits.
 
-        A client that closes its side may have left, so what is on its way to it goes back.
+        A client that closes its side may have left, so elements on their way to it go back.
         """
         handler = self._handler
         if handler is None:
             return
-        handler.on_gone = [*(handler.on_gone or ()), wait.leave]
-        handler.on_half = [*(handler.on_half or ()), wait.leave]
+        handler.on_client_gone = [*(handler.on_client_gone or ()), wait.leave]
+        handler.on_half_closed = [*(handler.on_half_closed or ()), wait.leave]
         if handler.request.connection.half:
             wait.leave()
 
     def owns(self, queue: str, lease: str) -> bool:
-        """Whether this lease came over this very connection: who has it may end it, whatever rest:consumer says."""
+        """Whether this lease came over this very connection.
+
+        Then the client may end it, whatever rest:consumer says.
+        """
         return False

@@ -1,6 +1,6 @@
 """The frontend: the templates and static files of the pages.
 
-Owns reading them, and the header lines that bound what a page may do; knows no queue. Read api/pages.py next.
+Owns reading them, and the header lines that bound what a page may do. Knows no queue. Read api/pages.py next.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from restmq.runtime import plainfile
 
 Headers = tuple[tuple[bytes, bytes], ...]
 HTML = b"text/html; charset=utf-8"
-LARGEST = 64 << 20  # bytes of a static file
+LARGEST = 64 << 20  # most bytes of a static file
 POLICY = (
     (b"Content-Security-Policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
-    # Not no-referrer: a browser then sends `Origin: null` with a page's own form, which is nobody's page.
+    # With no-referrer, a browser would send `Origin: null` with our own page's form, and RestMQ would refuse it.
     (b"Referrer-Policy", b"same-origin"),
 )
 
 
 class Frontend:
-    """Templates and static files, read from the frontend folder."""
+    """The templates and static files, read from the frontend folder."""
 
     def __init__(self, frontend: Path, static: Path | None = None, template: Path | None = None) -> None:
         self.static = (static or frontend / "static").resolve()
@@ -37,12 +37,13 @@ class Frontend:
     def page(
         self, request: Request, template: str, status: int = 200, headers: Headers = (), **words: object
     ) -> Answer:
-        """A template filled in. Its links lead on from `root`, the first page as seen from the one that was asked for.
+        """Fill in a template. The page's links begin at `root`, which is the first page as seen from the requested one.
 
-        So they hold where a proxy serves all this under a path of its own, which it does not tell.
+        So the links also work behind a proxy that serves all pages below a path of its own, which RestMQ does not
+        know.
         """
         root = "../" * (request.raw_path.count(b"/") - 1) or "./"
-        here = f"{request.protocol}://{request.host}/"  # static/here.js knows what a proxy makes of it
+        here = f"{request.protocol}://{request.host}/"  # static/here.js corrects it behind a proxy
         text = self.templates.get_template(template).render(root=root, here=here, **words)
         return Answer(text.encode("utf-8"), status, HTML, (*headers, *POLICY))
 
@@ -51,7 +52,7 @@ class Frontend:
         try:
             wanted = (self.static / path).resolve()
             data = plainfile.read(wanted, LARGEST) if self.static in wanted.parents else None
-        except (OSError, RuntimeError, ValueError):  # a folder, a name too long, a loop of links, a NUL
+        except (OSError, RuntimeError, ValueError):  # a folder, a name that is too long, a loop of links, a NUL
             data = None
         if data is None:
             raise NotFound("there is no such file")

@@ -1,6 +1,6 @@
 """Health: whether the process answers, and whether its Redis serves well.
 
-Owns /healthz and /readyz. What keeps Redis from serving well is store/readiness.py's to find.
+Owns /healthz and /readyz. store/readiness.py finds what keeps Redis from serving well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class Health(BrokerHandler):
     """/healthz: the process answers."""
 
     def get(self) -> bytes:
-        """It does."""
+        """Answer OK."""
         return b"OK\r\n"
 
 
@@ -22,7 +22,7 @@ class Ready(BrokerHandler):
     """/readyz: Redis answers too, over both connections."""
 
     async def get(self) -> Answer:
-        """200 when it does, with what is not well; 503 when it does not."""
+        """Answer 200 if Redis answers, with the reasons why it does not serve well. Answer 503 if it does not."""
         reasons = await self.services.readiness.ask()
         if not self.services.delivery.channels.connected:
             raise Unavailable("Redis answers, but the connection over which live elements come is not there yet")

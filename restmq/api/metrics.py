@@ -1,8 +1,8 @@
 """/metrics: this instance and its queues, in Prometheus' text format.
 
-Owns what is counted of requests, and the names of what is told; everything else
-is asked when somebody scrapes. Knows of core and delivery what their docstrings
-promise. Without Redis it tells what it can: then somebody looks at it.
+Owns the names and texts of the metrics. The values are asked for when a client scrapes. Of the store and of delivery
+it uses what their docstrings promise. Without Redis, it answers the metrics that need no Redis, because operators then
+need them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -19,12 +19,12 @@ from twisted.internet.task import deferLater
 
 import restmq
 from restmq.api.services import BrokerHandler
-from restmq.api.stats import LOOK, NAMED, most, together
+from restmq.api.stats import LOOK, NAMED, ListingOptions, listing_options, together
 from restmq.http.handler import Answer
 from restmq.live.consumer import Live
 from restmq.model.errors import Unavailable
 
-#: What /stats tells of a queue, and what it is called here; those that only grow are counters.
+#: The numbers that /stats shows of a queue, with their texts. Numbers that only grow are counters.
 GAUGES = {
     "len": "Elements that wait",
     "delayed": "Elements that wait for their time",
@@ -48,7 +48,7 @@ COUNTERS = {
 
 
 class _Families:
-    """What generate_latest() asks for its metrics."""
+    """The metrics in the form that generate_latest() asks for."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
@@ -68,8 +68,8 @@ class Metrics(BrokerHandler):
     process = ProcessCollector(registry=None)
 
     async def get(self) -> Answer:
-        """This instance, and at most 1000 queues."""
-        asked = self.options({"after": str, "match": str, "max": most})
+        """Answer the metrics of this instance, and of at most 1000 queues."""
+        asked = listing_options(self)
         families = [*self.process.collect(), *self._instance()]
         began = time.monotonic()
         try:
@@ -82,7 +82,9 @@ class Metrics(BrokerHandler):
         else:
             families.append(_gauge("redis_up", "1 while Redis answers", 1))
         parts = []
-        for family in families:  # a turn each: those of 1000 queues take 60 ms together, in which nobody else is served
+        for (
+            family
+        ) in families:  # each in its own turn: those of 1000 queues take 60 ms, in which no other client is served
             parts.append(generate_latest(_Families([family])))
             await deferLater(self.server.wheel.clock, 0)
         return Answer(b"".join(parts), 200, CONTENT_TYPE_PLAIN_0_0_4.encode("ascii"))
@@ -125,32 +127,32 @@ class Metrics(BrokerHandler):
         yield from self._room()
 
     def _room(self) -> Iterator[Metric]:
-        """What this instance holds of bodies and answers, and who came when there was no room."""
+        """The bytes of bodies and answers that this instance holds, and the requests that found no room."""
         bodies, answers = self.server.bodies, self.server.answers
-        for made, word, text, values in (
+        for made, name, text, values in (
             (GaugeMetricFamily, "held_bytes", "Bytes of bodies and answers in memory", (bodies.held, answers.unread)),
             (GaugeMetricFamily, "held_most_bytes", "The most that they may have", (bodies.most, answers.most)),
             (CounterMetricFamily, "crowded_waited", "Times there was no room at once", (bodies.waited, answers.waited)),
             (CounterMetricFamily, "crowded_refused", "Times room was refused", (bodies.refused, answers.refused)),
         ):
-            family = made(f"restmq_{word}", text, labels=("of",))
+            family = made(f"restmq_{name}", text, labels=("of",))
             for of, value in zip(("bodies", "answers"), values):
                 family.add_metric((of,), value)
             yield family
         text = "Clients that were cut off because they read nothing"
         yield CounterMetricFamily("restmq_crowded_cut", text, value=answers.cut)
 
-    async def _queues(self, asked: dict[str, Any]) -> list[Metric]:
+    async def _queues(self, asked: ListingOptions) -> list[Metric]:
         core, wanted = self.services.core, asked.get("max", NAMED)
-        after, match = (asked.get(word, "").encode("utf-8") for word in ("after", "match"))
+        after, match = asked.get("after", "").encode("utf-8"), asked.get("match", "").encode("utf-8")
         names = await core.inspection.queues(after, match, wanted + 1)
-        told = await together([core.inspection.stats(queue) for queue in names[:wanted]])
+        numbers = await together([core.inspection.stats(queue) for queue in names[:wanted]])
         more = len(names) > wanted
         families: list[Metric] = [_gauge("queues_left_off", "1 when there are more queues than are shown", more)]
         for kinds, made in ((GAUGES, GaugeMetricFamily), (COUNTERS, CounterMetricFamily)):
-            for word, text in kinds.items():
-                family = made(f"restmq_queue_{'waiting' if word == 'len' else word}", text, labels=("queue",))
-                for stats in told:
-                    family.add_metric((stats["name"],), stats[word])
+            for key, text in kinds.items():
+                family = made(f"restmq_queue_{'waiting' if key == 'len' else key}", text, labels=("queue",))
+                for stats in numbers:
+                    family.add_metric((stats["name"],), stats[key])
                 families.append(family)
         return families

@@ -1,6 +1,6 @@
-"""Pages for a person with a browser; none of them takes an element.
+"""Pages for a person with a browser. None of them takes an element.
 
-Owns what a person sees of queues; knows of the core only its verbs. The templates are api/frontend.py's to fill in.
+Owns what a person sees of queues. Of the store it calls only the verbs. api/frontend.py fills in the templates.
 Programs look through api/stats.py.
 """
 
@@ -14,12 +14,13 @@ from restmq.api.client import Client
 from restmq.api.frontend import Headers
 from restmq.api.services import BrokerHandler
 from restmq.api.stats import LOOK, NAMED
-from restmq.http.handler import JSON, Answer, is_object, name
-from restmq.http.request import Most
+from restmq.http.handler import JSON, Answer, path_queue
+from restmq.http.options import is_object
+from restmq.http.request import BodyLimit
 from restmq.model.errors import BadOption, BadRequest, Error, TooLarge
 from restmq.model.urlencoded import unquote
 
-SHOWN = 64 << 10  # bytes of what was sent that a page shows again; what was handed out stands there whole
+SHOWN = 64 << 10  # most bytes of a command that a page shows again; an element that was handed out is shown whole
 EXAMPLES = (
     ('{"cmd": "add", "queue": "test", "value": "oi"}', "stores an element"),
     ('{"cmd": "get", "queue": "test"}', "shows the next one, leaves it there, and counts how often it was shown"),
@@ -34,11 +35,11 @@ class Listing(BrokerHandler):
     sections: ClassVar = {"GET": LOOK}
 
     async def get(self) -> Answer:
-        """The queues, each with a link that consumes nothing."""
-        after = next((value for word, value in self.request.query if word == b"after"), b"")
+        """Answer the queues, each with a link that takes nothing."""
+        after = next((value for name, value in self.request.query if name == b"after"), b"")
         found = await self.services.core.inspection.queues(after, b"", NAMED)
         names = [queue.decode("utf-8") for queue in found]
-        queues = [(word, quote(word, safe="")) for word in names]
+        queues = [(name, quote(name, safe="")) for name in names]
         following = queues[-1][1] if len(queues) == NAMED else ""
         page: Answer = self.services.frontend.page(self.request, "queues.html", queues=queues, following=following)
         return page
@@ -50,15 +51,17 @@ class Jobs(BrokerHandler):
     sections: ClassVar = {"GET": LOOK}
 
     async def get(self, raw: bytes) -> Answer:
-        """The newest ten elements, untouched."""
-        queue = name(raw)
+        """Answer the newest ten elements, and leave them where they are."""
+        queue = path_queue(raw)
         stats = await self.services.core.inspection.stats(queue)
         newest = [
             (e.key.decode("utf-8"), e.value.decode("utf-8")) for e in await self.services.core.inspection.newest(queue)
         ]
-        word = queue.decode("utf-8")
-        path = quote(word, safe="")
-        return self.services.frontend.page(self.request, "jobs.html", queue=word, path=path, stats=stats, newest=newest)
+        shown = queue.decode("utf-8")
+        path = quote(shown, safe="")
+        return self.services.frontend.page(
+            self.request, "jobs.html", queue=shown, path=path, stats=stats, newest=newest
+        )
 
 
 class Form(BrokerHandler):
@@ -66,17 +69,20 @@ class Form(BrokerHandler):
 
     old = True
     body = "own"
-    adds = False  # whether its command is an add, whose answer repeats what was sent
+    adds = False  # whether the command is an add, whose answer repeats what was sent
 
     def get(self) -> Answer:
-        """The page with the form."""
+        """Answer the page with the form."""
         return self._page(EXAMPLES[0][0].encode("ascii"), b"")
 
-    def most(self) -> Most:
-        return Most(self.services.config.max_form, "a command", "three times max_value and 64 KiB")
+    def body_limit(self) -> BodyLimit:
+        return BodyLimit(self.services.config.max_form, "a command", "three times max_value and 64 KiB")
 
     async def post(self) -> Answer:
-        """Run one command; with the form field page=1, as our own page sends it, the answer stands on that page."""
+        """Run one command.
+
+        If the form field page=1 is set, as our own page sends it, the answer is shown on that page.
+        """
         if not self.request.fields.form or (b"page", b"1") not in self.request.form:
             self.jsonp(b"")
             return self.jsonp(await self._run(self._command()), b"")
@@ -84,7 +90,7 @@ class Form(BrokerHandler):
         try:
             command = self._command()
             shown = _begins(command)
-            # The page may be larger than the command, of which no more is held than is needed.
+            # The page may be larger than the command, so the command is not kept longer than needed.
             self.request.body = b""
             del self.request.form
             answer = await self._run(command)
@@ -102,19 +108,19 @@ class Form(BrokerHandler):
         return await commands.run(self.services, command, self._allow, client=Client(self))
 
     def _command(self) -> bytes:
-        """The body if it begins with { or is no form, else the field `body` or `msg`.
+        """The body if it begins with { or is not a form; else the field `body` or `msg`.
 
-        White space before the { is let pass where there is no such field. Raises BadRequest, TooLarge.
+        White space before the { is allowed if there is no such field. Raises BadRequest, TooLarge.
         """
         self.options({})
         text = self.request.body
         if len(text) > self.services.config.max_form:
-            raise TooLarge(f"a command has {self.services.config.max_form} bytes at the most")
+            raise TooLarge(f"a command may have at most {self.services.config.max_form} bytes")
         if not is_object(text[:4]) and (self.request.fields.form or not text):
             found = self.field(b"body", b"msg")
-            for word in (b"lease", b"wait", b"delay", b"at"):  # no old client knows these
-                if self.field(word) is not None:
-                    raise BadOption(f"{word.decode()} is a field of the command, not of the form: put it into the JSON")
+            for name in (b"lease", b"wait", b"delay", b"at"):  # old clients do not send these
+                if self.field(name) is not None:
+                    raise BadOption(f"{name.decode()} is a field of the command, not of the form: put it into the JSON")
             if found is not None:
                 text = found
             elif text.lstrip()[:1] != b"{":
@@ -124,7 +130,7 @@ class Form(BrokerHandler):
         return text
 
     def _page(self, command: bytes, answer: bytes, status: int = 200, headers: Headers = ()) -> Answer:
-        """The page with what was sent and what came of it."""
+        """The page with the command and its answer."""
         page: Answer = self.services.frontend.page(
             self.request,
             "queue.html",
@@ -139,7 +145,7 @@ class Form(BrokerHandler):
 
 
 def _begins(text: bytes) -> bytes:
-    """What a page shows of what was sent: nobody reads more, and each quote in it is five bytes on a page."""
+    """The beginning of a text for a page. A page needs no more, and each quote in the text takes five bytes there."""
     return text if len(text) <= SHOWN else text[:SHOWN] + "…".encode()
 
 
@@ -149,7 +155,7 @@ class Static(BrokerHandler):
     cache = b"no-cache"
 
     def get(self, raw: bytes) -> Answer:
-        """A file of the pages."""
+        """Answer a file of the pages."""
         file: Answer = self.services.frontend.file(unquote(raw).decode("utf-8", "replace"))
         return file
 
@@ -160,13 +166,13 @@ class Description(BrokerHandler):
     cache = b"no-cache"
 
     def get(self) -> Answer:
-        """The description."""
+        """Answer the description."""
         return Answer(self.services.frontend.description, 200, JSON)
 
 
 class Robots(BrokerHandler):
-    """/robots.txt: a crawler that follows links to queues would eat them."""
+    """/robots.txt: a crawler that follows links to queues would take their elements."""
 
     def get(self) -> Answer:
-        """Nothing is for robots."""
+        """Forbid all paths to crawlers."""
         return Answer(b"User-agent: *\nDisallow: /\n")

@@ -1,14 +1,13 @@
 """Taking elements: GET /q/NAME, POST /q/NAME/take and GET /?queue=.
 
-Owns how elements are handed out and shown; knows of the core only its verbs. Read api/element.py next.
+Owns how elements are handed out and shown. Of the store it calls only the verbs. Read api/element.py next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from json.encoder import encode_basestring_ascii as quote
-from typing import Any
 
 from restmq.api.client import Client
 from restmq.api.services import BrokerHandler, Services
@@ -18,11 +17,11 @@ from restmq.model.element import Element, Lease
 from restmq.runtime.future import drive, fault, nothing
 from restmq.store.requests import Nack
 
-HAND_OUT = {"wait": options.wait, "max": options.most, "lease": options.lease}
+HAND_OUT = {"wait": options.wait, "max": options.at_most, "lease": options.lease}
 
 
 def shown(element: Element, leased: bool = False) -> bytes:
-    """An element as REST shows it; leased, with what its consumer must know to acknowledge it."""
+    """An element as REST shows it. A leased one has what its consumer needs to acknowledge it."""
     text = b'{"count": %d, "key": %b, "value": %b' % (
         element.count,
         quote(element.key.decode("utf-8")).encode("ascii"),
@@ -39,7 +38,7 @@ def etag(lease: Lease) -> tuple[tuple[bytes, bytes], ...]:
 
 
 async def take(handler: BrokerHandler, queue: bytes) -> Element | None:
-    """The oldest element, removed; nothing is removed for a client that has left already."""
+    """The oldest element, removed. Nothing is removed for a client that has left already."""
     if handler.gone:
         return None
     found: Element | None = await handler.services.core.take(queue)
@@ -47,7 +46,7 @@ async def take(handler: BrokerHandler, queue: bytes) -> Element | None:
 
 
 async def elements(services: Services, client: Client, queue: bytes, asked: Mapping[str, int]) -> list[Element]:
-    """What `wait`, `max` and `lease` ask for, removed or leased. What comes for a client that has left goes back."""
+    """The elements that `wait`, `max` and `lease` ask for, removed or leased. If the client has left, they go back."""
     if client.gone:
         return []
     core, most, ms, wait = services.core, asked.get("max", 1), asked.get("lease", 0), asked.get("wait", 0)
@@ -69,16 +68,18 @@ async def elements(services: Services, client: Client, queue: bytes, asked: Mapp
     return [element for element, _ in taken]
 
 
-def _back(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Bring back what nobody waits for any more."""
+def _back(coroutine: Coroutine[object, object, object]) -> None:
+    """Bring elements back that no client waits for any more."""
     drive(coroutine, nothing, partial(fault, "bringing back what was taken for a client that left"))
 
 
-async def hand_out(handler: BrokerHandler, queue: bytes, known: Mapping[str, Any] = HAND_OUT) -> Answer | None:
-    """What GET, take and GET /?queue= do: remove or lease the oldest, and answer it; None when nothing waits."""
+async def hand_out(
+    handler: BrokerHandler, queue: bytes, known: Mapping[str, Callable[[str], int]] = HAND_OUT
+) -> Answer | None:
+    """Remove or lease the oldest elements and answer them, for GET, take and GET /?queue=. None if nothing waits."""
     asked = handler.options(known)
-    handler.jsonp(b"")  # a bad callback must not cost an element
-    # What is taken behind it could not be answered before it, and would be lost with a client that leaves.
+    handler.jsonp(b"")  # refuses a bad callback before an element is taken
+    # Elements that a later request takes could not be answered before this one, and would be lost if the client leaves.
     handler.request.alone = asked.get("wait", 0) > 0 or asked.get("max", 1) > 1
     found = await elements(handler.services, Client(handler), queue, asked)
     if not found:
@@ -91,6 +92,6 @@ async def hand_out(handler: BrokerHandler, queue: bytes, known: Mapping[str, Any
 
 
 def plain(handler: BrokerHandler) -> bool:
-    """Whether the request carries nothing but itself: no query, no header of ours, no body."""
+    """Whether the request has no query, no special header line and no body."""
     request = handler.request
     return not (request.raw_query or request.fields.special or request.body)

@@ -1,7 +1,7 @@
-"""The services: what handlers of queues use.
+"""The services that handlers of queues use.
 
-Owns only their names and types, so that nobody hangs anything else on the application. broker.py makes them; what
-all connections share stands in http/server.py. Read api/queue.py next.
+Owns only their names and types, so that no other module adds attributes to the application. broker.py makes them.
+http/server.py has what all connections share. Read api/queue.py next.
 """
 
 from __future__ import annotations

@@ -1,54 +1,64 @@
-"""Looking: the numbers of queues, their elements and their books, none of them touched.
+"""Looking at queues: their numbers, their elements and their ledger. Looking changes nothing.
 
-Owns what /stats, /peek and /ledger show, and how a listing of queues is paged;
-knows of the core only its verbs. What people see in a browser is api/pages.py;
-what changes something is api/admin.py and api/dead_letters.py.
+Owns what /stats, /peek and /ledger show, and the pages of a listing of queues. Of the store it calls only the verbs.
+api/pages.py shows queues to a person in a browser. api/admin.py and api/dead_letters.py change queues.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Coroutine
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, cast
 
 from twisted.internet.defer import DeferredList
 
 from restmq.api.services import BrokerHandler
-from restmq.http.handler import Answer, name
+from restmq.http.handler import Answer, path_queue
 from restmq.model.element import parse_key
 from restmq.model.errors import BadOption, Gone
+from restmq.model.options import at_most
 from restmq.runtime.future import deferred
-from restmq.store.core import ANSWER_BYTES
+from restmq.store.core import ANSWER_BYTES, Core
 from restmq.store.replies import Peeked, shown
 
 LOOK = "rest:consumer"
-NAMED = 1000  # queues in one listing, and elements in one look
-PEEKED = 50
-FIRST = 10  # elements asked for before it is known how large they are
+NAMED = 1000  # most queues in one listing, and most elements in one look
+PEEKED = 50  # elements in one look without max=
+FIRST = 10  # elements asked for before their size is known
 STATES = ("waiting", "leased", "delayed", "dead", "history")
-_MOST = re.compile(r"0*([1-9][0-9]{0,2}|1000)\Z", re.ASCII)
 
 
-def most(text: str) -> int:
-    """How many are wanted, 1 to 1000. Raises BadOption."""
-    found = _MOST.match(text)
-    if not found:
-        raise BadOption(f"max is a number from 1 to {NAMED}")
-    return int(found[1])
+class ListingOptions(TypedDict, total=False):
+    """The options of a listing of queues."""
+
+    after: str
+    match: str
+    max: int
+
+
+class PeekOptions(TypedDict, total=False):
+    """The options of /peek/NAME; `after` is an element's number."""
+
+    state: str
+    after: int
+    max: int
+
+
+def listing_options(handler: BrokerHandler) -> ListingOptions:
+    """The options of a listing of queues. Raises BadOption."""
+    return cast(ListingOptions, handler.options({"after": str, "match": str, "max": at_most}))
 
 
 async def named(handler: BrokerHandler, more: int = 0) -> list[bytes]:
-    """The queues a listing asks for (after=, match=, max=), and `more` than that if there are. Raises BadOption."""
-    asked = handler.options({"after": str, "match": str, "max": most})
-    found: list[bytes] = await handler.services.core.inspection.queues(
+    """The queues that a listing asks for (after=, match=, max=), and up to `more` further ones. Raises BadOption."""
+    asked = listing_options(handler)
+    return await handler.services.core.inspection.queues(
         asked.get("after", "").encode("utf-8"), asked.get("match", "").encode("utf-8"), asked.get("max", NAMED) + more
     )
-    return found
 
 
-async def together(asked: list[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """The answers to many questions, asked in one turn and so in one write; raises the first error."""
-    # Every error is consumed here: the others of a Redis that went away must not fill the log.
+async def together(asked: list[Coroutine[object, object, Any]]) -> list[Any]:  # Any: the answers differ in type
+    """Ask several questions in one turn, and so in one write, and return their answers. Raises the first error."""
+    # All errors are consumed, so that a Redis that went away does not fill the log.
     answers = await DeferredList([deferred(one) for one in asked], consumeErrors=True)
     for good, answer in answers:
         if not good:
@@ -62,8 +72,8 @@ class Stats(BrokerHandler):
     sections: ClassVar = {"GET": LOOK}
 
     async def get(self, raw: bytes) -> Answer:
-        """The numbers of one queue."""
-        queue = name(raw)
+        """Answer the numbers of one queue."""
+        queue = path_queue(raw)
         self.options({})
         stats = await self.services.core.inspection.stats(queue)
         rates = self.services.rates.of(stats)
@@ -77,7 +87,7 @@ class AllStats(BrokerHandler):
     sections: ClassVar = {"GET": LOOK}
 
     async def get(self) -> Answer:
-        """The numbers of all queues."""
+        """Answer the numbers of all queues."""
         stats = await together([self.services.core.inspection.stats(queue) for queue in await named(self)])
         queues = {one["name"]: {**one, **self.services.rates.of(one)} for one in stats}
         return self.json({"count": len(queues), "queues": queues, "redis": self.services.core.redis_name}, b"")
@@ -89,37 +99,41 @@ class Ledger(BrokerHandler):
     sections: ClassVar = {"GET": LOOK}
 
     async def get(self, raw: bytes) -> Answer:
-        """The queue's books."""
-        queue = name(raw)
+        """Answer the queue's ledger."""
+        queue = path_queue(raw)
         self.options({})
         return self.json({"queue": queue.decode("utf-8"), **await self.services.core.inspection.ledger(queue)})
 
 
 async def look(handler: BrokerHandler, queue: bytes, state: str, after: int, wanted: int) -> Answer:
-    """Up to `wanted` elements in a state and at most 1 MiB of values, beyond the element `after` (0: from the first).
+    """Answer up to `wanted` elements in a state that come after the element `after` (0: from the first).
 
-    Raises Gone when what comes next cannot be told, as `after` is not in that state any more.
+    The answer has at most 1 MiB of values. Raises Gone if `after` is no longer in that state, because what comes after
+    it is then unknown.
     """
     found, more = await _collect(handler.services.core, queue, state, after, wanted)
-    word = queue.decode("utf-8")
-    document: dict[str, object] = {"queue": word, "state": state, "elements": [shown(one) for one in found]}
+    name = queue.decode("utf-8")
+    document: dict[str, object] = {"queue": name, "state": state, "elements": [shown(one) for one in found]}
     if more:
-        document["next"] = f"{word}:{found[-1].number}"
+        document["next"] = f"{name}:{found[-1].number}"
     return handler.json(document)
 
 
-async def _collect(core: Any, queue: bytes, state: str, after: int, wanted: int) -> tuple[list[Peeked], bool]:
-    """The elements, and whether there are more. Asked in pages: values may be large, and Redis must not send a GiB."""
+async def _collect(core: Core, queue: bytes, state: str, after: int, wanted: int) -> tuple[list[Peeked], bool]:
+    """The elements, and whether there are more.
+
+    They are asked for in pages, because large values could make a GiB of answers.
+    """
     held: list[Peeked] = []
     size, at, ask = 0, after, FIRST
-    if state == "history":  # bounded by history_bytes; an element's place in a long one has to be searched for
+    if state == "history":  # one page, because history_bytes bounds it, and each page must search for its first element
         ask = wanted + 1
     while len(held) <= wanted:
         some = await core.inspection.peek(queue, state, at, min(ask, wanted + 1 - len(held)))
         if not some:
             if some is None and not held:
                 raise _gone(queue, state, after)
-            return held, some is None  # None: the last went while we looked; `next` will tell so
+            return held, some is None  # None: the last element left meanwhile; the request with `next` says so
         for one in some:
             size += len(one.value)
             if held and size > ANSWER_BYTES:
@@ -132,12 +146,12 @@ async def _collect(core: Any, queue: bytes, state: str, after: int, wanted: int)
 
 def _gone(queue: bytes, state: str, number: int) -> Gone:
     key = f"{queue.decode('utf-8')}:{number}"
-    return Gone(f"{key} is not {state} any more, so nothing comes after it; begin again without `after`")
+    return Gone(f"{key} is no longer {state}, so nothing comes after it; begin again without `after`")
 
 
 def _state(text: str) -> str:
     if text not in STATES:
-        raise BadOption(f"state is one of {', '.join(STATES)}, not {text[:40]!a}")
+        raise BadOption(f"state must be one of {', '.join(STATES)}, not {text[:40]!a}")
     return text
 
 
@@ -147,7 +161,8 @@ class Peek(BrokerHandler):
     sections: ClassVar = {"GET": LOOK}
 
     async def get(self, raw: bytes) -> Answer:
-        """Elements in one state."""
-        queue = name(raw)
-        asked = self.options({"state": _state, "max": most, "after": lambda key: parse_key(key.encode("utf-8"), queue)})
+        """Answer elements in one state."""
+        queue = path_queue(raw)
+        known = {"state": _state, "max": at_most, "after": lambda key: parse_key(key.encode("utf-8"), queue)}
+        asked = cast(PeekOptions, self.options(known))
         return await look(self, queue, asked.get("state", "waiting"), asked.get("after", 0), asked.get("max", PEEKED))

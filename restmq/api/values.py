@@ -1,6 +1,6 @@
-"""The values that a body brings: one of a form or a body, or a batch of lines.
+"""The values in a body: one value in a form or a body, or a batch of lines.
 
-Owns what is a value; knows neither queues nor the core. Read api/queue.py next.
+Owns what a value is. Knows neither queues nor the store. Read api/queue.py next.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from restmq.model.element import not_utf8
 from restmq.model.errors import BadValue, TooLarge
 from restmq.model.urlencoded import unquote
 
-MOST_LINES = 10_000  # values in one batch
+MOST_LINES = 10_000  # most values in one batch
 _LINE, _LF = re.compile(rb"[^\n]+"), b"\n"
 
 
 def checked(value: bytes, most: int, what: str = "the value") -> bytes:
-    """A value, if it is UTF-8 and not too large. Raises BadValue, TooLarge, which call it `what`."""
+    """A value that is UTF-8 and not too large. Raises BadValue, TooLarge, which call it `what`."""
     if len(value) > most:
         raise TooLarge(f"{what} has {len(value)} bytes; at most {most} are allowed (max_value)")
     wrong = -1 if value.isascii() else not_utf8(value)
@@ -29,7 +29,7 @@ def checked(value: bytes, most: int, what: str = "the value") -> bytes:
 
 
 def value_of(handler: BrokerHandler) -> bytes:
-    """The value that a POST brings: form field `value` or `msg`, or the body. Raises BadValue, TooLarge."""
+    """The value in a POST: the form field `value` or `msg`, or the body. Raises BadValue, TooLarge."""
     request = handler.request
     body, most = request.body, handler.services.config.max_value
     kind = request.fields.form
@@ -48,7 +48,7 @@ def value_of(handler: BrokerHandler) -> bytes:
     if found is None:
         if not kind and body:
             raise BadValue(
-                "the body came without a Content-Type, so it may be a value or a form: say which, "
+                "the body came without a Content-Type, so it may be a value or a form: send one. "
                 "'Content-Type: text/plain' stores the body as it is, "
                 "'Content-Type: application/x-www-form-urlencoded' its field `value`"
             )
@@ -66,17 +66,17 @@ def is_batch(request: Request) -> bool:
 
 
 def lines(body: bytes, most: int) -> list[bytes]:
-    """A batch's values: each line as it stands, but for a CR before its LF; blank lines are none.
+    """A batch's values: each line as it stands, without a CR before its LF. Blank lines are skipped.
 
-    Raises BadValue, which names the line, when there is none or one is not UTF-8; TooLarge when one
-    is over `most` bytes, or there are over 10,000.
+    Raises BadValue, which names the line, for a batch without values or a line that is not UTF-8. Raises TooLarge for
+    a value of more than `most` bytes, or more than 10,000 values.
     """
     if b"\r\n" in body:
-        body = body.replace(b"\r\n", b"\n")  # a CR at the end of the last line, which has no LF, is its own
+        body = body.replace(b"\r\n", b"\n")  # without an LF, a CR at the end of the last line belongs to the value
     values: list[bytes] = []
     for found in _LINE.finditer(body):
         if len(values) == MOST_LINES:
-            raise TooLarge(f"the batch has more than {MOST_LINES} values, which is not allowed: send several batches")
+            raise TooLarge(f"the batch has more than {MOST_LINES} values, which is the limit: send several batches")
         value = found[0]
         if len(value) > most or not (value.isascii() or not_utf8(value) < 0):
             checked(value, most, f"line {body.count(_LF, 0, found.start()) + 1}")

@@ -15,7 +15,7 @@ from restmq.delivery.batch import Batch, Consumer
 from restmq.delivery.pace import Pace
 from restmq.delivery.service import Delivery
 from restmq.delivery.subscription import Subscription
-from restmq.model.element import Element, parse_key, told
+from restmq.model.element import Element, parse_key, quoted
 from restmq.model.errors import BadKey, BadOption, Unavailable
 from restmq.model.options import milliseconds
 from restmq.runtime.future import pause
@@ -49,7 +49,7 @@ def parse(text: bytes, queues: list[bytes]) -> dict[bytes, Since]:
         if b":" in word:
             named = word.rpartition(b":")[0]
             if named not in queues:
-                raise BadOption(f"since: the key {told(word)} is of none of these queues")
+                raise BadOption(f"since: the key {quoted(word)} is of none of these queues")
             return {queue: _one(word, queue) if queue == named else Since("now") for queue in queues}
         words = words * len(queues)
     if len(words) != len(queues):
@@ -91,7 +91,9 @@ def _one(word: bytes, queue: bytes) -> Since:
     try:
         return Since("key", parse_key(word, queue))
     except BadKey:
-        raise BadOption(f"since: {told(word)} is none of: an id (P@EPOCH), a key, -20, 10m, all, latest, now") from None
+        raise BadOption(
+            f"since: {quoted(word)} is none of: an id (P@EPOCH), a key, -20, 10m, all, latest, now"
+        ) from None
 
 
 async def begin(delivery: Delivery, queue: bytes, since: Since, joined: int) -> tuple[int, bytes]:

@@ -1,7 +1,7 @@
-"""The access log: a line a request, and who was refused.
+"""The access log, a line a request, and the log of refused clients.
 
-Owns what of a request may be shown; knows no handler. Both are written at the
-wheel's tick, so that no request waits for them. Read http/handler.py next.
+Owns which parts of a request may be shown. Knows no handler. Both logs are written at the wheel's tick, so that no
+request waits for them. Read http/handler.py next.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.logfile import LogFile
@@ -26,14 +25,14 @@ log = Logger()
 NO_ADDRESS = "a unix socket"
 
 
-class Access:
+class AccessLog:
     """The access log: a line a request, made and written at the wheel's tick, so that no request waits for it.
 
-    127.0.0.1 POST /q/test?ttl=5m 200 8 0.42
-    is client, method, target, status, bytes of the body and milliseconds; `write` is
-    given a list of (time in seconds since 1970, line). Nothing of a target can break
-    a line: it has neither spaces nor control characters. What parameters hold that
-    look like a secret, or are what is stored, is not shown.
+        127.0.0.1 POST /q/test?ttl=5m 200 8 0.42
+
+    These are client, method, target, status, bytes of the body, and milliseconds. `write` gets a list of (time in
+    seconds since 1970, line). A target cannot break a line, because it has neither spaces nor control characters.
+    Parameters that look like a secret, or hold what is stored, are masked.
     """
 
     HIDDEN = (
@@ -47,14 +46,14 @@ class Access:
         wheel.each(self.flush)
 
     def __call__(self, request: Request, status: int, size: int) -> None:
-        """Note a request that was answered."""
+        """Note an answered request."""
         spent = request.request_time()
         self._waiting.append((time.time(), request.remote_ip, request.method, request.target, status, size, spent))
         if len(self._waiting) >= 10_000:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was noted."""
+        """Write the noted lines."""
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
@@ -68,9 +67,9 @@ class Access:
         path, mark, query = target.partition(b"?")
         parts = query.split(b"&") if mark else []
         for place, part in enumerate(parts):
-            word, given, _ = part.partition(b"=")
-            if given and any(known.strip().lower() in self.HIDDEN for known, _ in pairs(word)):
-                parts[place] = word + b"=***"
+            name, given, _ = part.partition(b"=")
+            if given and any(known.strip().lower() in self.HIDDEN for known, _ in pairs(name)):
+                parts[place] = name + b"=***"
         return path + mark + b"&".join(parts)
 
 
@@ -81,25 +80,29 @@ def to_log(lines: list[tuple[float, str]]) -> None:
         globalLogPublisher({**event, "log_format": "{text}", "text": text})
 
 
-class ToFile:
-    """Writes the access log's lines into a file of its own; at `size` bytes it is put aside, and `kept` are kept."""
+class AccessLogFile:
+    """Writes the access log's lines into a file of its own.
+
+    At `size` bytes the file is put aside; `kept` old files are kept.
+    """
 
     def __init__(self, path: Path, size: int, kept: int) -> None:
         self._path, self._size, self._kept = path, size, kept
-        self._file: Any = None
+        self._file: LogFile | None = None
 
     def open(self) -> None:
-        """Open it, as whoever writes it: root's file could not be put aside later. Raises OSError."""
+        """Open the file as the user that writes it: a file of root's could not be put aside later. Raises OSError."""
         appendable(self._path)
         self._file = LogFile.fromFullPath(
             str(self._path), rotateLength=self._size, maxRotatedFiles=self._kept, defaultMode=0o640
         )
 
     def __call__(self, lines: list[tuple[float, str]]) -> None:
-        """Write them, the time before each. A disk that is full costs these lines, not the requests."""
+        """Write the lines, each after its time. If the disk is full, these lines are lost, but no request fails."""
         text = []
         for when, line in lines:
             text.append(f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(when))}.{int(when % 1 * 1000):03d}Z {line}\n")
+        assert self._file is not None, "open() was not called"
         try:
             self._file.write("".join(text))
         except OSError as error:
@@ -107,14 +110,15 @@ class ToFile:
 
 
 class Refusals:
-    """Who was refused (401, 403, 421, 429 of access), counted, and in the log one line a second for each address.
+    """The refused clients (401, 403, 421, and 429 of access): counts, and a line a second in the log for each address.
 
-    So nobody can fill it. Of an address in a second one refusal is told, a wrong password before any other, with how
-    many there were of each kind; of more than MOST addresses in a second only the sum. `counts` is for /metrics.
+    So a client cannot fill the log. For an address, a second's line shows one refusal, a wrong password before any
+    other, and how many there were of each kind. If more than MOST addresses are refused in a second, the others are
+    only summed up. `counts` is for /metrics.
     """
 
     MOST = 50
-    #: Each kind (Error.refusal), as the line of the log names it.
+    #: The kinds of refusal (Error.refusal), as the log names them.
     KINDS = {
         "wrong-password": "wrong passwords",
         "not-looked-at": "passwords that were not looked at",
@@ -131,9 +135,9 @@ class Refusals:
         wheel.each(self.flush)
 
     def note(self, request: Request, error: Error) -> None:
-        """A request, or a command of a WebSocket's, ended so; errors that refuse nobody are passed over.
+        """Note an error that answers a request or a WebSocket's command. Errors that are not refusals are passed over.
 
-        The query is not kept: it may hold a secret.
+        The query is not kept, because it may hold a secret.
         """
         kind = error.refusal
         if not kind:
@@ -151,7 +155,7 @@ class Refusals:
             self._others[kind] += 1
 
     def flush(self) -> None:
-        """Tell what was noted."""
+        """Log what was noted."""
         waiting, self._waiting = self._waiting, {}
         others, self._others = self._others, Counter()
         for address, one in waiting.items():
@@ -164,20 +168,20 @@ class Refusals:
                 method=one.method,
                 path=one.path[:200].decode("ascii", "backslashreplace"),
                 why=one.error.text[:300],
-                kinds=f"; in all: {self._told(one.kinds)}" if guessed and more else "",
+                kinds=f"; in all: {self._summary(one.kinds)}" if guessed and more else "",
                 more=f" (and {more} more)" if more and not guessed else "",
             )
         if others:
-            total, kinds = sum(others.values()), self._told(others)
+            total, kinds = sum(others.values()), self._summary(others)
             log.warn("{total} requests of further addresses were refused ({kinds})", total=total, kinds=kinds)
 
-    def _told(self, kinds: Counter[str]) -> str:
+    def _summary(self, kinds: Counter[str]) -> str:
         return ", ".join(f"{kinds[kind]} {words}" for kind, words in self.KINDS.items() if kinds[kind])
 
 
 @dataclass
 class _Refused:
-    """What was refused of one address in a second: the request that is told, and how many of each kind."""
+    """The refusals of one address in a second: the request that the log shows, and the number of each kind."""
 
     method: str
     path: bytes

@@ -1,8 +1,7 @@
-"""The strict, lean HTTP connection: bytes to requests, in order, and answers back in the same order.
+"""The strict, lean HTTP connection: from bytes to requests, in order, and answers back in the same order.
 
-Owns parsing, limits, time-outs and pipelining (RFC 9112); knows no route and no
-queue. cyclone's connection is subclassed, for its ordinary handlers answer
-through it. Read http/stream.py next.
+Owns parsing, limits, time-outs and pipelining (RFC 9112). Knows no route and no queue. It is a subclass of cyclone's
+connection, because cyclone's ordinary handlers answer through it. Read http/stream.py next.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from cyclone import httpserver
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from restmq.http.headers import NOTHING
 from restmq.http.parser import MAX_LINE, Body, check_beginning, read_head
-from restmq.http.request import LITTLE, Most, Receiver, Request
+from restmq.http.request import LITTLE, BodyLimit, Receiver, Request
 from restmq.http.server import Server
 from restmq.http.stream import MAX_AHEAD
 from restmq.model import errors
@@ -30,40 +30,42 @@ from restmq.runtime.cork import can_half_close, cork, finish, let_go, send, unse
 from restmq.runtime.ticker import NEVER
 
 MIN_RATE = 1024  # bytes of a body a second, on average, once its time-out is over
-GETS = 16  # pipelined GETs in flight: each may bring a large element
-STUCK = 10  # seconds for a client to read something, once answers take all the room
+GETS = 16  # most pipelined GETs under way: each may bring a large element
+STUCK = 10  # seconds in which a client must read something, once answers take all the room
 ROOM_WAIT = 10  # seconds that a body waits for room
-HURRIED = 5  # seconds after which a body that others wait for must have come at HASTE
-HASTE = 65536  # bytes a second
-DEPTH = 128  # pipelined requests in flight
-LINGER = 2  # seconds for a client to stop sending what was refused
+CONTESTED = 5  # seconds after which a body that others wait for must have come at CONTESTED_RATE
+CONTESTED_RATE = 65536  # bytes a second
+DEPTH = 128  # most pipelined requests under way
+LINGER = 2  # seconds for a client to stop sending a refused body
 
 log = Logger()
 
 
 class Routes(Protocol):
-    """The application, as far as a connection knows it: `judge` and `refuse` at a head, `cold` at its turn."""
+    """The application, as far as a connection knows it.
+
+    `judge` and `refuse` act at a head, `run_next` when its turn comes.
+    """
 
     server: Server
 
     def __call__(self, request: Request) -> None: ...
-    def wrong(self, request: Request, text: str) -> None: ...
-    def judge(self, request: Request) -> Most: ...
+    def mark_malformed(self, request: Request, text: str) -> None: ...
+    def judge(self, request: Request) -> BodyLimit: ...
     def refuse(self, request: Request, error: Exception) -> None: ...
-    def cold(self, request: Request) -> None: ...
+    def run_next(self, request: Request) -> None: ...
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone has no types
-    """One client. Reads heads, then bodies; answers leave in the order of requests.
+    """One client. It reads heads, then bodies; answers leave in the order of requests.
 
-    A request whose handler is `hot` may be under way beside others; any other
-    holds the line: what follows it is read once it is answered. What the client
-    does not take is bounded too: past 64 KiB of answers nothing more is read, nor
-    past max_body of bodies that are under way and answers that wait for others.
+    A request with a `hot` handler may be under way beside others. Any other request holds the line: the next one is
+    read when it is answered. Bytes that the client does not take are bounded too. Nothing more is read while more than
+    64 KiB of answers wait, or while bodies under way and answers that wait for others exceed max_body.
     """
 
-    _finish_callback: Any  # cyclone's: who wants to know that an ordinary handler's request has ended
+    _finish_callback: Deferred[str | None] | None  # cyclone's: fires when an ordinary handler's request has ended
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -77,34 +79,35 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         self.peer_ip: str = getattr(self.transport.getPeer(), "host", "")
         if self.peer_ip.startswith("::ffff:"):
             self.peer_ip = address(self.peer_ip)
-        self.proven = b""  # the user name and password that were right here last
-        self.allowed: dict[str, int] = {}  # section -> generation of the ACL that let this address in
+        self.proven = b""  # the last user name and password that were right here
+        self.allowed: dict[str, int] = {}  # section -> generation of the access rules that let this address in
         self.line: deque[Request] = deque()  # requests not answered yet, and answers that wait for others
-        self._held = 0  # bytes of bodies and of answers in it
-        self._gets = 0  # GETs in it that are not answered
-        self._kept = 0  # bytes of answers in it
-        self._counted = self._still = 0  # of its bytes as application.answers has them; seconds without a change
+        self._held = 0  # bytes of bodies and of answers in the line
+        self._gets = 0  # GETs in the line that are not answered
+        self._kept = 0  # bytes of answers in the line
+        self._counted = 0  # bytes of this connection that server.answers has counted
+        self._still = 0  # seconds in which the client read nothing
         self.stream: Receiver | None = None
         self.ended = False  # the client is gone
-        self.half = False  # it has closed its side: it asks no more, and still reads
+        self.half = False  # the client has closed its side: it asks no more, and may still read
         self.closing = False  # no further request is read
-        self._unread = False  # the client may still be sending what nobody reads
-        self._losing = self._lingering = False  # all is said
+        self._unread = False  # the client may still be sending a body that is not read
+        self._losing = self._lingering = False  # all answers are written
         self._client: tuple[bytes, str] = (b"", self.peer_ip)
         self._buffer = b""
-        self._scanned = 0  # how far the buffer has no end of a head
-        self._partial = False  # whether the buffer is the beginning of a head that is to come
+        self._scanned = 0  # bytes of the buffer in which no head ends
+        self._partial = False  # whether the buffer is the beginning of a head
         self._body: Body | None = None
-        self._refusal = b""  # the last words, when the answers before them have left
+        self._refusal = b""  # the last answer, written when those before it have left
         self._resuming = self._choked = self._paused = False
         self._stuck = -1
-        self._patient = 0  # until when a peer may still read what the kernel holds
+        self._patient = 0  # when the peer's time to read what the kernel holds ends
         self.deadline = self.wheel.now + self.server.limits.head
         self.server.connections.add(self)
         self.transport.registerProducer(self, True)
 
     def client(self, values: dict[bytes, bytes]) -> str:
-        """The client's address, from the proxy's header only when the proxy is trusted."""
+        """The client's address. The proxy's header counts only if the proxy is trusted."""
         proxies = self.server.proxies
         if proxies is None:
             return self.peer_ip
@@ -115,14 +118,14 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             self.proven = b""
         return self._client[1]
 
-    def taken_over(self, stream: Receiver) -> None:
-        """A stream answers from now on, and has no deadline."""
+    def give_to_stream(self, stream: Receiver) -> None:
+        """Let a stream answer from now on. It has no deadline."""
         self.line.clear()
         self.stream = stream
         self.deadline = NEVER
 
     def read_ahead(self) -> bytes:
-        """What the client sent before the stream was there, for its owner."""
+        """The bytes that the client sent before the stream was there, for the stream's owner."""
         early, self._buffer, self._paused = self._buffer, b"", False
         return early
 
@@ -131,15 +134,15 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
     def connectionLost(self, reason: Failure) -> None:
         self.server.connections.discard(self)
         why = reason.getErrorMessage()
-        reason.cleanFailure()  # over TLS it has frames that hold it, and with it this connection
+        reason.cleanFailure()  # over TLS its frames refer to it, and so to this connection
         self._gone(why)
 
     def readConnectionLost(self) -> None:
-        """The client closed its side: a stream ends, what was asked is answered, and then it is closed.
+        """The client closed its side. A stream ends. Requests are still answered, and then the connection is closed.
 
-        Whether it still reads shows only when it is written to: a close of both sides
-        begins like this. So nobody waits for an element on its account any longer, and
-        what is under way has `idle` seconds.
+        RestMQ cannot know whether the client still reads until it writes to it, because a close of both sides begins
+        like this. So no GET of this client waits for an element any longer, and requests that are under way have
+        `idle` seconds.
         """
         self.half = True
         asked = [request.handler for request in self.line if request.answer is None and request.handler is not None]
@@ -149,14 +152,17 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             return
         self.deadline = self.wheel.now + self.server.limits.idle
         for handler in asked:
-            _safely(handler.halved)
+            _safely(handler.on_client_half_closed)
         self._no_more()
 
     def _no_more(self) -> None:
-        """The client has closed its side: close with the last answer. What came of a request without an end is 400."""
+        """Close with the last answer, because the client has closed its side.
+
+        The beginning of a request is answered with 400.
+        """
         if self.ended or self.closing or (self._buffer and self._full()):
             return
-        if self._buffer or (self._body is not None and self._body.most is not None):
+        if self._buffer or (self._body is not None and self._body.limit is not None):
             self.refuse(errors.BadRequest("the client closed its side before the request was whole"))
             return
         self.closing = True
@@ -175,24 +181,24 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         self._drop_body()
         stream, self.stream = self.stream, None
         if stream is not None:
-            _safely(stream.lost)
+            _safely(stream.on_connection_lost)
         line, self.line = self.line, deque()
         for request in line:
-            handler, request.handler = request.handler, None  # they hold each other
+            handler, request.handler = request.handler, None  # handler and request refer to each other
             if handler is not None and request.answer is None:
-                _safely(handler.left)  # it has its body until it is done
+                _safely(handler.on_client_left)  # the body is counted until the handler has ended
             else:
-                self.freed(request)
+                self.free_body(request)
         callback, self._finish_callback = self._finish_callback, None
         if callback:
             callback.callback(why)
 
-    def late(self) -> None:
-        """The deadline is over: a half request is told so, an idle or stuck connection is closed."""
+    def on_deadline(self) -> None:
+        """The deadline is over: answer half a request with 408, or close an idle or stuck connection."""
         self.deadline = NEVER
         waiting = unsent(self.transport)
         if self._losing or (waiting and not self.line and self.stream is None):
-            if waiting and waiting != self._stuck:  # slow, but it moves
+            if waiting and waiting != self._stuck:  # the client reads slowly
                 self._stuck = waiting
                 self.deadline = self.wheel.now + self.server.limits.idle
             elif not waiting and self._patient > self.wheel.now and untaken(self.transport):
@@ -204,29 +210,32 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         elif self._body is not None and self._body.ticket is not None:
             self.deadline = self.wheel.now + self.server.limits.body
             self._deny(self._body, self._crowded("other bodies took all the room for 10 s; nothing was stored"))
-        elif self._body is not None and self._body.most is None:
-            self._lose()  # it has its answer
+        elif self._body is not None and self._body.limit is None:
+            self._lose()  # the request has its answer
         elif self._partial or self._body is not None:
             self.refuse(errors.TooSlow("the request did not arrive in time"))
         elif self.half:
-            self.transport.abortConnection()  # nothing was written for so long: perhaps nobody is there
+            self.transport.abortConnection()  # nothing was written for so long that the client may be gone
         elif not self.line and self.stream is None:
             self._lose()
 
     def refuse(self, error: errors.Error) -> None:
-        """An error that ends the connection, after the answers before it."""
+        """Answer with an error that ends the connection, after the answers before it."""
         self.closing, self._buffer, self._partial = True, b"", False
         self._drop_body()
         body = error.render()
         head = self.server.head(error.status, b"application/problem+json")
         self._refusal = b"%bConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
-        if self.server.access is not None:
-            self.server.access(Request(self, "-", b"-", False, NOTHING), error.status, len(body))
+        if self.server.on_answer is not None:
+            self.server.on_answer(Request(self, "-", b"-", False, NOTHING), error.status, len(body))
         if not self.line:
             self._answered()
 
     def drain(self, grace: float) -> None:
-        """Close when what is under way is answered, or the next request is; without any, after `grace` seconds."""
+        """Close when the requests that are under way are answered, or the next one is.
+
+        Without any, close after `grace` seconds.
+        """
         if self.stream is not None:
             return
         if self.line:
@@ -238,15 +247,15 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
                 self.deadline = min(self.deadline, self.wheel.now + int(grace))
 
     def closes(self, request: Request) -> bool:
-        """Whether the connection ends with this request's answer, so that its head says so."""
+        """Whether the connection ends with this request's answer, so that the head must say so."""
         if self.closing or self.server.draining:
             return not self._refusal and self.line[-1] is request
         return bool(self.no_keep_alive)
 
     def lose(self) -> None:
-        """Close when all is sent, and if it cannot be sent, some time later.
+        """Close when all is sent. If it cannot be sent, close some time later.
 
-        TLS waits for the client's goodbye then, which one that keeps its connections for later does not say.
+        TLS then waits for the client's goodbye, which a client that keeps its connections for later does not send.
         """
         self.closing = self._losing = True
         self.deadline = self.wheel.now + (self.server.limits.idle if can_half_close(self.transport) else LINGER)
@@ -257,10 +266,10 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
     _lose = lose
 
     def cut(self, linger: bool = True, patience: float = 0) -> None:
-        """Close now: what the kernel has not taken is thrown away, what it has can still be read.
+        """Close now. Bytes that the kernel has not taken are thrown away; the client can still read the others.
 
-        Reading goes on for a moment, or up to `patience` seconds while the peer has not taken all: whatever comes
-        behind the close, as a pong that a slow client owes, would reset the connection.
+        Reading goes on for a moment, or for up to `patience` seconds while the peer has not taken all bytes. Otherwise
+        bytes that come after the close, such as a slow client's pong, would reset the connection.
         """
         self.closing = self._losing = True
         self._patient = self.wheel.now + int(patience)
@@ -272,7 +281,10 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             self.transport.resumeProducing()
 
     def _linger(self) -> None:
-        """Close our half, and read on for a moment: a reset would take the answer away from a client that sends."""
+        """Close our half and read on for a moment.
+
+        A reset would take the answer from a client that still sends.
+        """
         if self.half or not can_half_close(self.transport):
             self.lose()
             return
@@ -287,7 +299,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
 
     def dataReceived(self, data: bytes) -> None:
         if self.stream is not None:
-            self.stream.received(data)
+            self.stream.on_received(data)
             return
         if self.closing or self.ended:
             return
@@ -322,7 +334,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             self.transport.resumeProducing()
 
     def _resume(self) -> None:
-        """An answer left: requests that were read ahead go on."""
+        """An answer left: go on with the requests that were read ahead."""
         if self._resuming or self.ended or self.closing or self._full():
             return
         self._read_on()
@@ -345,7 +357,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         while not (self.closing or self.ended):
             if self.stream is not None:
                 if at < len(data):
-                    self.stream.received(data[at:])
+                    self.stream.on_received(data[at:])
                 return
             if self._body is not None:
                 at = self._more(data, at)
@@ -367,7 +379,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             at = self._head(data, at, end + 4)
 
     def _unfinished(self, head: bytes) -> None:
-        """The beginning of a head: is it still a good one, and how long may the rest take?"""
+        """Check the beginning of a head, and set the deadline for the rest of it."""
         check_beginning(head, self._scanned)
         self._scanned = len(head)
         if not self._partial:
@@ -375,12 +387,12 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             self.deadline = self.wheel.now + self.server.limits.head
 
     def _head(self, data: bytes, at: int, end: int) -> int:
-        """Take up the head in data[at:end], and its body if it is here; the position after it."""
+        """Take up the head in data[at:end], and its body if it is here. Returns the position after it."""
         method, target, newer, given = read_head(data, at, end)
         length = given.length
         request = Request(self, method, target, newer, given)
         if b"%" in target and BROKEN.search(target):
-            self.app.wrong(request, "the target has a % without two hexadecimal digits behind it: write it as %25")
+            self.app.mark_malformed(request, "the target has a % without two hexadecimal digits after it: write %25")
         if not (length or given.chunked):
             self._take(request)
             return end
@@ -392,9 +404,9 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         return end
 
     def _judge(self, request: Request, here: bool) -> None:
-        """A head whose body is still to come, or is large: whoever may not send it is answered now.
+        """Judge a head whose body is large or still to come. A client that may not send the body is answered now.
 
-        `here` is whether some of the body came already: then nobody waits for 100 Continue.
+        `here` says that a part of the body came already. Then the client does not wait for 100 Continue.
         """
         self._partial = False
         body = self._body = Body(request, self.wheel.now)
@@ -402,7 +414,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         if here:
             body.expects = False
         try:
-            body.most = self.app.judge(request)
+            body.limit = self.app.judge(request)
         except Exception as error:
             self._deny(body, error)
             return
@@ -412,7 +424,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             self._continue(body)
 
     def _ask_for_room(self, body: Body, size: int) -> None:
-        """A large body: it is read on when all bodies of this instance leave room for it."""
+        """Ask for room for a large body. It is read on when all bodies of this instance leave room for it."""
         body.room, body.ticket = size, self.server.bodies.enter(size, partial(self._has_room, body))
         if body.ticket is not None:
             body.room = 0
@@ -429,7 +441,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         self.wheel.clock.callLater(0, self._read_body, body)
 
     def _read_body(self, body: Body) -> None:
-        """It has room now: go on with what was read of it, then with what is to come."""
+        """Go on with a body that has room now: first with the bytes that were read, then with those to come."""
         if self._body is not body or self.ended:
             return
         self.transport.resumeProducing()
@@ -439,7 +451,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             self.dataReceived(b"")
 
     def _drop_body(self) -> None:
-        """There is no body any more that is still coming: its room is others'."""
+        """Give up the body that is still coming. Its room is free for others."""
         body, self._body = self._body, None
         if body is not None:
             self._leave_room(body)
@@ -454,26 +466,26 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         elif room:
             self.server.bodies.leave(room)
 
-    def hurried(self) -> None:
-        """Others wait for room: a body that comes slowly must give its own back."""
+    def check_body_rate(self) -> None:
+        """Refuse a body that has room and comes slowly, because others wait for room."""
         body = self._body
         if body is not None and body.room:
             age = self.wheel.now - body.began
-            if age >= HURRIED and body.size < age * HASTE:
+            if age >= CONTESTED and body.size < age * CONTESTED_RATE:
                 self._deny(body, self._crowded("the body came slowly while others waited; nothing was stored"))
 
     def _crowded(self, text: str) -> errors.NoRoom:
-        """The error of a body that has no room, or has it no longer. It is counted for /metrics."""
+        """The error for a body that gets no room, or loses it. It is counted for /metrics."""
         self.server.bodies.refused += 1
         return errors.NoRoom(text)
 
     def _deny(self, body: Body, error: Exception) -> None:
-        """Answer a request whose body is not all here. What comes of the body is thrown away, if it has a near end.
+        """Answer a request whose body is not all here. The rest of the body is thrown away, if its end is near.
 
-        It has none if the client waits for 100 Continue: perhaps it sends the body, perhaps the next request (RFC
+        The end is unknown if the client waits for 100 Continue, because it may send the body or the next request (RFC
         9110 section 10.1.1).
         """
-        request, body.most = body.request, None
+        request, body.limit = body.request, None
         body.data.clear()
         self._leave_room(body)
         if (
@@ -486,7 +498,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             self._body = None
         self.line.append(request)
         if request.method == "GET":
-            self._gets += 1  # answer() counts it off
+            self._gets += 1  # answer() subtracts it
         self.app.refuse(request, error)
 
     def _continue(self, body: Body) -> None:
@@ -495,7 +507,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             send(self.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _more(self, data: bytes, at: int) -> int:
-        """Go on with a body; the position after it, or -1 when more must come (the rest is kept)."""
+        """Go on with a body. Returns the position after it, or -1 if more must come; then the rest is kept."""
         body, limits = self._body, self.server.limits
         assert body is not None
         while True:
@@ -503,13 +515,15 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
                 self._buffer = data[at:]
                 return -1
             if body.want == "size":
-                most = limits.size if body.most is None else min(limits.size, body.most.bytes if body.room else LITTLE)
+                most = (
+                    limits.size if body.limit is None else min(limits.size, body.limit.bytes if body.room else LITTLE)
+                )
                 at = body.small_chunks(data, at, most)
             if isinstance(body.want, int):
                 part = data[at : at + body.want]
                 at += len(part)
                 body.size += len(part)
-                if body.most is not None:
+                if body.limit is not None:
                     body.data += part
                 body.want -= len(part)
                 self.deadline = min(body.began + body.size // MIN_RATE, self.wheel.now) + limits.body
@@ -532,23 +546,23 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             if self.closing:
                 return -1
         self._body = None
-        if body.most is None:
+        if body.limit is None:
             if not self.line:
                 self.deadline = self.wheel.now + limits.idle
             return at
         body.request.body = bytes(body.data)
         body.data.clear()
-        self.server.bodies.held -= body.room  # _take() counts what it has
+        self.server.bodies.held -= body.room  # _take() counts its bytes again
         body.room = 0
         self._take(body.request)
         return at
 
     def _announced(self, body: Body, size: int) -> None:
-        """A chunk of so many bytes is next: may the body have them, and is there room?"""
-        if body.most is not None and body.size + size > body.most.bytes:
-            self._deny(body, body.most.passed())
-        elif body.most is not None and not body.room and body.size + size > LITTLE:
-            self._ask_for_room(body, body.most.bytes)
+        """Check that the body may have the next chunk of `size` bytes, and ask for room."""
+        if body.limit is not None and body.size + size > body.limit.bytes:
+            self._deny(body, body.limit.exceeded())
+        elif body.limit is not None and not body.room and body.size + size > LITTLE:
+            self._ask_for_room(body, body.limit.bytes)
 
     def _take(self, request: Request) -> None:
         """A whole request is here."""
@@ -565,19 +579,19 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         self.app(request)
 
     def may_grow(self, request: Request, most: int) -> None:
-        """A body is to be unpacked, to `most` bytes. Raises NoRoom when there is no room for that."""
+        """Check that there is room to unpack a body to `most` bytes. Raises NoRoom if there is not."""
         bodies = self.server.bodies
         if bodies.held - request.size + most > bodies.most and bodies.held > request.size:
             raise self._crowded("too many bodies are under way for one that is to be unpacked; nothing was done")
 
-    def replaced(self, request: Request, body: bytes) -> None:
-        """A request has another body now, which was unpacked: it counts while the request is under way."""
+    def replace_body(self, request: Request, body: bytes) -> None:
+        """Give a request its unpacked body, which is counted while the request is under way."""
         self._held += len(body) - request.size
         self.server.bodies.held += len(body) - request.size
         request.body, request.size = body, len(body)
 
-    def freed(self, request: Request) -> None:
-        """Nobody needs its body any more."""
+    def free_body(self, request: Request) -> None:
+        """Stop counting a request's body, because nothing needs it any more."""
         size, request.size = request.size, 0
         if size:
             self._held -= size
@@ -586,7 +600,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
     # -- answering
 
     def answer(self, request: Request, data: bytes) -> None:
-        """The whole answer of one request; it leaves when those before it have left."""
+        """Take the whole answer of one request. It leaves when the answers before it have left."""
         line = self.line
         if self.ended or request.answer is not None:
             return
@@ -594,7 +608,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         if request.method == "GET":
             self._gets -= 1
         size = request.size
-        if size:  # freed(), in place
+        if size:  # free_body(), written out because it costs a call
             request.size = 0
             self._held -= size
             bodies = self.server.bodies
@@ -608,7 +622,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
                 self._count()
             request.body = b""
             request.__dict__.pop("form", None)
-            if self._buffer or self._paused:  # its body may be what there was too much of
+            if self._buffer or self._paused:  # its body may have been the one that took too much room
                 self._resume()
             return
         line.popleft()
@@ -623,7 +637,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         self._answered()
 
     def _count(self) -> None:
-        """Tell the application how much the client has not read."""
+        """Report to the server how much the client has not read."""
         now = 0 if self.ended else self._kept
         if self._choked and not self.ended and self.stream is None:
             now += unsent(self.transport)
@@ -631,8 +645,11 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         if more:
             self.server.answers.count(more)
 
-    def watched(self) -> None:
-        """Once a second while the client does not read: it is cut off when it reads nothing and takes others' room."""
+    def check_reading(self) -> None:
+        """Cut the client off if it reads nothing and its answers take others' room.
+
+        Called each second while it does not read.
+        """
         before = self._counted
         self._count()
         self._still = self._still + 1 if self._counted >= before else 0
@@ -641,7 +658,7 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             self.transport.abortConnection()
 
     def _answered(self) -> None:
-        """What could leave has left: close, go on reading, or start the cold request whose turn it is."""
+        """The answers that could leave have left: close, read on, or run the request whose turn it is."""
         line = self.line
         if not line:
             if self._refusal:
@@ -659,12 +676,12 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
             elif not self._partial:
                 self.deadline = self.wheel.now + self.server.limits.idle
         elif line[0].hold:
-            self.app.cold(line[0])
+            self.app.run_next(line[0])
             return
         if self._buffer or self._paused:
             self._resume()
 
-    # cyclone's own way of answering, for its ordinary handlers: they hold the line, so they are first.
+    # cyclone's own way of answering, for its ordinary handlers. They hold the line, so their request is the first.
 
     def write(self, chunk: bytes) -> None:
         if not self.ended:
@@ -680,11 +697,11 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
         if request.method == "GET":
             self._gets -= 1
         request.answer = b""
-        self.freed(request)
+        self.free_body(request)
         self.closing = self.closing or self.no_keep_alive
         self._answered()
 
-    # Twisted asks these when more is written than the client takes, and when it has taken it.
+    # Twisted calls these when more is written than the client takes, and when the client has taken it.
 
     def pauseProducing(self) -> None:
         self._choked = True
@@ -703,8 +720,8 @@ class Connection(httpserver.HTTPConnection):  # type: ignore[misc]  # cyclone ha
 
 
 def _safely(call: Callable[[], object]) -> None:
-    """Tell somebody that the client is gone; who fails at that must not keep it from the next."""
+    """Call a callback of a lost connection. If it fails, the next one is called all the same."""
     try:
         call()
     except Exception:
-        log.failure("the end of a connection was not taken well")
+        log.failure("a callback failed at the end of a connection")

@@ -1,6 +1,6 @@
-"""Counts of answered requests: by route, method and status.
+"""Counts of answered requests, by route, method and status.
 
-Owns the names of routes; knows no handler's work. Read api/metrics.py next, which shows them.
+Owns the names of routes. Knows nothing of what a handler does. api/metrics.py shows the counts: read it next.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from restmq.http.application import specification
+from restmq.http.application import RouteSpec, specification
 from restmq.http.handler import METHODS
 from restmq.http.request import Request
 
@@ -18,21 +17,23 @@ OTHER = "other"
 
 
 def route_name(pattern: str) -> str:
-    """A route as docs/protocol.txt writes it: /q/NAME/take of /q/([^/]+)/take."""
+    """A route as docs/protocol.txt writes it: /q/NAME/take for /q/([^/]+)/take."""
     path = pattern.replace("\\", "").replace("/([0-9]+)", "/N").replace("/?", "/")
     path = path.replace("(.+)", "FILE").replace("(.*)", "FILE")
     return path.replace("([^/]+)", "NAMES" if re.match(r"/(?:c|sse|ws)/", path) else "NAME")
 
 
 class Counts:
-    """Counts answers by route, method and status; it is the application's `access`, and passes on to the log's.
+    """Counts answers by route, method and status.
 
-    What is bounded is counted by itself, a path that no route fits and a method
-    that nobody knows as `other`: clients cannot make it grow.
+    It is the server's `on_answer`, and passes each answer on to the access log.
+
+    Clients cannot make the counts grow: a path without a route, and a method that RestMQ does not know, count as
+    `other`.
     """
 
-    def __init__(self, routes: Iterable[Any], log: Callable[[Request, int, int], object] | None = None) -> None:
-        """`routes` as the application has them."""
+    def __init__(self, routes: Iterable[RouteSpec], log: Callable[[Request, int, int], object] | None = None) -> None:
+        """`routes` are those of the application, `log` is the access log."""
         found = [(spec.regex.pattern.removesuffix("$"), spec.handler_class) for spec in map(specification, routes)]
         self._routes = [(re.compile(pattern.encode()), route_name(pattern)) for pattern, _ in found]
         self._log = log
@@ -45,7 +46,7 @@ class Counts:
         self._slow: Counter[tuple[str, str, int]] = Counter()
 
     def __call__(self, request: Request, status: int, size: int) -> None:
-        """A request was answered. The hot ones cost a look into a dict."""
+        """Count an answered request. A hot request costs one look-up in a dict."""
         prefix, _, last = request.raw_path.rpartition(b"/")
         try:
             self._fast[prefix if last else b"", request.method, status] += 1
@@ -63,7 +64,7 @@ class Counts:
         self._slow[next(fits, OTHER), method, status] += 1
 
     def counts(self) -> Counter[tuple[str, str, int]]:
-        """How many, by (route, method, status)."""
+        """The number of answers, by (route, method, status)."""
         counts = Counter(self._slow)
         for (prefix, method, status), count in self._fast.items():
             counts[self._hot[prefix], method, status] += count

@@ -1,8 +1,7 @@
-"""What cyclone 1.3 gets wrong on Python 3, mended once, each with its symptom.
+"""Repairs of what cyclone 1.3 gets wrong on Python 3, each with its symptom.
 
-Owns nothing but these repairs; everything else of cyclone is used as it is.
-An ordinary handler is written as cyclone's own documentation says: the
-application serves `repaired(handler)` in its place. Read http/headers.py next.
+Owns nothing but these repairs. Everything else of cyclone is used as it is. An ordinary handler is written as
+cyclone's own documentation says: the application serves `repaired(handler)` in its place. Read http/headers.py next.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import inspect
 from functools import cache
 from http.client import responses
-from typing import Any
+from typing import Any  # cyclone has no types: neither its handlers, nor their arguments and answers
 
 from cyclone import web
 from cyclone.util import ObjectDict
@@ -24,7 +23,7 @@ log = Logger()
 
 
 class Chunked(web.ChunkedTransferEncoding):  # type: ignore[misc]  # cyclone has no types
-    """flush() on HTTP/1.1 joined str and bytes: a TypeError, and the request was never answered."""
+    """Repairs that flush() on HTTP/1.1 joined str and bytes: a TypeError, and the request was never answered."""
 
     def transform_chunk(self, block: bytes, finishing: bool) -> bytes:
         if not self._chunking:
@@ -34,18 +33,18 @@ class Chunked(web.ChunkedTransferEncoding):  # type: ignore[misc]  # cyclone has
 
 
 def methods_of(handler: Any) -> tuple[str, ...]:
-    """The methods that an ordinary handler has, but for OPTIONS, which every address has."""
+    """The methods of an ordinary handler, without OPTIONS, which every address has."""
     return tuple(one for one in handler.SUPPORTED_METHODS if one != "OPTIONS" and hasattr(handler, one.lower()))
 
 
 class _Repairs(web.RequestHandler):  # type: ignore[misc]  # cyclone has no types
-    """Stands before an ordinary handler, so that these methods are found first."""
+    """Stands before an ordinary handler, so that Python finds these methods first."""
 
     _reason: str
 
     @property
     def ui(self) -> Any:
-        """The functions for templates were stored in the handler, and held it: each request left a cycle."""
+        """Repairs that the handler and its functions for templates referred to each other: a cycle for each request."""
         found = ObjectDict((name, self._ui_method(each)) for name, each in self.application.ui_methods.items())
         modules = self.application.ui_modules.items()
         found["_modules"] = found["modules"] = ObjectDict((name, self._ui_module(name, each)) for name, each in modules)
@@ -53,20 +52,20 @@ class _Repairs(web.RequestHandler):  # type: ignore[misc]  # cyclone has no type
 
     @ui.setter
     def ui(self, _: object) -> None:
-        """What cyclone would store."""
+        """Ignore what cyclone would store."""
 
     def finish(self, chunk: Any = None) -> None:
-        """The modules that a template used held their handler after its answer."""
+        """Repairs that the modules of a template held their handler after its answer."""
         super().finish(chunk)
         self.__dict__.pop("_active_modules", None)
 
     def _deferred_handler(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """An `async def` method was never awaited: an empty 200 at once."""
+        """Repairs that an `async def` method was never awaited: the client got an empty 200 at once."""
         answer = super()._deferred_handler(function, *args, **kwargs)
         return answer.addCallback(lambda got: deferred(got) if inspect.iscoroutine(got) else got)
 
     def _execute_handler(self, prepared: object, args: Any, kwargs: Any) -> None:
-        """on_connection_close was called at the end of the next request, the client still there."""
+        """Repairs that on_connection_close was called at the end of the next request, with the client still there."""
         if self._finished:
             return
         self.notifyFinish().addCallback(self._left)
@@ -84,7 +83,10 @@ class _Repairs(web.RequestHandler):  # type: ignore[misc]  # cyclone has no type
         return why
 
     def _generate_headers(self) -> Any:
-        """204 came with a Content-Length, a reason could break the head apart, flush() to HTTP/1.0 had no end."""
+        """Repairs three faults of heads.
+
+        A 204 had a Content-Length, a reason could split the head, and a flush() to HTTP/1.0 had no end.
+        """
         headers, request = self._headers, self.request
         if self._status_code == 204:
             self.clear_header("Content-Length")
@@ -105,12 +107,14 @@ class _Repairs(web.RequestHandler):  # type: ignore[misc]  # cyclone has no type
         return super()._generate_headers()
 
     def _handle_request_exception(self, error: Any) -> None:
-        """A traceback was never logged whole, and a failure after flush() left the connection in disorder."""
+        """Repairs that a traceback was never logged whole, and that a failure after flush() left the connection in
+        disorder.
+        """
         failure = error if isinstance(error, Failure) else Failure(error)
         problem = failure.value
         if not isinstance(problem, (Error, web.HTTPError)):
             log.failure("{method} {path} failed", failure, method=self.request.method, path=ascii(self.request.path))
-        failure.cleanFailure()  # its traceback holds frames that hold it
+        failure.cleanFailure()  # its traceback has frames that refer to it
         if self._finished:
             return
         if self._headers_written:
@@ -133,7 +137,7 @@ class _Repairs(web.RequestHandler):  # type: ignore[misc]  # cyclone has no type
 
 
 class _Problems(_Repairs):
-    """For handlers without error pages of their own: errors look as everywhere in RestMQ."""
+    """For handlers without error pages of their own: their errors look as everywhere in RestMQ."""
 
     def write_error(self, status_code: int, **given: Any) -> None:
         problem = Error(responses.get(status_code, "Error").lower())
@@ -147,7 +151,7 @@ class _Problems(_Repairs):
 
 
 class _NoEtag(web.RequestHandler):  # type: ignore[misc]  # cyclone has no types
-    """Every answer to a GET was hashed, and a queue's read could answer 304."""
+    """Repairs that every answer to a GET was hashed, so that a read of a queue could answer 304."""
 
     def compute_etag(self) -> None:
         return None
@@ -155,7 +159,7 @@ class _NoEtag(web.RequestHandler):  # type: ignore[misc]  # cyclone has no types
 
 @cache
 def repaired(handler: type[web.RequestHandler]) -> type:
-    """The handler with the repairs; what it overrides itself stays its own."""
+    """The handler with the repairs. What the handler overrides itself stays its own."""
     own_errors = hasattr(handler, "get_error_html") or handler.write_error is not web.RequestHandler.write_error
     bases: tuple[type, ...] = (_Repairs if own_errors else _Problems, handler)
     if handler.compute_etag is web.RequestHandler.compute_etag:

@@ -1,7 +1,7 @@
-"""What the head of a request says of its body and of the answer that it wants (RFC 9110 sections 8, 12 and 13).
+"""What a request's head says of its body and of the answer that the client wants (RFC 9110 sections 8, 12 and 13).
 
-Owns charsets, content codings, media ranges, preconditions and prefetching, out of
-header lines alone; knows no route. http/handler.py asks. Read http/forms.py next.
+Owns charsets, content codings, media ranges, preconditions and prefetching, read from header lines alone. Knows no
+route. http/handler.py asks. Read http/forms.py next.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ SPECIAL = frozenset(
         *(b"idempotency-key", b"range", b"purpose", b"sec-purpose", b"x-purpose", b"x-moz", b"sec-websocket-key"),
     )
 )
-#: What a browser makes of an answer (Sec-Fetch-Dest in Fetch Metadata), where it cannot be JSON.
+#: Uses that a browser has for an answer (Sec-Fetch-Dest in Fetch Metadata), where JSON cannot serve.
 DESTINATIONS = frozenset(
     b"audio audioworklet font image manifest paintworklet report script serviceworker sharedworker style track video "
     b"worker xslt".split()
 )
-#: Names of lines of JSON, of which none is registered; the first is ours.
+#: Types for lines of JSON. None of them is registered; RestMQ answers with the first.
 LINES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines")
-MEMBERS = 1000  # of a gzip body: each costs a decompressor
+MEMBERS = 1000  # most members of a gzip body: each costs a decompressor
 _AHEAD = re.compile(rb"prefetch|prerender|preview", re.IGNORECASE)
 _CHARSET = re.compile(rb";[ \t]*charset\*?[ \t]*=[ \t]*(?:\"((?:[^\"\\]|\\.){0,80})\"|([^\s;]*))", re.IGNORECASE)
 _UTF_8 = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"")
 _Q = re.compile(rb";[ \t]*q[ \t]*=[ \t]*([01](?:\.[0-9]{0,3})?)[ \t]*(?:;|\Z)", re.IGNORECASE)
-_SLICE = 64 << 10  # bytes: what a decompressor leaves over is copied
+_SLICE = 64 << 10  # bytes given to a decompressor at a time, because it copies the bytes that are left
 
 
 def listed(values: bytes, word: bytes) -> bool:
-    """Whether a token stands in a list (RFC 9110 section 5.6.1), in capitals or not; in linear time, however long."""
+    """Whether a token stands in a list (RFC 9110 section 5.6.1), in capitals or not. Takes linear time."""
     values = values.lower()
     return word in values and re.search(rb"(?:\A|,)[ \t]*" + word + rb"[ \t]*(?:,|\Z)", values) is not None
 
@@ -57,7 +57,7 @@ def media_type(content_type: bytes) -> bytes:
 
 
 def check_charset(content_type: bytes) -> None:
-    """Raises UnsupportedMedia for text that is not UTF-8 by its own word; ASCII is UTF-8."""
+    """Raise UnsupportedMedia for a type that names a charset other than UTF-8. ASCII is UTF-8."""
     if b"charset" not in content_type.lower():
         return
     for found in _CHARSET.finditer(content_type):
@@ -65,10 +65,12 @@ def check_charset(content_type: bytes) -> None:
 
 
 def named_utf_8(charset: bytes) -> None:
-    """Raises UnsupportedMedia when this is the name of another charset."""
+    """Raise UnsupportedMedia if this is the name of another charset than UTF-8."""
     if charset.strip().lower() not in _UTF_8:
         word = charset[:40].decode("latin-1")
-        raise UnsupportedMedia(f"text in {word!a} is not read here: send it in UTF-8, with charset=utf-8 or without")
+        raise UnsupportedMedia(
+            f"text in {word!a} is not read here: send UTF-8, with charset=utf-8 or without a charset"
+        )
 
 
 def zipped(values: Values) -> bool:
@@ -90,9 +92,11 @@ def zipped(values: Values) -> bool:
 
 
 def unzipped(body: bytes, most: int) -> bytes | None:
-    """A gzip body (RFC 1952), None when it has more than `most` bytes; no more memory is taken for it.
+    """The content of a gzip body (RFC 1952), or None if it has more than `most` bytes.
 
-    Raises BadRequest when it is cut, or followed by something else.
+    It takes no more memory than that.
+
+    Raises BadRequest for a body that ends too early, or goes on with something else.
     """
     parts: list[bytes] = []
     size = at = members = 0
@@ -104,7 +108,7 @@ def unzipped(body: bytes, most: int) -> bytes | None:
         try:
             part = inflate.decompress(rest, most + 1 - size)
         except zlib.error as error:
-            raise BadRequest(f"the body is no gzip: {str(error).partition(': ')[2] or error}") from None
+            raise BadRequest(f"the body is not gzip: {str(error).partition(': ')[2] or error}") from None
         if part:
             parts.append(part)
             size += len(part)
@@ -117,14 +121,14 @@ def unzipped(body: bytes, most: int) -> bytes | None:
                 raise BadRequest(f"the gzip body has more than {MEMBERS} members; compress it in one")
             inflate, begun = zlib.decompressobj(31), False
     if begun or not members:
-        raise BadRequest("the gzip body ends too early: some of it is missing")
+        raise BadRequest("the gzip body ends too early: a part of it is missing")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def accepts(accept: bytes, kinds: Iterable[bytes]) -> bool:
     """Whether a client that sends this Accept can use an answer of one of these types (RFC 9110 section 12.5.1).
 
-    The most specific range decides; parameters other than q are not looked at, nor is what is malformed.
+    The most specific range decides. Parameters other than q, and malformed parts, are ignored.
     """
     ranges: dict[bytes, bool] = {}
     for part in accept.lower().split(b",")[:100]:
@@ -144,7 +148,7 @@ def accepts(accept: bytes, kinds: Iterable[bytes]) -> bool:
 
 
 def unusual(values: Values, kind: bytes) -> bool:
-    """Whether a head asks for something rare: these requests are looked at more closely."""
+    """Whether a head asks for something rare. Such requests are checked more closely."""
     accept, content_type = values.get(b"accept"), values.get(b"content-type", b"")
     if accept is not None and accept != b"*/*" and not accepts(accept, (b"application/json",)):
         return True
@@ -161,15 +165,15 @@ def unusual(values: Values, kind: bytes) -> bool:
 
 
 def check_use(values: Values, kinds: tuple[bytes, ...], queue: str) -> None:
-    """What hands out, or streams, must not do so for a client that cannot use it.
+    """Check that the client can use what a request hands out or streams.
 
-    `kinds` are the types of the answer, none for a WebSocket, which has its own check; `queue` is for
-    the error. Raises Prefetched, NotAcceptable, UpgradeRequired and BadRequest.
+    `kinds` are the types of the answer. A WebSocket has none, because it has its own check. `queue` is for the error.
+    Raises Prefetched, NotAcceptable, UpgradeRequired and BadRequest.
     """
-    for word in (b"sec-purpose", b"purpose", b"x-purpose", b"x-moz"):
-        if _AHEAD.search(values.get(word, b"")):
-            raise Prefetched("a prefetch consumes nothing; ask again when the element is really wanted")
-    # A proxy that knows no WebSockets forwards all of a handshake but Upgrade.
+    for name in (b"sec-purpose", b"purpose", b"x-purpose", b"x-moz"):
+        if _AHEAD.search(values.get(name, b"")):
+            raise Prefetched("a prefetch takes nothing; ask again when the element is really wanted")
+    # A proxy that does not know WebSocket forwards a handshake without Upgrade.
     if kinds and (listed(values.get(b"upgrade", b""), b"websocket") or b"sec-websocket-key" in values):
         raise UpgradeRequired(f"this address does not speak WebSocket; /ws/{queue} does")
     destination = values.get(b"sec-fetch-dest", b"")
@@ -179,7 +183,7 @@ def check_use(values: Values, kinds: tuple[bytes, ...], queue: str) -> None:
     if accept is not None and kinds and not accepts(accept, kinds):
         raise NotAcceptable(f"the answer is {kinds[0].decode()}, which Accept excludes; {_where(accept, queue)}")
     if b"range" in values:
-        raise BadRequest("Range asks for a part, but what is handed out is given once and whole: leave it out")
+        raise BadRequest("Range asks for a part, but an element is handed out once and whole: leave Range out")
 
 
 def _where(accept: bytes, queue: str) -> str:
@@ -190,20 +194,20 @@ def _where(accept: bytes, queue: str) -> str:
 
 
 def check_conditions(values: Values, known: Iterable[bytes], hint: str) -> None:
-    """Refuse a request that changes something with a precondition that nobody looks at. Raises NotMatched.
+    """Refuse a request that changes something and has a precondition that RestMQ does not check. Raises NotMatched.
 
-    RFC 9110 section 13.2.1: going on without it would do what the client wanted to rule out.
+    Without the precondition, the request would do what the client wanted to rule out (RFC 9110 section 13.2.1).
     """
-    for word in PRECONDITIONS:
-        if word in values and word not in known:
-            name = word.decode().title()
-            raise NotMatched(f"{name} is not looked at for this request, so nothing was done: leave it out{hint}")
+    for header in PRECONDITIONS:
+        if header in values and header not in known:
+            name = header.decode().title()
+            raise NotMatched(f"{name} is not supported for this request, so nothing was done: leave it out{hint}")
 
 
 def unchanged(values: Values) -> bool:
-    """Whether a look is answered 304: an answer that has no ETag matches If-None-Match: * alone.
+    """Whether a look is answered with 304. An answer without an ETag matches only If-None-Match: *.
 
-    Raises NotMatched for If-Match with a tag: it has none (RFC 9110 sections 13.1.1 and 13.2.2).
+    Raises NotMatched for If-Match with a tag, because there is no ETag (RFC 9110 sections 13.1.1 and 13.2.2).
     """
     if values.get(b"if-match", b"*") != b"*":
         raise NotMatched("what this address shows has no ETag, so If-Match does not hold; leave it out")

@@ -1,17 +1,17 @@
-"""Proxies that are trusted to name their client, as Nginx does.
+"""The proxies that may name their client, as Nginx does.
 
-Owns whose word counts; knows no connection. Read http/accesslog.py next.
+Owns which proxies are trusted. Knows no connection. Read http/accesslog.py next.
 """
 
 from __future__ import annotations
 
 from restmq.model.networks import Networks, address
 
-HOPS = 32  # of a chain of trusted proxies: each costs a look at the networks
+HOPS = 32  # most addresses of a chain of proxies: each is looked up in the networks
 
 
 class Proxies:
-    """Which proxies are trusted to name their client, and in which header (`header`, lower case)."""
+    """The proxies that may name their client, and the header in which they do (`header`, in lower case)."""
 
     def __init__(self, header: str, networks: tuple[str, ...]) -> None:
         self.header = header.lower().encode("ascii")
@@ -20,9 +20,9 @@ class Proxies:
     def client(self, peer: str, given: bytes) -> str:
         """The client's address: the peer's, or the one that a trusted proxy named in the header's value.
 
-        Of X-Forwarded-For it is the right-most that is no trusted proxy: whatever
-        stands before that one the client may have invented. "" is a unix socket's
-        peer: whoever may open it is the proxy. A chain of more than 32 ends with the 32nd.
+        In X-Forwarded-For, the right-most address that is not a trusted proxy counts, because the client may have
+        invented the addresses before it. "" is the peer of a unix socket: a process that may open the socket is the
+        proxy. Of a longer chain, only the last 32 addresses count.
         """
         hops = [hop.strip() for hop in given.decode("latin-1").rsplit(",", HOPS)[-HOPS:]]
         if peer and peer not in self._networks:

@@ -1,14 +1,14 @@
-"""One request: what came, and what a handler asks of it, built when it is asked for.
+"""One request: its bytes, and the values that a handler asks for, made when it asks.
 
-Owns the views of a request; knows no route. cyclone's request is subclassed, so
-that its ordinary handlers find what they look for. Read http/connection.py next.
+Owns the views of a request. Knows no route. It is a subclass of cyclone's request, so that cyclone's ordinary handlers
+find what they look for. Read http/connection.py next.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 from cyclone import httpserver, httputil
@@ -20,48 +20,58 @@ from restmq.model.errors import TooLarge
 from restmq.model.urlencoded import MAX_FIELDS, pairs
 from restmq.runtime.ticker import Wheel
 
-LITTLE = 64 << 10  # bytes of a body that every address takes
+LITTLE = 64 << 10  # every address takes a body of so many bytes
 
 
-class Most(NamedTuple):
-    """The most bytes that a body may have: of what, and which setting says so."""
+class BodyLimit(NamedTuple):
+    """How many bytes a body may have, what the body is, and which setting says so."""
 
     bytes: int = LITTLE
     what: str = "a body for this address"
     setting: str = ""
 
-    def passed(self, size: int = 0) -> TooLarge:
-        """The error of a body that is larger; `size` is how large, 0 when nobody knows yet."""
+    def exceeded(self, size: int = 0) -> TooLarge:
+        """The error for a larger body. `size` is its size, or 0 if that is not known yet."""
         has = f"has {size} bytes; at most {self.bytes} are allowed" if size else f"may have at most {self.bytes} bytes"
         return TooLarge(f"{self.what} {has}{self.setting and f' ({self.setting})'}")
 
 
 class Receiver(Protocol):
-    """What a stream's connection passes on to it: the bytes of the client, and that it has gone."""
+    """A stream, as far as its connection knows it."""
 
-    def received(self, data: bytes) -> None: ...
-    def lost(self) -> None: ...
+    def on_received(self, data: bytes) -> None: ...
+    def on_connection_lost(self) -> None: ...
+
+
+class Handling(Protocol):
+    """The handler of a request, as far as the connection knows it."""
+
+    @property
+    def streams(self) -> bool: ...
+    def failed(self, error: BaseException) -> None: ...
+    def on_client_left(self) -> None: ...
+    def on_client_half_closed(self) -> None: ...
 
 
 class Carrier(Protocol):
-    """The connection that a request came over, as far as the request, its handler and its stream know it."""
+    """The connection of a request, as far as the request, its handler and its stream know it."""
 
     peer_ip: str
-    proven: bytes  # the user name and password that were right here last
-    allowed: dict[str, int]  # section -> generation of the ACL that let this address in
+    proven: bytes  # the last user name and password that were right on this connection
+    allowed: dict[str, int]  # section -> generation of the access rules that let this address in
     half: bool  # whether the client has closed its side
     ended: bool  # whether the client is gone
     line: deque[Request]  # the requests that are not answered yet
     wheel: Wheel
-    transport: Any  # Twisted's, which has no one interface for TCP, TLS and unix sockets
+    transport: Any  # Twisted has no single interface for the transports of TCP, TLS and unix sockets
 
     def client(self, values: dict[bytes, bytes]) -> str: ...
     def may_grow(self, request: Request, most: int) -> None: ...
-    def replaced(self, request: Request, body: bytes) -> None: ...
-    def freed(self, request: Request) -> None: ...
+    def replace_body(self, request: Request, body: bytes) -> None: ...
+    def free_body(self, request: Request) -> None: ...
     def closes(self, request: Request) -> bool: ...
     def answer(self, request: Request, data: bytes) -> None: ...
-    def taken_over(self, stream: Receiver) -> None: ...
+    def give_to_stream(self, stream: Receiver) -> None: ...
     def read_ahead(self) -> bytes: ...
     def lose(self) -> None: ...
     def cut(self, linger: bool = True, patience: float = 0) -> None: ...
@@ -69,21 +79,21 @@ class Carrier(Protocol):
 
 
 class Request(httpserver.HTTPRequest):  # type: ignore[misc]  # cyclone has no types
-    """cyclone's request; what a lean handler does not ask for is built on first use.
+    """cyclone's request. What a lean handler does not ask for is made at its first use.
 
-    `target`, `raw_path` and `raw_query` are as they came, `query` and `form` decoded
-    lists of pairs of bytes. `fields.values` has the header lines.
+    `target`, `raw_path` and `raw_query` are as they came. `query` and `form` are decoded lists of pairs of bytes.
+    `fields.values` has the header lines.
     """
 
-    files: dict[str, Any] = {}
-    size = 0  # bytes of the body, which counts while it is under way
+    files: ClassVar[dict[str, object]] = {}  # cyclone's handlers look for uploaded files here; RestMQ has none
+    size = 0  # bytes of the body, which are counted while the request is under way
     _finish_time = None
-    hold = False  # whether it begins when those before it are answered, and what follows is read when it is
-    alone = False  # whether what follows is read when it is answered, though it has begun
+    hold = False  # begins when the requests before it are answered; the next one is read when this one is answered
+    alone = False  # has begun, and the next request is still read only when this one is answered
     answer: bytes | None = None
-    handler: Any = None
-    route: Any = None  # application.Route, once it was looked for
-    judged = False  # whether its head was judged before its body came
+    handler: Handling | None = None
+    route: object = None  # application.Route, once it was looked for
+    judged = False  # whether the head was judged before the body came
     shared: tuple[tuple[bytes, bytes], ...] = ()  # header lines that let a page of another origin read the answer
 
     body = b""
@@ -97,12 +107,12 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]  # cyclone has no t
 
     @property
     def remote_ip(self) -> str:
-        """The client's address; behind a trusted proxy, the one it names. "" over a unix socket."""
+        """The client's address; behind a trusted proxy, the one that the proxy names. "" over a unix socket."""
         return self.connection.client(self.fields.values)
 
     @property
     def proven(self) -> bytes:
-        """The user name and password that were right on this connection last; b"" when none, or wrong ones since."""
+        """The last right user name and password on this connection. b"" if there are none, or wrong ones came since."""
         return self.connection.proven
 
     @proven.setter
@@ -116,7 +126,7 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]  # cyclone has no t
 
     @cached_property
     def form(self) -> list[tuple[bytes, bytes]]:
-        """The body's fields; none when it is no form. Raises BadRequest."""
+        """The body's fields, or none if the body is not a form. Raises BadRequest."""
         if self.fields.form == 1:
             return check(pairs(self.body))
         if self.fields.form == 2:
@@ -128,7 +138,7 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]  # cyclone has no t
         spent: float = self.connection.wheel.clock.seconds() - self._start_time
         return spent
 
-    # What cyclone's ordinary handlers ask for.
+    # Values that cyclone's ordinary handlers ask for.
 
     @property
     def version(self) -> str:
@@ -154,9 +164,9 @@ class Request(httpserver.HTTPRequest):  # type: ignore[misc]  # cyclone has no t
         return self.newer
 
     @cached_property
-    def headers(self) -> Any:
+    def headers(self) -> Any:  # cyclone has no types
         if len(httputil.HTTPHeaders._normalized_headers) > 1000:
-            httputil.HTTPHeaders._normalized_headers.clear()  # cyclone keeps every name it ever saw, however long
+            httputil.HTTPHeaders._normalized_headers.clear()  # cyclone keeps every name for ever, however long
         built = httputil.HTTPHeaders()
         for line in self.fields.block.split(b"\r\n"):
             if line:

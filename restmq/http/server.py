@@ -1,7 +1,7 @@
 """The server: what all connections of an instance, and their handlers, share.
 
-Owns the limits of requests, the room for bodies and answers, the set of connections and the first lines of answers;
-knows no route and no queue. Read http/application.py next.
+Owns the limits of requests, the room for bodies and answers, the set of connections and the first lines of answers.
+Knows no route and no queue. Read http/application.py next.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from restmq.runtime.ticker import Wheel
 
 
 class Limits(NamedTuple):
-    """Seconds for head, body and idling; bytes of a body."""
+    """Seconds for a head, a body and idling, and the most bytes of a body."""
 
     head: int
     body: int
@@ -36,9 +36,9 @@ class Open(Protocol):
 
     deadline: int
 
-    def late(self) -> None: ...
-    def watched(self) -> None: ...
-    def hurried(self) -> None: ...
+    def on_deadline(self) -> None: ...
+    def check_reading(self) -> None: ...
+    def check_body_rate(self) -> None: ...
     def drain(self, grace: float) -> None: ...
     def cut(self, linger: bool = True, patience: float = 0) -> None: ...
 
@@ -46,8 +46,8 @@ class Open(Protocol):
 class Server:
     """What connections and handlers share.
 
-    `access` is called with (request, status, bytes) for every answer. `answers` are those that clients have not read
-    yet; the store shares them.
+    `on_answer` is called with (request, status, bytes) for every answer. `answers` counts the answers that clients
+    have not read yet; the store shares it.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Server:
         acl: Acl,
         wheel: Wheel,
         answers: Answers,
-        access: Callable[[Request, int, int], None] | None = None,
+        on_answer: Callable[[Request, int, int], None] | None = None,
     ) -> None:
-        self.config, self.acl, self.wheel, self.answers, self.access = config, acl, wheel, answers, access
+        self.config, self.acl, self.wheel, self.answers, self.on_answer = config, acl, wheel, answers, on_answer
         self.limits = Limits(
             int(config.head_timeout), int(config.body_timeout), int(config.idle_timeout), config.max_body
         )
@@ -66,8 +66,8 @@ class Server:
         self.bodies = Room(max(config.max_bodies, config.max_body))
         self.proxies = Proxies(config.xheader, tuple(config.trusted_proxies)) if config.xheaders else None
         self.connections: set[Open] = set()
-        self.choked: set[Open] = set()  # those whose clients do not read as fast as they are written to
-        self.live: Counter[str] = Counter()  # live consumers of each client's address; of this machine's none
+        self.choked: set[Open] = set()  # connections whose clients read more slowly than RestMQ writes
+        self.live: Counter[str] = Counter()  # live consumers by the client's address, without this machine's
         self.draining = False
         self.refusals = Refusals(wheel)
         self._heads: dict[tuple[int, bytes, bytes], bytes] = {}
@@ -77,18 +77,21 @@ class Server:
         self._heads.clear()
         now = self.wheel.now
         for connection in [one for one in self.connections if one.deadline < now]:
-            connection.late()
+            connection.on_deadline()
         for connection in list(self.choked):
-            connection.watched()
-        if self.bodies.line:  # a body that takes room must not take its time
+            connection.check_reading()
+        if self.bodies.line:  # others wait for room, so a body that has room must come fast
             for connection in list(self.connections):
-                connection.hurried()
+                connection.check_body_rate()
         if self.bodies.used:
             self.bodies.used = self.bodies.held > 0
             heap.trim(0)
 
     def head(self, status: int, type: bytes, cache: bytes = b"no-store") -> bytes:
-        """An answer's first lines, remembered for a second. `cache` is its Cache-Control (RFC 9111 section 5.2.2)."""
+        """The first lines of an answer, remembered for a second.
+
+        `cache` is its Cache-Control (RFC 9111 section 5.2.2).
+        """
         head = self._heads.get((status, type, cache))
         if head is None:
             lines = (

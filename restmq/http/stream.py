@@ -1,7 +1,7 @@
-"""A connection taken over for one long answer, whose end nobody knows yet.
+"""A connection that is taken over for one long answer, whose end is not known yet.
 
-Owns its framing and what is told of its socket; knows nothing of what is written.
-live/consumer.py is who writes. Read http/proxies.py next.
+Owns the framing, and the callbacks about the socket. Knows nothing of the content: live/consumer.py writes it. Read
+http/proxies.py next.
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ from zope.interface import implementer
 from restmq.http.request import Request
 from restmq.runtime.cork import bottom, send, unsent, untaken
 
-MAX_AHEAD = 65536  # bytes read ahead of a request that is not answered yet, or past a stream that listens to none
+MAX_AHEAD = 65536  # most bytes read after a request that is not answered yet, or by a stream that ignores them
 _NOTSENT_LOWAT = 25  # Linux's TCP_NOTSENT_LOWAT (tcp(7)), which PyPy's socket module does not name
-MAX_UNSENT = 131072  # bytes that the kernel may hold of a stream without having sent them
+MAX_UNSENT = 131072  # most bytes of a stream that the kernel may hold without having sent them
 
 
 def nothing(*_: object) -> None:
-    """What a stream's owner has not asked to know."""
+    """Does nothing: stands for a callback that the owner of a stream did not set."""
 
 
 @implementer(IPushProducer)
 class Stream:
-    """A connection taken over for one long answer: chunked, to its close, or raw after an upgrade.
+    """A connection that is taken over for one long answer: chunked, until its close, or raw after an upgrade.
 
-    `written` counts the bytes given to the transport, framing and all, and `unsent`
-    those of them that the kernel has not taken. `full` is true while Twisted's
-    buffer holds more than 64 KiB: on_full() was called, on_drained() will be.
-    on_lost() is called once, however it ends. on_data() gets what the client
-    sends after an upgrade; before one nobody asked for it, and it is thrown away.
-    A client that takes nothing for `stall` seconds after cut() is let go.
+    - `written` counts the bytes given to the transport, with the framing. The kernel has not taken `unsent` of them.
+    - `full` is true while Twisted's buffer holds more than 64 KiB. on_full() is called before, and on_drained() after.
+    - on_lost() is called once, however the stream ends.
+    - on_data() gets the client's bytes after an upgrade. Without an upgrade they are thrown away.
+    - A client that takes nothing for `stall` seconds after cut() is disconnected.
     """
 
     def __init__(self, request: Request, head: bytes, chunked: bool, raw: bool, stall: float = 0) -> None:
@@ -46,18 +45,19 @@ class Stream:
         self.on_drained: Callable[[], None] = nothing
         self.on_lost: Callable[[], None] = nothing
         self._ignored = 0
-        request.handler = None  # it has answered
-        self.connection.taken_over(self)
+        request.handler = None  # the handler has answered
+        self.connection.give_to_stream(self)
         send(self.transport, head)
         self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
         self._watch()
 
     def _watch(self) -> None:
-        """Bound how many bytes the kernel holds of a stream without having sent them (tcp(7)).
+        """Bound how many bytes of a stream the kernel holds without having sent them (tcp(7)).
 
-        Not how long: TCP_USER_TIMEOUT would reset the connection of a peer that is there and reads nothing for a while,
-        and throw away what counts as delivered. Live looks itself for one that takes nothing.
+        The time is not bounded here. TCP_USER_TIMEOUT would reset the connection of a peer that is there and does not
+        read for a while, and throw away bytes that count as delivered. live/consumer.py itself looks for a client that
+        takes nothing.
         """
         if self.connection.peer_ip:
             handle = bottom(self.transport).getHandle()
@@ -65,7 +65,7 @@ class Stream:
 
     @property
     def unsent(self) -> int:
-        """Bytes written that the kernel has not yet taken."""
+        """Bytes written that the kernel has not taken yet."""
         return unsent(self.transport)
 
     @property
@@ -74,7 +74,7 @@ class Stream:
         return untaken(self.transport)
 
     def write(self, data: bytes) -> None:
-        """Write bytes; all of a turn's reading of Redis leaves together."""
+        """Write bytes. All bytes that one read from Redis causes leave together."""
         if self.closed or not data:
             return
         if self._chunked:
@@ -82,8 +82,11 @@ class Stream:
         self.written += len(data)
         send(self.transport, data)
 
-    def received(self, data: bytes) -> None:
-        """Bytes of the client. An upgraded stream's owner gets them; others ignore them, and so does one that ended."""
+    def on_received(self, data: bytes) -> None:
+        """Take bytes of the client.
+
+        The owner of an upgraded stream gets them. Other streams, and ended ones, ignore them.
+        """
         if self.closed:
             return
         if self._raw:
@@ -94,18 +97,21 @@ class Stream:
             self.transport.pauseProducing()
 
     def pause(self) -> None:
-        """Read no more for now."""
+        """Stop reading for now."""
         self.transport.pauseProducing()
 
     def resume(self) -> None:
-        """Read on, or begin to: what came before the stream was there is given to on_data first."""
+        """Begin to read, or go on. Bytes that came before the stream was there are given to on_data first."""
         early = self.connection.read_ahead()
         self.transport.resumeProducing()
         if early:
-            self.received(early)
+            self.on_received(early)
 
     def close(self, last: bytes = b"", trailer: bytes = b"") -> None:
-        """End it after what waits; chunked, with header lines at its end (RFC 9112 section 7.1.2)."""
+        """End the stream after the bytes that wait.
+
+        A chunked one may end with header lines (RFC 9112 section 7.1.2).
+        """
         if self.closed:
             return
         self.write(last)
@@ -115,18 +121,23 @@ class Stream:
         self.connection.lose()
 
     def cut(self) -> None:
-        """End it now. What waits here is thrown away; what the kernel has taken can still be read."""
+        """End the stream now.
+
+        Bytes that wait here are thrown away. The client can still read those that the kernel has taken.
+        """
         self.closed = True
         self.connection.cut(patience=self._stall)
 
-    def lost(self) -> None:
+    def on_connection_lost(self) -> None:
         """The connection is gone."""
         self.closed = True
         on_lost = self.on_lost
-        self.on_data = self.on_full = self.on_drained = self.on_lost = nothing  # its owner holds it, and it its owner
+        self.on_data = self.on_full = self.on_drained = self.on_lost = (
+            nothing  # or the stream and its owner would refer to each other
+        )
         on_lost()
 
-    # Twisted asks these when its buffer is full, and when it is empty again.
+    # Twisted calls these when its buffer is full, and when it is empty again.
 
     def pauseProducing(self) -> None:
         if not self.full:
@@ -146,7 +157,7 @@ _chunked: tuple[bytes, bytes] = (b"", b"")
 
 
 def _chunk(data: bytes) -> bytes:
-    """The data as one chunk; a thousand streams that write the same object share its frame."""
+    """The data as one chunk. A thousand streams that write the same object share its frame."""
     global _chunked
     if _chunked[0] is not data:
         _chunked = (data, b"%x\r\n%b\r\n" % (len(data), data))

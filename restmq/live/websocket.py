@@ -1,23 +1,19 @@
 """Live consumers on /ws/NAMES: the WebSocket protocol (RFC 6455) over a Stream.
 
-Owns the handshake, the frames, and the JSON commands a client sends; wsproto
-parses what comes in, what goes out is framed here, once for all consumers of
-a queue (a server's frames are not masked, section 5.1). Knows nothing of what
-a command does: api/commands.py does. live/consumer.py has what all consumers share.
+Owns reading frames, the JSON commands that a client sends, and the closing handshake. wsproto parses incoming frames.
+live/frames.py makes outgoing ones, once for all consumers of a queue. Knows nothing of what a command does:
+api/commands.py does. live/consumer.py has what all consumers share.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import struct
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
@@ -27,77 +23,42 @@ from restmq.api.client import Client
 from restmq.api.services import BrokerHandler
 from restmq.delivery.batch import Batch
 from restmq.delivery.waiting import Wait
-from restmq.http.negotiation import listed
 from restmq.http.request import LITTLE
 from restmq.http.stream import Stream
-from restmq.live.consumer import Live, Wish, queue_names, wish
+from restmq.live.consumer import Live
+from restmq.live.frames import (
+    BROKEN,
+    GOING_AWAY,
+    PING,
+    POLICY,
+    PONG,
+    TEXT,
+    TOO_BIG,
+    UNSUPPORTED,
+    accept,
+    check_handshake,
+    close_frame,
+    to_frame,
+)
+from restmq.live.options import StreamOptions, queue_names, stream_options
 from restmq.model.element import Lease, parse_lease
-from restmq.model.errors import BadKey, BadRequest, Error, UpgradeRequired
+from restmq.model.errors import BadKey, BadRequest, Error
 from restmq.runtime.future import drive
 
-GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
-TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A  # the first byte of a whole frame, section 5.2
-NO_CODE = 1005  # a Close frame came without a code, section 7.4.1
-GOING_AWAY, UNSUPPORTED, POLICY, TOO_BIG, BROKEN = 1001, 1003, 1008, 1009, 1011
-MOST_WAITING = 1000  # takes of one connection
-MOST_REMEMBERED = 1000  # leases of one connection, those that are over included
-MOST_COMMANDS = 128  # not yet answered, or as much as one may have; then reading stops, and goes on below half
-MOST_FRAMES = 500  # that are looked at in one turn of the reactor
+MOST_WAITING = 1000  # most takes of one connection that wait
+MOST_REMEMBERED = 1000  # most leases of one connection that are remembered, with those that are over
+MOST_COMMANDS = 128  # most unanswered commands, or bytes of one command; then reading stops, and goes on below half
+MOST_FRAMES = 500  # most frames that are read in one turn of the reactor
 PATIENCE = 2.0  # seconds for the client to answer a Close frame
 
 log = Logger()
 
 
-def to_frame(kind: int, payload: bytes) -> bytes:
-    """One whole frame as a server sends it (RFC 6455 section 5.2)."""
-    size = len(payload)
-    if size < 126:
-        return b"%c%c%b" % (kind, size, payload)
-    if size < 1 << 16:
-        return b"%c\x7e%b%b" % (kind, struct.pack("!H", size), payload)
-    return b"%c\x7f%b%b" % (kind, struct.pack("!Q", size), payload)
-
-
-def close_frame(code: int, why: str = "") -> bytes:
-    """A Close frame; the reason is cut to what a control frame holds (section 5.5)."""
-    if code == NO_CODE:
-        return to_frame(CLOSE, b"")
-    reason = why.encode("utf-8")[:123].decode("utf-8", "ignore").encode("utf-8")
-    return to_frame(CLOSE, struct.pack("!H", code) + reason)
-
-
-def accept(key: bytes) -> bytes:
-    """The answer to Sec-WebSocket-Key (section 4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key + GUID).digest())
-
-
-def check_handshake(version: str, fields: dict[bytes, bytes]) -> bytes:
-    """Check a client's opening handshake (section 4.2.1); answers its Sec-WebSocket-Key.
-
-    Raises UpgradeRequired when it is none or of another version than 13, and
-    BadRequest when it is broken.
-    """
-    if not (listed(fields.get(b"upgrade", b""), b"websocket") and listed(fields.get(b"connection", b""), b"upgrade")):
-        raise UpgradeRequired(
-            "this address speaks WebSocket: send Connection: Upgrade and Upgrade: websocket "
-            "(Nginx passes them on only with proxy_http_version 1.1 and proxy_set_header for both)"
-        )
-    if version != "HTTP/1.1":
-        raise BadRequest("a WebSocket handshake is an HTTP/1.1 request")
-    if fields.get(b"sec-websocket-version", b"").strip() != b"13":
-        raise UpgradeRequired("Sec-WebSocket-Version must be 13")
-    key = fields.get(b"sec-websocket-key", b"").strip()
-    try:
-        nonce = base64.b64decode(key, validate=True)
-    except binascii.Error:
-        nonce = b""
-    if len(nonce) != 16:
-        raise BadRequest("Sec-WebSocket-Key must be 16 bytes in base64")
-    return key
-
-
 class Asking(Client):
-    """Who sent one command over a WebSocket; `later` once its answer may come after those of other commands."""
+    """The client of one command over a WebSocket.
+
+    `later` is true once its answer may come after those of other commands.
+    """
 
     def __init__(self, socket: WebSocket) -> None:
         super().__init__()
@@ -112,7 +73,7 @@ class Asking(Client):
         return self._socket.ended
 
     def waits(self, wait: Wait) -> None:
-        """A take waits from now on. Raises BadRequest when too many do."""
+        """Let a take wait. Raises BadRequest if too many wait."""
         if len(self._socket.waiting) >= MOST_WAITING:
             wait.leave()
             raise BadRequest(f"{MOST_WAITING} takes wait on this connection; no more are allowed")
@@ -120,46 +81,56 @@ class Asking(Client):
         self._socket.waiting.add(wait)
 
     def owns(self, queue: str, lease: str) -> bool:
-        """Whether the connection has this lease, or had it a little while ago: then the answer is that it is lost."""
+        """Whether the connection has this lease, or had it a short while ago.
+
+        In the second case the answer is that it is lost.
+        """
         try:
-            name, word = queue.encode("utf-8"), parse_lease(lease.encode("utf-8"))
+            name, parsed = queue.encode("utf-8"), parse_lease(lease.encode("utf-8"))
         except (UnicodeEncodeError, BadKey):
             return False
-        return (name, word) in self._socket.leased or self._socket.services.delivery.leases(self._socket, name, word)
+        leased = (name, parsed) in self._socket.leased
+        return leased or self._socket.services.delivery.leases(self._socket, name, parsed)
 
 
 class WebSocket(Live):
-    """A consumer of /ws/NAMES: elements go out as text messages, commands are answered in order."""
+    """A consumer of /ws/NAMES. Elements are text messages, and commands are answered in order."""
 
     section = "websocket:consumer"
 
-    def __init__(self, handler: BrokerHandler, queues: Sequence[bytes], clock: Any = None, wish: Wish = Wish()) -> None:  # noqa: B008
-        super().__init__(handler, queues, clock, wish)
+    def __init__(
+        self,
+        handler: BrokerHandler,
+        queues: Sequence[bytes],
+        clock: IReactorTime | None = None,
+        options: StreamOptions = StreamOptions(),  # noqa: B008
+    ) -> None:
+        super().__init__(handler, queues, clock, options)
         self._limit = self.services.config.max_form  # bytes of one message
         self._parser = Connection(ConnectionType.SERVER)
         self._message = BytesIO()
         self._size = 0
         self._commands: deque[bytes] = deque()
-        self._waiting_size = 0  # bytes of these
+        self._waiting_size = 0  # bytes of these commands
         self._working = False
         self.waiting: set[Wait] = set()  # takes that are answered later
-        self.leased: dict[tuple[bytes, Lease], None] = {}  # the newest that it got
-        self._held = False  # reading stopped: too much is to be answered
+        self.leased: dict[tuple[bytes, Lease], None] = {}  # the newest leases of this connection
+        self._held = False  # reading stopped, because too many commands are unanswered
         self._resting = False  # reading goes on in the reactor's next turn
-        self._pong: bytes | None = None  # owed to a client that does not read
-        self._alive = True  # something came since the last heartbeat
-        self._silent = 0  # heartbeats since then, of those at which it had nothing new to read
+        self._pong: bytes | None = None  # the answer to a ping that waits until the client reads
+        self._alive = True  # bytes came since the last heartbeat
+        self._silent = 0  # heartbeats since then at which the client had nothing new to read
         self._pinged = 0  # `written` after the last ping
-        self._closing: Any = None  # a Close frame went out; the timer that ends waiting for the client's
+        self._closing: IDelayedCall | None = None  # a Close frame was sent; ends waiting for the client's
 
     # Elements
 
-    def framed(self, document: str, event: str = "") -> bytes:
-        """A text message."""
+    def frame_object(self, document: str, event: str = "") -> bytes:
+        """One JSON object as a text message."""
         return to_frame(TEXT, document.encode("ascii"))
 
     def deliver(self, data: bytes, queue: bytes, batch: Batch) -> None:
-        """Write frames, and remember whose lease it is."""
+        """Write frames, and remember the leases of this connection."""
         super().deliver(data, queue, batch)
         if self.lease:
             self.leased.update(dict.fromkeys((queue, element.lease) for element in batch.elements))
@@ -168,15 +139,15 @@ class WebSocket(Live):
 
     # What comes in
 
-    def heard(self, data: bytes) -> None:
-        """Parse what came."""
+    def on_data(self, data: bytes) -> None:
+        """Parse bytes from the client."""
         self._alive = True
         self._parser.receive_data(data)
         if not (self._held or self._resting):
             self._read()
 
     def _read(self) -> None:
-        """What was parsed. Frames can be six bytes long: after so many of them others have their turn."""
+        """Handle the parsed frames. A frame can have six bytes, so after many of them other clients have their turn."""
         for count, event in enumerate(self._parser.events(), 1):
             if self._closing is None or isinstance(event, CloseConnection):
                 self._event(event)
@@ -203,7 +174,7 @@ class WebSocket(Live):
         elif isinstance(event, BytesMessage):
             self.finish(UNSUPPORTED, "commands are JSON in text messages")
         elif isinstance(event, Ping):
-            if self.full:  # only the newest needs an answer (section 5.5.3): a flood of pings cannot pile up
+            if self.full:  # only the newest needs an answer (section 5.5.3), so pings cannot pile up
                 self._pong = bytes(event.payload)
             else:
                 self.write(to_frame(PONG, bytes(event.payload)))
@@ -211,11 +182,11 @@ class WebSocket(Live):
             self._closed(stream, event)
 
     def _part(self, event: TextMessage) -> None:
-        data = event.data.encode("utf-8")  # as one text, a character beyond ASCII would widen all of it
+        data = event.data.encode("utf-8")  # as str, one character beyond ASCII would widen the whole message
         self._size += len(data)
         if self._size > self._limit:
             self._message = BytesIO()
-            self.finish(TOO_BIG, f"a message can have {self._limit} bytes")
+            self.finish(TOO_BIG, f"a message can have at most {self._limit} bytes")
             return
         self._message.write(data)
         if event.message_finished:
@@ -227,13 +198,13 @@ class WebSocket(Live):
             self._work()
 
     def _closed(self, stream: Stream, event: CloseConnection) -> None:
-        """The client ends it, or sent what is no WebSocket frame: then wsproto's state is still open."""
+        """The client closes, or sent bytes that are not a WebSocket frame: then wsproto's state is still open."""
         if self._closing is not None:
             stream.close()
             return
         theirs = self._parser.state is ConnectionState.REMOTE_CLOSING
         waiting = self.unsent
-        self.leave("the client closed it" if theirs else f"it sent what is no WebSocket: {event.reason}")
+        self.leave("the client closed it" if theirs else f"it sent bytes that are not WebSocket: {event.reason}")
         if waiting:
             stream.cut()
         else:
@@ -253,7 +224,7 @@ class WebSocket(Live):
                 self._next()
 
     async def command(self, text: bytes, asking: Asking) -> bytes:
-        """Run one command; what a client did wrong is an answer too."""
+        """Run one command. A client's error becomes an answer too."""
         return await commands.run(self.services, text, self._allow, whole=True, client=asking)
 
     def _allow(self, section: str) -> None:
@@ -268,7 +239,7 @@ class WebSocket(Live):
             self.waiting.discard(asking.wait)
         if not self.ended:
             self.write(to_frame(TEXT, answer.rstrip(b"\r\n")))
-            if self.overfull:  # it does not read: what it waits for goes to others
+            if self.overfull:  # the client does not read, so elements that it waits for go to others
                 self._unwait()
         if not asking.later:
             self._next()
@@ -279,7 +250,7 @@ class WebSocket(Live):
             wait.leave()
 
     def _next(self) -> None:
-        """The next command's turn."""
+        """Begin the next command."""
         self._working = False
         if not self.ended:
             self._hold()
@@ -294,7 +265,7 @@ class WebSocket(Live):
         self.finish(BROKEN, "the command failed")
 
     def _hold(self) -> None:
-        """Stop reading when too many commands wait, go on when half of them are answered."""
+        """Stop reading if too many commands wait. Go on when half of them are answered."""
         assert self._stream is not None
         many, size = len(self._commands), self._waiting_size
         if not self._held and (many >= MOST_COMMANDS or size > self._limit):
@@ -305,8 +276,8 @@ class WebSocket(Live):
             self._stream.resume()
             self._read()
 
-    def _drained(self) -> None:
-        super()._drained()
+    def _on_drained(self) -> None:
+        super()._on_drained()
         if self._pong is not None and not self.ended:
             pong, self._pong = self._pong, None
             self.write(to_frame(PONG, pong))
@@ -315,10 +286,10 @@ class WebSocket(Live):
     # The end
 
     def beat(self) -> None:
-        """Ping; a client that answers none for `stall` is gone.
+        """Ping. A client that answers no ping for `stall` is gone.
 
-        A slow one may still have to read what lies before the ping. So a heartbeat does not count when more than pings
-        was written since the last one, or it took some of what was written before.
+        A slow client may first have to read the bytes before the ping. So a heartbeat does not count if more than
+        pings was written since the last one, or if the client took bytes that were written before.
         """
         heard = self._alive or self._held or self.moving or self.written > self._pinged
         self._silent = 0 if heard else self._silent + 1
@@ -330,15 +301,15 @@ class WebSocket(Live):
             self._pinged = self.written
 
     def farewell(self, stream: Stream, why: str) -> None:
-        """The server goes away."""
+        """Close with GOING_AWAY, because the server ends."""
         self._farewell(GOING_AWAY, why)
 
     def refuse(self, why: str) -> None:
-        """The access rules forbid it now."""
+        """Close with POLICY, because the access rules no longer allow the connection."""
         self.finish(POLICY, why)
 
     def finish(self, code: int, why: str) -> None:
-        """Start the closing handshake (section 7.1.2); what did not go out goes to others."""
+        """Start the closing handshake (section 7.1.2). Elements that were not sent go to other consumers."""
         assert self._stream is not None
         if self.ended:
             return
@@ -360,23 +331,23 @@ class WebSocket(Live):
             self._read()
 
     def _give_up(self) -> None:
-        """The client did not answer the Close frame, or did not even take it."""
+        """Disconnect a client that did not answer the Close frame, or did not even take it."""
         assert self._stream is not None
-        if self._stream.unsent or self._stream.untaken:  # it may still read, and answer what it reads
+        if self._stream.unsent or self._stream.untaken:  # the client may still read, and answer what it reads
             self._stream.cut()
         else:
             self._stream.close()
 
     def leave(self, why: str = "the client left") -> None:
-        """Take no more; what it waits for goes to others."""
+        """Take no more elements. Those that the client waits for go to other consumers."""
         super().leave(why)
         self._unwait()
 
-    def lost(self) -> None:
+    def on_lost(self) -> None:
         """The connection is gone."""
-        super().lost()
+        super().on_lost()
         self._commands.clear()
-        closing, self._closing = self._closing, None  # a timer that rang would hold this, and be held by it
+        closing, self._closing = self._closing, None  # an expired timer and this object would refer to each other
         if closing is not None and closing.active():
             closing.cancel()
 
@@ -385,14 +356,14 @@ class WebSocketHandler(BrokerHandler):
     """GET /ws/NAMES."""
 
     streams = True
-    gives: ClassVar = {"GET": ()}
+    hand_out_types: ClassVar = {"GET": ()}
     sections: ClassVar[dict[str, str]] = {"GET": WebSocket.section}
 
     async def get(self, raw: bytes) -> None:
-        """Join, then answer the handshake: a refusal is still a plain HTTP answer."""
+        """Join, then answer the handshake. So a refusal is still a plain HTTP answer."""
         key = check_handshake(self.request.version, self.request.fields.values)
         queues = queue_names(raw)
-        consumer = WebSocket(self, queues, wish=wish(self, queues))
+        consumer = WebSocket(self, queues, options=stream_options(self, queues))
         headers = (
             (b"Upgrade", b"websocket"),
             (b"Connection", b"Upgrade"),

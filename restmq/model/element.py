@@ -1,7 +1,7 @@
-"""Names, keys and elements: the nouns on the wire, and the one name rule.
+"""Names, keys and elements: the nouns on the wire, and the one rule for names.
 
-Owns what a queue name and a key may look like; knows nothing of HTTP or
-Redis. Every entrance calls `queue_name` or `parse_key`. Read runtime/future.py next.
+Owns the form of a queue name and of a key. Knows nothing of HTTP or Redis. Every entrance calls `queue_name` or
+`parse_key`. Read runtime/future.py next.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NUMBER = re.compile(rb"[1-9][0-9]{0,15}\Z")
 
 
 class Lease(NamedTuple):
-    """A lease as clients see it, N.D@EPOCH: which element, its which hand-out, in which life of the queue."""
+    """A lease as clients see it, N.D@EPOCH: the element's number, its count of deliveries, the queue's epoch."""
 
     number: int
     deliveries: int
@@ -31,12 +31,12 @@ class Lease(NamedTuple):
 
 
 class Element(NamedTuple):
-    """One element as a consumer sees it. `count` is how often `get` showed it; `epoch` is there with a lease."""
+    """One element as a consumer sees it. `count` says how often `get` showed it. `epoch` is set with a lease."""
 
     queue: bytes
     number: int
     value: bytes
-    count: int = 0  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+    count: int = 0  # type: ignore[assignment]  # it hides tuple.count, which RestMQ does not use
     deliveries: int = 0
     epoch: bytes = b""
 
@@ -47,20 +47,20 @@ class Element(NamedTuple):
 
     @property
     def lease(self) -> Lease:
-        """The lease under which it was handed out."""
+        """The lease under which the element was handed out."""
         return Lease(self.number, self.deliveries, self.epoch)
 
 
-def told(given: bytes) -> str:
-    """What a client gave, for an error text: in quotes, as ASCII, its first 100 bytes at the most."""
+def quoted(given: bytes) -> str:
+    """A client's bytes for an error text: in quotes, as ASCII, the first 100 bytes at most."""
     return ascii(given[:100].decode("utf-8", "replace")) + ("…" if len(given) > 100 else "")
 
 
 def queue_name(raw: bytes) -> bytes:
-    """Check a queue name, already percent-decoded, and give it back.
+    """Check a queue name that is percent-decoded, and return it.
 
-    1 to 255 bytes of UTF-8; no control character, no space, none of
-    / , { } " < > \\ ; not . or .. . Raises BadName with the reason.
+    A name has 1 to 255 bytes of UTF-8. No control character, no space and none of / , { } " < > \\ is in it, and it
+    is not . or .. . Raises BadName with the reason.
     """
     if not raw:
         raise BadName("the queue name is empty")
@@ -77,12 +77,12 @@ def queue_name(raw: bytes) -> bytes:
             'any of / , { } " < > \\ are not allowed'
         )
     if text in (".", ".."):
-        raise BadName(f"the queue name cannot be {text}, clients fold it away")
+        raise BadName(f"the queue name cannot be {text}, because clients remove it from a path")
     return raw
 
 
 def not_utf8(text: bytes) -> int:
-    """The place of the first byte that cannot stand there in UTF-8, -1 where all is well. Takes little memory."""
+    """The place of the first byte that UTF-8 does not allow there, or -1 if there is none. Takes little memory."""
     if len(text) <= PIECE:
         try:
             text.decode("utf-8")
@@ -100,25 +100,25 @@ def not_utf8(text: bytes) -> int:
 
 
 def number(raw: bytes) -> int:
-    """The number of an element: decimal, from 1, no leading zero. Raises BadKey."""
+    """The number of an element: decimal, from 1, without a leading zero. Raises BadKey."""
     if not _NUMBER.match(raw):
-        raise BadKey(f"{told(raw)} is no element number: it counts from 1")
+        raise BadKey(f"{quoted(raw)} is not an element number: elements are counted from 1")
     return int(raw)
 
 
 def parse_lease(text: bytes) -> Lease:
-    """A lease out of N.D@EPOCH, with or without an ETag's quotes. Raises BadKey."""
+    """A lease read from N.D@EPOCH, with or without an ETag's quotes. Raises BadKey."""
     found = _LEASE.match(text)
     if not found:
-        raise BadKey(f"{told(text)} is no lease: it is N.D@EPOCH, as the element came with it")
+        raise BadKey(f"{quoted(text)} is not a lease: send N.D@EPOCH, as it came with the element")
     return Lease(int(found[1]), int(found[2]), found[3])
 
 
 def parse_key(key: bytes, queue: bytes) -> int:
-    """The number in NAME:N, for the queue it must belong to. Raises BadKey."""
+    """The number in NAME:N, if the key belongs to the queue. Raises BadKey."""
     name, colon, digits = key.rpartition(b":")
     if not colon:
-        raise BadKey(f"{told(key)} is no key: keys are NAME:N, as add answered them")
+        raise BadKey(f"{quoted(key)} is not a key: keys are NAME:N, as add answered them")
     if name != queue:
-        raise BadKey(f"the key {told(key)} belongs to another queue than {told(queue)}")
+        raise BadKey(f"the key {quoted(key)} belongs to another queue than {quoted(queue)}")
     return number(digits)

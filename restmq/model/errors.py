@@ -1,7 +1,7 @@
-"""Every error RestMQ tells a client: an HTTP status and a word, one class each.
+"""Every error that RestMQ sends to a client: one class for each HTTP status and `type`.
 
-Owns the names of what can go wrong; knows nothing of HTTP writing, Redis or
-queues. Raised low, rendered once (http/handler.py). Read model/element.py next.
+Owns the names of what can go wrong. Knows nothing of writing HTTP, Redis or queues. An error is raised where it
+happens, and rendered in one place (http/handler.py). Read model/element.py next.
 """
 
 from __future__ import annotations
@@ -9,25 +9,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from typing import Any
 
-#: Characters of an error text: it may quote what a client sent, which may be long, in the answer and in the log.
+#: Most characters of an error text. It may quote a client's text, which may be long, in the answer and in the log.
 LONGEST = 2000
 
 
 class Error(Exception):
-    """Something a client is told: what happened, why, and what to do.
+    """An error that a client sees. The text says what happened, why, and what to do.
 
-    `text` is the sentence for the reader; the class gives the HTTP status and
-    the machine word (`type`, RFC 9457 section 3.1.1). `headers` go out with it.
+    `text` is the sentence for the reader. The class gives the HTTP status and the word for programs (`type`, RFC 9457
+    section 3.1.1). `headers` are sent with the answer.
     """
 
     status = 500
     type = "internal"
     title = "Internal error"
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    refusal = ""  # why access refused it, as /metrics and the log count it; "" is no refusal
-    echo = ""  # more JSON behind the last field: the id of the command that it answers
+    refusal = ""  # the reason for which access refused, as /metrics and the log count it; "" if access did not refuse
+    echo = ""  # more JSON after the last field: the id of the command
 
     def __init__(self, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(text)
@@ -36,7 +35,7 @@ class Error(Exception):
             self.headers = headers
 
     def problem(self) -> dict[str, object]:
-        """The error as RFC 9457 has it, with the first RestMQ's word `error` first."""
+        """The error as RFC 9457 defines it. The first RestMQ's field `error` stands first."""
         return {
             "error": self.text,
             "type": "urn:restmq:" + self.type,
@@ -45,18 +44,18 @@ class Error(Exception):
         }
 
     def render(self) -> bytes:
-        """The problem as one line of JSON, CRLF at its end."""
+        """The problem as one line of JSON, with CRLF at its end."""
         return (json.dumps(self.problem())[:-1] + self.echo + "}\r\n").encode("ascii")
 
 
 class BadRequest(Error):
-    """The request is not of a form RestMQ knows."""
+    """The request does not have a form that RestMQ knows."""
 
     status, type, title = 400, "bad-request", "Bad request"
 
 
 class BadName(BadRequest):
-    """The queue name breaks the one name rule."""
+    """The queue name breaks the rule for names."""
 
     type, title = "bad-name", "Bad queue name"
 
@@ -80,7 +79,7 @@ class BadOption(BadRequest):
 
 
 class Unauthorized(Error):
-    """The section asks for a user name and password that did not come."""
+    """The section requires a user name and a password, and the request has none."""
 
     status, type, title = 401, "unauthorized", "Unauthorized"
     refusal = "no-password"
@@ -88,26 +87,26 @@ class Unauthorized(Error):
 
 
 class WrongPassword(Unauthorized):
-    """What came is no user name and password of the rules."""
+    """The request's user name and password are not in the rules."""
 
     refusal = "wrong-password"
 
 
 class Forbidden(Error):
-    """The address, or the page's origin, is not let in."""
+    """The rules do not allow the address, or the origin of the page."""
 
     status, type, title = 403, "forbidden", "Forbidden"
     refusal = "forbidden"
 
 
 class NotFound(Error):
-    """No such route, page or element."""
+    """There is no such route, page or element."""
 
     status, type, title = 404, "not-found", "Not found"
 
 
 class NotAllowed(Error):
-    """The route exists, the method does not."""
+    """The route exists, but does not have this method."""
 
     status, type, title = 405, "method-not-allowed", "Method not allowed"
 
@@ -128,63 +127,66 @@ class TooSlow(Error):
 
 
 class Gone(Error):
-    """The place from which a listing was to go on is not there any more."""
+    """The element after which a listing was to continue is no longer there."""
 
     status, type, title = 410, "gone", "Gone"
 
 
 class LeaseLost(Error):
-    """If-Match names a lease that does not hold, or there is none to prolong."""
+    """If-Match names a lease that does not hold, or there is no lease to prolong."""
 
     status, type, title = 412, "lease-lost", "Lease lost"
 
 
 class NotMatched(Error):
-    """A precondition does not hold, or is one that nobody looks at (RFC 9110 section 15.5.13)."""
+    """A precondition does not hold, or is not supported for this request (RFC 9110 section 15.5.13)."""
 
     status, type, title = 412, "precondition-failed", "Precondition failed"
 
 
 class TooLarge(Error):
-    """The value, form or body is over its limit."""
+    """The value, form or body exceeds its limit."""
 
     status, type, title = 413, "too-large", "Too large"
 
 
 class TargetTooLong(Error):
-    """The request line is over its limit."""
+    """The request line exceeds its limit."""
 
     status, type, title = 414, "uri-too-long", "URI too long"
 
 
 class UnsupportedMedia(Error):
-    """The body's type, charset or coding is not read here (RFC 9110 section 15.5.16)."""
+    """RestMQ does not read the body's type, charset or coding here (RFC 9110 section 15.5.16)."""
 
     status, type, title = 415, "unsupported-media-type", "Unsupported media type"
 
 
 class Misdirected(Error):
-    """The Host header names a host that this server is not known as."""
+    """The Host header names a host that is not a name of this server."""
 
     status, type, title = 421, "misdirected", "Misdirected request"
     refusal = "misdirected"
 
 
 class Conflict(Error):
-    """The Idempotency-Key was used with another body."""
+    """The Idempotency-Key was used before, with another body."""
 
     status, type, title = 422, "key-reused", "Idempotency-Key reused"
 
 
 class UpgradeRequired(Error):
-    """No WebSocket handshake of version 13 (RFC 6455 section 4.2.2), or one where no WebSocket is spoken."""
+    """The request is not a WebSocket handshake of version 13, or this address has no WebSocket.
+
+    See RFC 6455 section 4.2.2.
+    """
 
     status, type, title = 426, "upgrade-required", "Upgrade required"
     headers = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13"))
 
 
 class TooMany(Error):
-    """One client has as many live consumers as it may have."""
+    """The client has as many live consumers as it may have."""
 
     status, type, title = 429, "too-many", "Too many live consumers"
     refusal = "too-many"
@@ -192,53 +194,53 @@ class TooMany(Error):
 
 
 class TooManyGuesses(Error):
-    """Wrong passwords came from this address for this name: the next is looked at in so many `seconds`.
+    """Several wrong passwords came from this address for this name. RestMQ looks at the next one in so many `seconds`.
 
-    `record` is access/guesses.py's own.
+    `record` belongs to access/guesses.py.
     """
 
     status, type, title = 429, "too-many-guesses", "Too many wrong passwords"
     refusal = "not-looked-at"
 
-    def __init__(self, seconds: float, record: Any) -> None:
+    def __init__(self, seconds: float, record: object) -> None:
         wait = max(1, math.ceil(seconds))
         super().__init__(
-            "too many wrong passwords came from this address for this user name, so none is looked at now, right or "
-            f"wrong: come again in {wait} s"
+            "too many wrong passwords came from this address for this user name, so RestMQ checks none now, right or "
+            f"wrong: try again in {wait} s"
         )
         self.headers = ((b"Retry-After", b"%d" % wait),)
         self.record = record
 
 
 class QueueFull(Error):
-    """The queue is at the bound that its settings give it."""
+    """The queue has as much as its settings allow."""
 
     status, type, title = 429, "queue-full", "Queue is full"
     headers = ((b"Retry-After", b"5"),)
 
 
 class HeadTooLarge(Error):
-    """The header lines are too long or too many."""
+    """The header lines are too long, or too many."""
 
     status, type, title = 431, "head-too-large", "Header fields too large"
 
 
 class NotImplementedHere(Error):
-    """A method that nobody knows here, or a transfer coding beside chunked."""
+    """RestMQ does not know the method, or a transfer coding other than chunked."""
 
     status, type, title = 501, "not-implemented", "Not implemented"
 
 
 class VersionNotSupported(Error):
-    """The request is of another HTTP than 1.x."""
+    """The request is not HTTP/1.x."""
 
     status, type, title = 505, "version-not-supported", "HTTP version not supported"
 
 
 class Unavailable(Error):
-    """Redis is away or slow. Try again after a moment.
+    """Redis is away or slow. The client may try again after a moment.
 
-    `maybe` tells a producer whether the element may have been stored all the same.
+    `maybe` tells a producer that the element may have been stored.
     """
 
     status, type, title = 503, "unavailable", "Service unavailable"
@@ -253,7 +255,7 @@ class Unavailable(Error):
 
 
 class Prefetched(Error):
-    """A browser asks ahead of its user: nothing is consumed."""
+    """A browser asks before its user does, so RestMQ hands nothing out."""
 
     status, type, title = 503, "prefetch", "Not for prefetching"
 
@@ -266,14 +268,14 @@ class NoRoom(Error):
 
 
 class Full(Error):
-    """Redis has no memory left: adding fails, taking and deleting go on."""
+    """Redis has no memory left. Adding fails, but taking and deleting work."""
 
     status, type, title = 503, "full", "Redis is full"
     headers = ((b"Retry-After", b"5"),)
 
 
 class Stopped(Error):
-    """The queue's flow is stopped for this verb; `lasts` seconds more, 0 until it is started."""
+    """The queue's flow is stopped for this verb, for `lasts` seconds more. 0 means until somebody starts it."""
 
     status, type, title = 503, "stopped", "Queue is stopped"
 

@@ -1,4 +1,4 @@
-"""Addresses and sets of them, as the rules name them and as sockets and proxies tell them.
+"""Addresses and sets of addresses, as the access rules, the sockets and the proxies write them.
 
 Knows no rule and no connection. Read access/acl.py next.
 """
@@ -13,17 +13,17 @@ _PORT = re.compile(r"\[([^\]]*)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
 
 
 class Networks:
-    """A set of addresses: `all`, addresses, CIDR, IPv6, and `192.168.0.` for a /24."""
+    """A set of addresses. A word is `all`, an address, a network in CIDR, or `192.168.0.` for a /24. IPv6 works too."""
 
     def __init__(self, words: Iterable[str] = ()) -> None:
-        """Raises ValueError with the word that is none of these."""
+        """Raises ValueError, which names the word that is none of these."""
         self.words = tuple(words)
         self.all = "all" in self.words
         self._networks = tuple(_network(word) for word in self.words if word != "all")
 
     @property
     def cidr(self) -> tuple[str, ...]:
-        """The networks as CIDR, without `all`."""
+        """The networks in CIDR, without `all`."""
         return tuple(str(network) for network in self._networks)
 
     def __contains__(self, address: str) -> bool:
@@ -52,13 +52,16 @@ def _network(word: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(word, strict=False)
     except ValueError:
         raise ValueError(
-            f"{word!r} is no address: it takes all, 10.0.0.7, 10.0.0.0/8, ::1, 2001:db8::/32 "
+            f"{word!r} is not an address: it takes all, 10.0.0.7, 10.0.0.0/8, ::1, 2001:db8::/32 "
             "or 192.168.0. (with the dot) for a /24; host names are not looked up"
         ) from None
 
 
 def ip_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address, an IPv4 one that came over an IPv6 socket as what it is; None for a unix socket."""
+    """The address that a text names, or None for a unix socket.
+
+    An IPv4 address from an IPv6 socket is returned as IPv4.
+    """
     try:
         parsed = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -75,10 +78,10 @@ def is_loopback(address: str) -> bool:
 
 
 def address(text: str) -> str:
-    """An IP address as Python writes it, without the brackets of IPv6 and a port; "" when it is none.
+    """An IP address as Python writes it, without a port and the brackets of IPv6, or "" if the text is not an address.
 
-    An IPv4 client of a socket that listens on both is ::ffff:10.0.0.7 there (RFC 4291
-    section 2.5.5.2): it is 10.0.0.7 everywhere else, and so it is here.
+    A socket that listens for IPv4 and IPv6 calls an IPv4 client ::ffff:10.0.0.7 (RFC 4291 section 2.5.5.2). This
+    function returns 10.0.0.7, as that client is called everywhere else.
     """
     bare = _PORT.fullmatch(text)
     try:

@@ -1,8 +1,8 @@
-"""A queue's settings: their names, what each may be, how people write it and how the functions in Redis read it.
+"""A queue's settings: their names, the values that they take, and how people and the functions in Redis write them.
 
-Owns the one table of them, SETTINGS: a line there is all that a new setting needs to be read, shown and refused over
-the wire and in restmq.conf, and to reach the functions. api/admin.py takes them over the wire, config.py out of
-restmq.conf. Read those next.
+Owns the only table of settings, SETTINGS. A new setting needs only a line there to be read, shown and refused, over
+the wire and in restmq.conf, and to reach the functions. api/admin.py takes settings over the wire, config.py from
+restmq.conf: read them next.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from restmq.model.errors import BadOption
 from restmq.model.suggest import hint
 from restmq.model.tokens import FEW
 
-SEND = 'settings are one JSON object, such as {"max_length": 1000}'
+SEND = 'send settings as one JSON object, such as {"max_length": 1000}'
 POLICIES = ("broadcast", "roundrobin")
-MOST = 10**12  # elements or bytes of a queue
+MOST = 10**12  # most elements or bytes of a queue
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 
 
@@ -41,7 +41,7 @@ def _one_of(*known: str) -> Callable[[str], str]:
 
 
 def _backoff(text: str) -> str:
-    """fixed:TIME or exp:TIME:TIME, with the times in ms; none is stored as a word that the functions do not know."""
+    """fixed:TIME or exp:TIME:TIME, with the times in ms. `none` is stored as a word that the functions do not know."""
     if text in ("", "none"):
         return "none"
     kind, *times = text.split(":")
@@ -49,7 +49,7 @@ def _backoff(text: str) -> str:
         raise ValueError("it takes none, fixed:TIME or exp:FIRST:MOST, such as fixed:30s or exp:1s:10m")
     ms = [_time(word) for word in times]
     if not 0 < ms[0] <= ms[-1]:
-        raise ValueError("its times are above 0, and FIRST is not above MOST")
+        raise ValueError("its times must be above 0, and FIRST not above MOST")
     return ":".join([kind, *map(str, ms)])
 
 
@@ -69,8 +69,9 @@ def _backoff_shown(stored: str) -> str:
 class Setting(NamedTuple):
     """One setting of a queue.
 
-    `default` holds when neither restmq.conf nor the queue says otherwise: times in ms, 0 and "" are none. `parse` makes
-    what is stored of what people write and raises ValueError; `show` makes what people write of what is stored.
+    - `default` holds if neither restmq.conf nor the queue has another value. Times are in ms; 0 and "" mean none.
+    - `parse` makes the stored value from the text that people write, and raises ValueError.
+    - `show` makes the text that people write from the stored value.
     """
 
     default: int | str
@@ -91,46 +92,46 @@ SETTINGS: dict[str, Setting] = {
     "overflow": Setting("refuse", _one_of("refuse", "drop_oldest")),
     "idle_ttl": Setting(0, _time, _time_shown),
 }
-#: What holds when neither restmq.conf nor the queue says otherwise.
+#: The values that hold if neither restmq.conf nor the queue has others.
 DEFAULTS: dict[str, int | str] = {name: setting.default for name, setting in SETTINGS.items()}
 
 
 def checked(given: Iterable[tuple[str, str | None]]) -> dict[str, str]:
-    """Settings for Core.set(), all checked. None or "" is one that goes back to its default.
+    """The settings for Core.set(), all checked. A setting with None or "" goes back to its default.
 
-    Raises BadOption, which names the setting; for one that is not known, the nearest.
+    Raises BadOption, which names the setting. For an unknown setting, the error names the nearest known one.
     """
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     for name, text in given:
         if name not in SETTINGS:
             raise BadOption(f"there is no setting {name[:80]!a}; {hint(name, SETTINGS)}")
-        if name in told:
+        if name in found:
             raise BadOption(f"the setting {name} was given twice")
         try:
-            told[name] = str(SETTINGS[name].parse(text)) if text else ""
+            found[name] = str(SETTINGS[name].parse(text)) if text else ""
         except ValueError as error:
             raise BadOption(f"{name}: {error}; this is {(text or '')[:40]!a}") from None
-    return told
+    return found
 
 
 def of_json(text: bytes) -> list[tuple[str, str | None]]:
     """The settings in a JSON object, each as people write it in a form. Raises BadRequest, BadOption."""
     found: list[tuple[str, str | None]] = []
     for name, value in document.read(text, SEND, most=FEW).items():
-        if isinstance(value, (bool, list)) or (told := document.plain(value)) is None:
+        if isinstance(value, (bool, list)) or (plain := document.plain(value)) is None:
             raise BadOption(f"{name[:40]!a}: it takes a string, a number, or null for its default")
-        found.append((name, None if value is None else told))
+        found.append((name, None if value is None else plain))
     return found
 
 
-def shown(told: Mapping[str, str], defaults: Mapping[str, object]) -> dict[str, int | str]:
-    """Every setting with the value that holds, as people write it: what the queue was told, else the default."""
-    values: dict[str, object] = {**defaults, **told}
+def shown(own: Mapping[str, str], defaults: Mapping[str, object]) -> dict[str, int | str]:
+    """Every setting with the value that holds, as people write it: the queue's own value, or the default."""
+    values: dict[str, object] = {**defaults, **own}
     return {name: setting.show(str(values[name])) for name, setting in SETTINGS.items()}
 
 
 def timewritten(ms: int) -> str:
-    """A time in the largest unit that holds it exactly; reading it gives the same again."""
-    if not ms or (ms % 1000 and ms >= 10**9):  # nine digits are the most that a time may have
+    """A time in the largest unit that holds it exactly. Reading the text gives the same time again."""
+    if not ms or (ms % 1000 and ms >= 10**9):  # a time may have at most nine digits
         return f"{ms / 1000:.3f}s" if ms else "0s"
     return next(f"{ms // size}{unit}" for unit, size in _UNITS if ms % size == 0)

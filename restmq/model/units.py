@@ -1,6 +1,6 @@
 """Times and sizes as people write them: in requests, in a queue's settings and in restmq.conf.
 
-Owns their one form; knows nothing of what they are for. Read model/options.py and model/settings.py next.
+Owns their only form. Knows nothing of what they are for. Read model/options.py and model/settings.py next.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-#: What a time may be, for a person who wrote another.
+#: The forms of a time and of a size, for an error text.
 A_TIME = "a time: 2, 0.5, 500ms, 30s, 5m, 2h or 1d"
 A_SIZE = "a size: 4096, 64k or 1MiB"
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9}) ?(ms|s|m|h|d)?\Z", re.ASCII)
@@ -19,7 +19,7 @@ _BYTES = {"": 1, "b": 1, "k": 1 << 10, "kb": 1 << 10, "kib": 1 << 10, "m": 1 << 
 
 
 def milliseconds(text: str) -> float:
-    """A time in ms, not rounded; seconds when it has no unit. Raises ValueError."""
+    """A time in ms, not rounded. A time without a unit is in seconds. Raises ValueError."""
     found = _TIME.match(text)
     if not found:
         raise ValueError(f"it takes {A_TIME}")
@@ -35,7 +35,7 @@ def size(text: str) -> int:
 
 
 def number_within(low: int, high: int) -> Callable[[str], int]:
-    """What reads a whole number from `low` to `high`; it raises ValueError."""
+    """A parser for a whole number from `low` to `high`. The parser raises ValueError."""
 
     def parse(text: str) -> int:
         if not _NUMBER.match(text) or not low <= int(text) <= high:
@@ -46,7 +46,7 @@ def number_within(low: int, high: int) -> Callable[[str], int]:
 
 
 def size_within(low: int, high: int) -> Callable[[str], int]:
-    """What reads a size from `low` to `high` bytes; it raises ValueError."""
+    """A parser for a size from `low` to `high` bytes. The parser raises ValueError."""
 
     def parse(text: str) -> int:
         value = size(text)

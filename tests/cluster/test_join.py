@@ -172,7 +172,7 @@ def test_who_leases_a_queue_that_broadcasts_before_the_next_is_joined_is_told(
         assert pair.there.form(f"/p/{first}", "policy=broadcast")[0] == 200
         add(pair.there, first, "everybody's")
         plain.until(have(1))  # and by then it has heard of the policy, too
-    unavailable(asked.result(PATIENCE), transport, f"it was closed while it joined: {BROADCASTS}")
+    unavailable(asked.result(PATIENCE), transport, f"the stream was closed while it joined: {BROADCASTS}")
     until(lambda: stats(pair.there, second)["consumers"] == 0)
     until(lambda: silent(pair, second))
     assert pair.there.form(f"/p/{first}", "policy=roundrobin")[0] == 200
@@ -206,7 +206,7 @@ def test_a_tap_that_is_cut_while_it_opens_is_told(pair: Pair, listen: Any, queue
         assert pair.link.client_kill_filter(_id=before) == 1
         until(lambda: before not in {one["id"] for one in pair.own()} and len(pair.own()) == 2)
         time.sleep(0.3)  # it has its new link
-    unavailable(asked.result(PATIENCE), transport, "it was closed while it joined: Redis was away")
+    unavailable(asked.result(PATIENCE), transport, "the stream was closed while it joined: Redis was away")
     until(lambda: silent(pair, *names))
     tap = listen(pair.here, f"/{transport}/{','.join(names)}?tap=1")
     add(pair.there, names[1], "seen")
@@ -218,7 +218,7 @@ def test_who_joins_while_the_instance_ends_is_told(pair: Pair, queue: str, trans
     with joining(pair, transport, f"{queue}.a,{queue}.b") as asked:
         pair.here.process.terminate()
         until(lambda: "closing live consumers" in pair.here.log.read_text())
-    unavailable(asked.result(PATIENCE), transport, "it was closed while it joined: the server is ending")
+    unavailable(asked.result(PATIENCE), transport, "the stream was closed while it joined: the server is ending")
     pair.here.stop()
     until(lambda: silent(pair, f"{queue}.a", f"{queue}.b"))
 

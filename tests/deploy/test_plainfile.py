@@ -91,7 +91,7 @@ def test_what_is_written_takes_the_place_of_whatever_is_there(tmp_path: Path, ki
 
 def open_access_log(path: Path) -> None:
     """As an instance does."""
-    accesslog.ToFile(path, 1000, 2).open()
+    accesslog.AccessLogFile(path, 1000, 2).open()
 
 
 @pytest.mark.parametrize("open_log", [open_access_log, lambda path: log.observer(str(path))], ids=["access", "log"])

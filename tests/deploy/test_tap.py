@@ -101,7 +101,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(served: Any, tmp_path: Any) -
     [
         (["--port", "x"], "restmq: command line: --port: it takes a number from 0 to 65535"),
         (["--prot", "1"], "restmq: option --prot not recognized; twistd restmq --help lists the options"),
-        (["start"], "restmq: 'start' is no option; twistd restmq --help lists the options"),
+        (["start"], "restmq: 'start' is not an option; twistd restmq --help lists the options"),
         (
             ["--listen", "tcp:x"],
             "restmq: cannot listen on 'tcp:x': invalid literal for int() with base 10: 'x'",

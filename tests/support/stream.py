@@ -141,7 +141,7 @@ def handler(heartbeat: float = 15.0, stall: float = 60.0, max_waiting: int = 100
     server = SimpleNamespace(config=settings, acl=Door(), bodies=Room(1 << 20))
     services = SimpleNamespace(config=settings, delivery=Desk())
     request = SimpleNamespace(remote_ip="127.0.0.1", method="GET", fields=NOTHING)
-    return SimpleNamespace(server=server, services=services, request=request, gone=False, on_gone=None)
+    return SimpleNamespace(server=server, services=services, request=request, gone=False, on_client_gone=None)
 
 
 def desk(consumer: Live) -> Desk:

@@ -106,7 +106,7 @@ def test_a_client_over_a_unix_socket_is_in_all_and_in_no_network(rules: Any) -> 
 
 @pytest.mark.parametrize("word", ["192.168.1", "example.com", "10.0.0.0/33", "1.2.3.4.", "a.", "ALL"])
 def test_what_is_no_address_is_refused_at_the_start(rules: Any, word: Any) -> None:
-    with pytest.raises(ConfigError, match=r"acl\.conf:2: \[admin\] hosts_deny: .*is no address"):
+    with pytest.raises(ConfigError, match=r"acl\.conf:2: \[admin\] hosts_deny: .*is not an address"):
         rules(f"[admin]\nhosts_deny = {word}")
 
 
@@ -166,7 +166,7 @@ def test_what_an_absent_section_follows_is_named_and_its_password_asked_for(rule
     ],
 )  # fmt: skip
 def test_which_sections_are_open_is_told_with_those_that_follow_others(rules: Any, text: Any, opened: Any) -> None:
-    found, closed = rules(text).opened()
+    found, closed = rules(text).open_and_closed()
     assert found == opened.split()
     assert sorted(found + closed) == sorted(KINDS)
 
@@ -213,7 +213,7 @@ def test_a_section_may_repeat_with_a_label_and_any_that_fits_lets_in(rules: Any)
         ("[rest:producer]\nusername = a:b\npassword = c\n", "colon"),
         ("[rest:producer]\nuser = a\n", r"acl\.conf:2: \[rest:producer\] user is not known"),
         ("[server]\nport = 1\n", r"the section \[server\] is not known"),
-        ("[rest:producer]\n[rest:producer]\n", "may repeat with a label"),
+        ("[rest:producer]\n[rest:producer]\n", "may be repeated with a label"),
     ],
 )
 def test_rules_that_are_no_rules_are_refused_at_the_start(rules: Any, text: Any, said: Any) -> None:
@@ -222,7 +222,7 @@ def test_rules_that_are_no_rules_are_refused_at_the_start(rules: Any, text: Any,
 
 
 def test_a_section_nobody_has_heard_of_is_a_fault_of_ours() -> None:
-    with pytest.raises(ValueError, match="no access section"):
+    with pytest.raises(ValueError, match="not an access section"):
         Acl().check("rest:producers", asked())
 
 

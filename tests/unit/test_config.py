@@ -124,13 +124,13 @@ def test_two_ways_to_name_redis_are_one_too_many(conf: Any) -> None:
             ("restmq.conf:2: [rest:producer] host_allow", "hosts_allow'?"),
         ),
         ("[server]\nhost = 0.0.0.0\n", ("[server] host is not known, did you mean 'listen'?",)),
-        ("[server]\nheartbeat = 3\n", ("[server] heartbeat is not known", "it stands in [live]")),
+        ("[server]\nheartbeat = 3\n", ("[server] heartbeat is not known", "it belongs in [live]")),
         ("[server]\nport = 70000\n", ("restmq.conf:2: [server] port: it takes a number from 0 to 65535",)),
         ("[server]\nport = ²\n", ("a number",)),
         ("[server]\nport = 1\n\nport = 2\n", ("restmq.conf:4: [server] port stands there twice",)),
         ("[server]\n[server]\n", ("restmq.conf:2: the section [server] stands there twice",)),
-        ("port = 1\n", ("restmq.conf:1: stands in no section",)),
-        ("[server]\nport\n", ("restmq.conf:2: is neither",)),
+        ("port = 1\n", ("restmq.conf:1: this line stands before the first section",)),
+        ("[server]\nport\n", ("restmq.conf:2: this line is neither",)),
         ("[DEFAULT]\nport = 1\n", ("the section [DEFAULT] is not known",)),
         ("[live]\nheartbeat = soon\n", ("[live] heartbeat: it takes a time",)),
         ("[live]\nheartbeat = 2d\n", ("it takes 0.1 to 3600 seconds",)),
@@ -140,11 +140,11 @@ def test_two_ways_to_name_redis_are_one_too_many(conf: Any) -> None:
         ("[server]\nget_consumes = perhaps\n", ("it takes yes or no",)),
         ("[server]\nxheader = X-Real\n", ("it takes X-Real-IP or X-Forwarded-For",)),
         ("[server]\ntrusted_proxies = all\n", ("invent its address",)),
-        ("[server]\ntrusted_proxies = nginx\n", ("'nginx' is no address",)),
-        ("[server]\nhosts = http://a/\n", ("is no host",)),
-        ("[server]\nallowed_origins = *\n", ("is no origin",)),
-        ("[server]\nallowed_origins = example.com\n", ("is no origin",)),
-        ("[server]\nlisten = 127.0.0.1:9901\n", ("stands in port",)),
+        ("[server]\ntrusted_proxies = nginx\n", ("'nginx' is not an address",)),
+        ("[server]\nhosts = http://a/\n", ("is not a host",)),
+        ("[server]\nallowed_origins = *\n", ("is not an origin",)),
+        ("[server]\nallowed_origins = example.com\n", ("is not an origin",)),
+        ("[server]\nlisten = 127.0.0.1:9901\n", ("goes into port",)),
         ("[redis]\nredis = localhost\n", ("HOST:PORT",)),
     ],
 )
@@ -236,7 +236,9 @@ def test_a_relative_path_begins_at_the_file_and_on_the_command_line_where_one_is
 def test_a_port_that_an_endpoint_says_otherwise_is_told(conf: Any) -> None:
     for listen in ("tcp:8888:interface=127.0.0.1", "ssl:8443:privateKey=k.pem"):
         settings = conf(f"[server]\nlisten = {listen}\n", port="9902")
-        assert settings.notes == (f"--port 9902 does nothing: listen = {listen} is an endpoint, which says its own",)
+        assert settings.notes == (
+            f"--port 9902 does nothing: listen = {listen} is an endpoint, which has its own port",
+        )
     for listen in ("127.0.0.1", "unix:x.sock", "systemd:domain=INET:index=0"):
         assert conf(f"[server]\nlisten = {listen}\n", port="9902").notes == ()
 
@@ -250,7 +252,7 @@ def test_access_sections_stand_in_the_file_or_in_acl_file_not_in_both(conf: Any,
 
 
 def test_an_acl_file_that_is_not_there_is_not_taken_for_no_rules(conf: Any) -> None:
-    assert "is not there" in refused(conf, "[server]\nacl_file = gone\n")
+    assert "does not exist" in refused(conf, "[server]\nacl_file = gone\n")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Any) -> None:

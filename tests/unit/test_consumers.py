@@ -7,16 +7,16 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from restmq.live.comet import Comet
-from restmq.live.consumer import Wish
+from restmq.live.options import StreamOptions
 from restmq.model.element import Lease
 from tests.support.stream import Wire, as_stream, batch, handler, ring
 
-LEASING = Wish(lease=1000, prefetch=2)
+LEASING = StreamOptions(lease=1000, prefetch=2)
 
 
-def opened(wish: Wish = Wish()) -> tuple[Any, Wire]:  # noqa: B008
+def opened(options: StreamOptions = StreamOptions()) -> tuple[Any, Wire]:  # noqa: B008
     """A consumer with an open stream."""
-    consumer, wire = Comet(handler(), [b"q"], Clock(), wish), Wire()
+    consumer, wire = Comet(handler(), [b"q"], Clock(), options), Wire()
     consumer.open(as_stream(wire), {b"q": (0, b"e")})
     return consumer, wire
 
@@ -77,7 +77,7 @@ def test_what_the_last_one_left_unsent_is_sure_only_when_given_back_and_blocks_n
     all_of_them = ring(one)
     wire.stuck = True
     all_of_them.broadcast.give(batch("a"))
-    one.lost()
+    one.on_lost()
     all_of_them.leave(one)
     assert all_of_them.broadcast.untaken == 1
     all_of_them.join(next_one, 1)
@@ -123,7 +123,7 @@ def test_what_was_not_written_is_nobody_s_lease() -> None:
     all_of_them = ring(one)
     wire.stuck = True
     all_of_them.roundrobin.give(b"q", batch("a", first=0).elements, b"e")
-    one.lost()
+    one.on_lost()
     sent, rest, leased = all_of_them.leave(one)
     assert (sent, [element.number for element in rest], leased) == ([], [1], [])
 
@@ -147,7 +147,7 @@ def test_who_came_later_does_not_vouch_for_what_it_never_got() -> None:
     wire.stuck = True
     all_of_them.broadcast.give(batch("a"))
     all_of_them.join(late, 1)
-    slow.lost()
+    slow.on_lost()
     all_of_them.leave(slow)
     assert all_of_them.broadcast.confirmed(0) == 0
     assert all_of_them.broadcast.untaken == 1
@@ -174,7 +174,7 @@ def test_who_gets_what_the_leaving_one_did_not_take_vouches_for_it() -> None:
     all_of_them.join(past, 1)
     all_of_them.broadcast.begin_history(past)
     all_of_them.broadcast.set_start(past, 0)
-    slow.lost()
+    slow.on_lost()
     all_of_them.leave(slow)
     assert not all_of_them.broadcast.untaken
     all_of_them.broadcast.end_history(past, 1)

@@ -69,6 +69,20 @@ def test_only_the_store_knows_redis_and_only_the_wire_knows_cyclone(module: str)
     assert "cyclone" not in roots or level(module) == 3
 
 
+@pytest.mark.parametrize("module", [one for one in MODULES if level(one) >= 3 or one.startswith("model.")])
+def test_any_stands_only_with_a_reason(module: str) -> None:
+    """A comment on the line or above it says why; or one beside the import of Any, for the whole module."""
+    lines = (PACKAGE / f"{module.replace('.', '/')}.py").read_text("utf-8").splitlines()
+    nodes = list(ast.walk(ast.parse("\n".join(lines))))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    if any("#" in lines[one.lineno - 1] for one in imports if "Any" in [alias.name for alias in one.names]):
+        return
+    for node in nodes:
+        if isinstance(node, ast.Name) and node.id == "Any":
+            line, above = lines[node.lineno - 1], lines[node.lineno - 2].strip()
+            assert "#" in line or above.startswith("#"), f"{module}: {line.strip()}"
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_only_the_store_has_names_of_keys_and_channels_and_calls_scripts(module: str) -> None:
     text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text("utf-8")

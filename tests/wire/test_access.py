@@ -307,7 +307,7 @@ def test_a_command_on_a_websocket_needs_its_own_section_too(start: Any, queue: s
     assert ask("127.0.0.9", **basic("jo", "pw")) == 403
     assert ask(Cookie="auth=jo:pw", Origin=ours) == 200
     assert ask(Cookie="auth=jo:wrong", Origin=ours) == 401
-    assert ask(Cookie="auth=jo:pw") == 403  # it must say its Origin
+    assert ask(Cookie="auth=jo:pw") == 403  # it must send its Origin
 
 
 def test_without_admin_both_rest_sections_are_needed(start: Any) -> None:

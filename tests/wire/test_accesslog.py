@@ -104,7 +104,7 @@ def test_a_refusal_is_one_line_a_second_for_each_address(start: Any, queue: str)
     until(lambda: told("127.0.0.1")[1] == 3)
     assert told("127.0.0.1")[0] <= most
     first = lines(one.log, "127.0.0.1 was refused", 1)[0]
-    assert first.startswith(f"warn 127.0.0.1 was refused with 401: GET /q/{queue}: [rest:consumer] asks for")
+    assert first.startswith(f"warn 127.0.0.1 was refused with 401: GET /q/{queue}: [rest:consumer] requires")
     assert "hunter2" not in one.log.read_text()
 
 
@@ -158,7 +158,7 @@ def test_a_websocket_that_leaves_tells_why(instance: Any, queue: str) -> None:
         f"info 127.0.0.1 left websocket of {queue} after 1 elements: the client closed it",
         f"info 127.0.0.1 left websocket of {queue} after 0 elements: commands are JSON in text messages",
     ]
-    assert "after 0 elements: it sent what is no WebSocket: " in found[2]
+    assert "after 0 elements: it sent bytes that are not WebSocket: " in found[2]
     wrong.socket.close()
     assert len(lines(instance.log, f"joined websocket of {queue}", 3)) == 3
 

@@ -96,7 +96,7 @@ def test_without_scripts_the_form_shows_the_answer_on_its_page(instance: Any, pl
         shown(browser, answer.replace("%s", queue))
         assert browser.find_element(By.ID, "body").get_attribute("value") == command.replace("%s", queue)
     write(browser, '{"cmd": ')
-    shown(browser, "this is no JSON")
+    shown(browser, "this is not JSON")
     assert browser.find_element(By.ID, "answer").get_attribute("class") == "error"
     assert browser.current_url.endswith("/queue")
 

@@ -47,7 +47,7 @@ def test_a_time_is_unix_seconds_or_as_rfc_3339_has_it(text: str, ms: int) -> Non
     ],
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(BadOption, match="at is no time"):
+    with pytest.raises(BadOption, match="at is not a time"):
         options.at(text)
 
 

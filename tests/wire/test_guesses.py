@@ -31,10 +31,10 @@ RULES = (
 def looked(counting: Guesses, address: str, name: bytes = b"jo") -> bool:
     """Whether a password is looked at; if it is, it is wrong."""
     try:
-        counting.look(address, name)
+        counting.check(address, name)
     except TooManyGuesses:
         return False
-    counting.wrong(address, name)
+    counting.count_wrong(address, name)
     return True
 
 
@@ -66,11 +66,11 @@ def test_other_addresses_and_other_names_are_not_delayed() -> None:
     while looked(counting, "10.0.0.7"):
         pass
     for address, name in (("10.0.0.8", b"jo"), ("10.0.0.7", b"ann"), ("", b"jo"), ("2001:db8::7", b"jo")):
-        counting.look(address, name)
+        counting.check(address, name)
     while looked(counting, "2001:db8::7"):
         pass
     assert not looked(counting, "2001:db8::ffff:8")  # of the same /64
-    counting.look("2001:db8:0:1::7", b"jo")
+    counting.check("2001:db8:0:1::7", b"jo")
 
 
 def test_what_is_kept_is_bounded_whatever_addresses_and_names_come() -> None:
@@ -96,16 +96,16 @@ def test_who_waits_is_looked_at_in_order_and_no_more_wait_than_may() -> None:
 
     def ask(name: str, right: bool) -> bool:
         def again() -> None:
-            counting.look("10.0.0.7", b"jo")
+            counting.check("10.0.0.7", b"jo")
             done.append(name)
             if not right:
-                counting.wrong("10.0.0.7", b"jo")
+                counting.count_wrong("10.0.0.7", b"jo")
 
         with pytest.raises(TooManyGuesses) as refused:
-            counting.look("10.0.0.7", b"jo")
-        waits = counting.later(refused.value, again, lambda error: done.append(f"{name} refused"))
+            counting.check("10.0.0.7", b"jo")
+        waits = counting.wait(refused.value, again, lambda error: done.append(f"{name} refused"))
         if waits is not None and name == "leaves":
-            waits.leave()
+            waits.on_client_left()
         return waits is not None
 
     while looked(counting, "10.0.0.7"):
@@ -301,11 +301,11 @@ def test_the_log_tells_guesses_from_requests_without_a_password_once_a_second(st
     counts = scrape_refused(one)
     wanted = (counts["wrong-password"], counts["not-looked-at"], counts["no-password"])
     assert wanted[0] >= FREE and wanted[2] == FREE
-    kinds = {"wrong passwords": "are not right$", "passwords that were not looked at": "come again in [0-9]+ s$",
+    kinds = {"wrong passwords": "are wrong$", "passwords that were not looked at": "try again in [0-9]+ s$",
              "without the password": "a user name and password$"}  # fmt: skip
     until(lambda: tuple(told(*kind) for kind in kinds.items()) == wanted, lambda: (lines(), wanted))
     assert len(lines()) <= most
-    assert "and these are not right; in all: " in lines()[0]  # though requests without one came first
+    assert "and these are wrong; in all: " in lines()[0]  # though requests without one came first
     assert not any(" more)" in line for line in lines())  # it would count a second time what "in all" has
     assert "hunter" not in one.log.read_text()
 

@@ -430,9 +430,9 @@ def test_names_and_options_that_are_not_right_are_refused(instance: Any, listen:
 @pytest.mark.parametrize(
     ("target", "hint"),
     [
-        ("/c/a?lastEventId=1@e", "here since=ID says the last ID"),
-        ("/c/a?lastEventID=1@e", "here since=ID says the last ID"),
-        ("/c/a?lastEvnetId=1@e", "here since=ID says the last ID"),
+        ("/c/a?lastEventId=1@e", "here since=ID gives the last ID"),
+        ("/c/a?lastEventID=1@e", "here since=ID gives the last ID"),
+        ("/c/a?lastEvnetId=1@e", "here since=ID gives the last ID"),
         ("/sse/a?lastEvnetId=1@e", "did you mean 'lastEventId'?"),
         ("/sse/a?sinec=1@e", "did you mean 'since'?"),
         ("/c/a?wiat=3", "'wiat' is not known"),

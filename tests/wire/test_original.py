@@ -46,11 +46,11 @@ DIFFERENT: dict[str, tuple[int, str, list[str]]] = {
         '{"queue": "queue_name", "value": "broadcast"}\r\n',
         ['It says "broadcast", which is what holds.'],
     ),
-    "policy-set-bad": (400, problem("bad-option", "policy is broadcast or roundrobin…"), [WORD]),
-    "policy-set-none": (400, problem("bad-option", "policy is broadcast or roundrobin…"), [PROBLEM]),
+    "policy-set-bad": (400, problem("bad-option", "policy must be broadcast or roundrobin…"), [WORD]),
+    "policy-set-none": (400, problem("bad-option", "policy must be broadcast or roundrobin…"), [PROBLEM]),
     "control-get": (200, CONTROL % 1, [REDIS]),
     "control-get-stopped": (200, CONTROL % 0, [REDIS]),
-    "control-bad": (400, problem("bad-option", "status is start or stop…"), [WORD]),
+    "control-bad": (400, problem("bad-option", "status must be start or stop…"), [WORD]),
     "control-all": (
         200,
         '{"count": 4, "queues": {…"queue_name": {"queue": "queue_name", "status": 1}…}, "redis": "…"}\r\n',
@@ -68,7 +68,7 @@ DIFFERENT: dict[str, tuple[int, str, list[str]]] = {
     "json-unknown": (200, '{"error": "unknown command \'frobnicate\'…"}', [NAMED]),
     "json-missing-queue": (200, '{"error": "the field \'queue\' is missing"}', [NAMED]),
     "json-missing-value": (200, '{"error": "the field \'value\' is missing"}', [NAMED]),
-    "json-malformed": (400, problem("bad-request", "this is no JSON…"), [PROBLEM]),
+    "json-malformed": (400, problem("bad-request", "this is not JSON…"), [PROBLEM]),
     "json-nobody": (400, problem("bad-request", "…send a command…"), [PROBLEM]),
     "number-consume": (
         200,

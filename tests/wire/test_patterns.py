@@ -31,7 +31,7 @@ from restmq.delivery import replay as resume
 from restmq.http import accesslog, proxies
 from restmq.http import forms as form
 from restmq.http import headers as head
-from restmq.live.consumer import queue_names
+from restmq.live.options import queue_names
 from restmq.model import element, networks, options, urlencoded
 from restmq.model import settings as rules
 from restmq.model.errors import Error
@@ -187,7 +187,7 @@ def judged(text: str) -> None:
 
 
 PROXY = proxies.Proxies("X-Forwarded-For", ())
-ACCESS = accesslog.Access(Wheel(Clock()), lambda lines: None)
+ACCESS = accesslog.AccessLog(Wheel(Clock()), lambda lines: None)
 #: Functions that get a client's text, and the words with which a hostile one begins.
 ENTRANCES: dict[str, tuple[Callable[[str], object], list[str]]] = {
     "a line of the log": (
@@ -219,7 +219,7 @@ ENTRANCES: dict[str, tuple[Callable[[str], object], list[str]]] = {
     "a key": (lambda text: element.parse_key(text.encode(), b"q"), ["q:", "q:1"]),
     "where a stream begins": (lambda text: resume.parse(text.encode(), [b"a", b"b"]), ["1@", "0.", "a:1,", "-1"]),
     "a time": (lambda text: options.milliseconds("ttl", text), ["1.", "0", "1m"]),
-    "a number": (options.most, ["0", "1"]),
+    "a number": (options.at_most, ["0", "1"]),
     "a key of an add": (lambda text: options.idempotency_key("k", text), ["a"]),
     "a setting": (
         lambda text: rules.checked([(text[:40], text), ("max_bytes", text), ("backoff", text)]),

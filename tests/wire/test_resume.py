@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from restmq.delivery import replay as resume
 from restmq.delivery.subscription import Subscription
 from restmq.live.comet import Comet
-from restmq.live.consumer import Wish
+from restmq.live.options import StreamOptions
 from restmq.model.element import Element
 from restmq.runtime.future import Slot, drive
 from restmq.store.instances import History
@@ -618,11 +618,11 @@ def test_a_past_that_cannot_be_read_ends_the_stream_with_a_reason(
     link.set(f"restmq:{{{queue}}}:h", "somebody else wrote here")
     lazy.hurry().until_end()
     if transport == "sse":
-        assert lazy.body.endswith(b": the past could not be read; connect again with the last id\nretry: 1000\n")
+        assert lazy.body.endswith(b": past elements could not be read; connect again with the last id\nretry: 1000\n")
     if transport == "ws":
-        assert (lazy.code, lazy.reason) == (1001, "the past could not be read; connect again with the last id")
+        assert (lazy.code, lazy.reason) == (1001, "past elements could not be read; connect again with the last id")
     log = one.log.read_text()
-    assert "sending the past failed" in log and "WRONGTYPE" in log and "the past could not be read" in log
+    assert "sending the past failed" in log and "WRONGTYPE" in log and "past elements could not be read" in log
     assert numbers(lazy) == list(range(1, len(lazy.elements) + 1))
     assert first.quiet(0.1).ended is False
 
@@ -697,7 +697,7 @@ def test_an_id_beyond_what_was_ever_broadcast_swallows_nothing() -> None:
             return History(b"e", 5, 0, which, which, [])
 
     clock, wire, queue = Clock(), Wire(), Subscription(b"q", cast(Any, None))
-    consumer = Comet(handler(), [b"q"], clock, Wish())
+    consumer = Comet(handler(), [b"q"], clock, StreamOptions())
     consumer.open(as_stream(wire), {b"q": (5, b"e")})
     queue.epoch, queue.position = b"e", 4
     queue.consumers.join(consumer, 4)
@@ -726,7 +726,7 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
             return slot
 
     clock, wire, queue, late = Clock(), Wire(), Subscription(b"q", cast(Any, None)), Late()
-    consumer = Comet(handler(), [b"q"], clock, Wish())
+    consumer = Comet(handler(), [b"q"], clock, StreamOptions())
     consumer.open(as_stream(wire), {b"q": (0, b"e")})
     queue.epoch, queue.position = b"e", 1
     queue.consumers.join(consumer)
@@ -753,7 +753,7 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
 
 def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_its_queues() -> None:
     clock, wire = Clock(), Wire()
-    consumer = Comet(handler(), [b"a", b"b"], clock, Wish())
+    consumer = Comet(handler(), [b"a", b"b"], clock, StreamOptions())
     consumer.open(as_stream(wire), {b"a": (0, b"e"), b"b": (0, b"e")})
     queues = {name: Subscription(name, cast(Any, None)) for name in (b"a", b"b")}
     for queue in queues.values():

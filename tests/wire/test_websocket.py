@@ -13,16 +13,8 @@ import pytest
 from twisted.internet.task import Clock
 from websockets.exceptions import ConnectionClosed
 
-from restmq.live.websocket import (
-    MOST_COMMANDS,
-    MOST_FRAMES,
-    Asking,
-    WebSocket,
-    accept,
-    check_handshake,
-    close_frame,
-    to_frame,
-)
+from restmq.live.frames import accept, check_handshake, close_frame, to_frame
+from restmq.live.websocket import MOST_COMMANDS, MOST_FRAMES, Asking, WebSocket
 from restmq.model.errors import BadRequest, Error, Forbidden, UpgradeRequired
 from tests.support.patience import PATIENCE, until
 from tests.support.requests import add, stats
@@ -163,7 +155,7 @@ def test_a_handshake_in_http_1_0_is_400() -> None:
 )
 def test_what_breaks_the_protocol_or_ends_it_is_answered_with_the_right_code(frames: bytes, expected: int) -> None:
     consumer, wire = opened(Clock())
-    consumer.heard(frames)
+    consumer.on_data(frames)
     assert code(wire) == expected
     assert desk(consumer).told == ["left"]
     assert wire.closed or expected == 1003  # 1003 waits for the client's Close
@@ -172,18 +164,18 @@ def test_what_breaks_the_protocol_or_ends_it_is_answered_with_the_right_code(fra
 def test_bytes_may_come_one_by_one() -> None:
     consumer, wire = opened(Clock())
     for byte in client(0x01, "hé".encode()) + client(0x89, b"P") + client(0x80, b"llo"):
-        consumer.heard(bytes([byte]))
+        consumer.on_data(bytes([byte]))
     assert wire.parts == [b"\x8a\x01P", b"\x81\x06" + "héllo".encode()]
 
 
 def test_a_message_larger_than_a_form_may_be_is_1009_before_it_is_all_there() -> None:
     consumer, wire = opened(Clock(), max_value=10)
     large = client(0x01, b"x" * (30 + (64 << 10) + 1))
-    consumer.heard(large[:-100])
+    consumer.on_data(large[:-100])
     assert not wire.parts
-    consumer.heard(large[-100:])
+    consumer.on_data(large[-100:])
     assert code(wire) == 1009
-    consumer.heard(client(0x80, b"and more") + client(0x81, b"{}") + client(0x88, b"\x03\xf1"))
+    consumer.on_data(client(0x80, b"and more") + client(0x81, b"{}") + client(0x88, b"\x03\xf1"))
     assert code(wire) == 1009
     assert wire.closed
     assert not wire.was_cut
@@ -192,7 +184,7 @@ def test_a_message_larger_than_a_form_may_be_is_1009_before_it_is_all_there() ->
 def test_empty_fragments_without_end_take_no_room() -> None:
     clock = Clock()
     consumer, wire = opened(clock)
-    consumer.heard(client(0x01) + client(0x00) * 10000 + client(0x80, b"x"))
+    consumer.on_data(client(0x01) + client(0x00) * 10000 + client(0x80, b"x"))
     clock.pump([0] * 100)
     assert wire.parts == [b"\x81\x01x"]
 
@@ -200,14 +192,14 @@ def test_empty_fragments_without_end_take_no_room() -> None:
 def test_a_flood_of_small_frames_lets_others_have_their_turn() -> None:
     clock = Clock()
     consumer, wire = opened(clock)
-    consumer.heard(client(0x89, b"1") * 1200)
+    consumer.on_data(client(0x89, b"1") * 1200)
     assert (len(wire.parts), wire.reading_stopped) == (MOST_FRAMES, True)
-    consumer.heard(client(0x89, b"2") * 100)  # what was on its way when reading stopped
+    consumer.on_data(client(0x89, b"2") * 100)  # what was on its way when reading stopped
     assert len(wire.parts) == MOST_FRAMES
     clock.advance(0)  # all turns that are asked for
     assert (len(wire.parts), wire.reading_stopped) == (1300, False)
-    consumer.heard(client(0x89, b"3") * MOST_FRAMES)
-    consumer.lost()
+    consumer.on_data(client(0x89, b"3") * MOST_FRAMES)
+    consumer.on_lost()
     wire.closed = True
     clock.advance(60)
     assert len(wire.parts) == 1300 + MOST_FRAMES
@@ -217,7 +209,7 @@ def test_a_client_that_pings_and_does_not_read_gets_one_answer_when_it_does() ->
     consumer, wire = opened(Clock())
     wire.stuck = True
     ring(consumer).broadcast.give(batch("v"))
-    consumer.heard(client(0x89, b"1") + client(0x89, b"2"))
+    consumer.on_data(client(0x89, b"1") + client(0x89, b"2"))
     assert len(wire.parts) == 1
     wire.drain()
     assert wire.parts[1:] == [b"\x8a\x012"]
@@ -229,7 +221,7 @@ def test_a_client_that_pings_and_does_not_read_gets_one_answer_when_it_does() ->
 def test_commands_are_answered_in_order() -> None:
     clock = Clock()
     consumer, wire = opened(clock)
-    consumer.heard(b"".join(client(0x81, b"%d" % number) for number in range(10)))
+    consumer.on_data(b"".join(client(0x81, b"%d" % number) for number in range(10)))
     clock.pump([0] * 10)
     assert wire.parts == [b"\x81\x01%d" % number for number in range(10)]
 
@@ -239,7 +231,7 @@ def test_too_many_commands_stop_the_reading_until_half_are_answered() -> None:
     consumer, wire = opened(clock)
     wire.stuck = True
     count = 2 * MOST_COMMANDS
-    consumer.heard(b"".join(client(0x81, b"%03d" % number) for number in range(count)))
+    consumer.on_data(b"".join(client(0x81, b"%03d" % number) for number in range(count)))
     assert wire.reading_stopped
     assert len(wire.parts) == 1  # it does not read: no more answers are made
     while wire.stuck or clock.getDelayedCalls()[0].getTime() <= clock.seconds():
@@ -255,7 +247,7 @@ def test_large_commands_stop_the_reading_before_there_are_many() -> None:
     large = b'"' + b"x" * 40_000 + b'"'
     for _ in range(5):
         if not wire.reading_stopped:
-            consumer.heard(client(0x81, large))
+            consumer.on_data(client(0x81, large))
     assert wire.reading_stopped
     assert len(wire.parts) == 1
 
@@ -287,7 +279,7 @@ def test_answers_wait_for_a_client_that_does_not_read_up_to_a_bound(start: Any, 
 
 def test_a_command_that_fails_in_the_server_is_1011() -> None:
     consumer, wire = opened(Clock())
-    consumer.heard(client(0x81, b"fail"))
+    consumer.on_data(client(0x81, b"fail"))
     assert code(wire) == 1011
 
 
@@ -301,7 +293,7 @@ def test_what_a_client_did_wrong_is_an_answer_and_the_socket_stays() -> None:
 
     consumer, wire = Refusing(handler(), [b"q"], Clock()), Wire()
     consumer.open(as_stream(wire), {})
-    consumer.heard(client(0x81, b"{}"))
+    consumer.on_data(client(0x81, b"{}"))
     assert b'{"error": "not you"' in wire.parts[0]
     assert not wire.parts[0].endswith(b"\r\n")
     assert not wire.closed
@@ -316,7 +308,7 @@ def test_each_heartbeat_pings_and_who_answers_stays() -> None:
     for _ in range(10):
         clock.advance(15)
         assert wire.parts[-1] == b"\x89\x00"
-        consumer.heard(client(0x8A))
+        consumer.on_data(client(0x8A))
     assert len(wire.parts) == 10
     assert not wire.closed
 
@@ -353,7 +345,7 @@ def test_the_end_of_an_instance_is_1001_and_waits_for_the_clients_answer() -> No
     consumer.close("the server is ending")
     assert code(wire) == 1001
     assert not wire.closed
-    consumer.heard(client(0x88, b"\x03\xe9"))
+    consumer.on_data(client(0x88, b"\x03\xe9"))
     assert wire.closed
     assert not wire.was_cut
     wire.on_lost()
@@ -372,7 +364,7 @@ def test_reloaded_rules_that_forbid_it_close_it_as_a_violation_of_policy() -> No
 def test_random_bytes_never_raise() -> None:
     for _ in range(200):
         consumer, wire = opened(Clock())
-        consumer.heard(os.urandom(200))
+        consumer.on_data(os.urandom(200))
         assert consumer.ended == (b"\x88" in wire.data) or not consumer.ended
 
 
