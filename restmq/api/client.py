@@ -6,7 +6,7 @@ Owns whether it is still there, what it can use, and what it may end. Read api/p
 from __future__ import annotations
 
 from restmq.api.services import BrokerHandler
-from restmq.delivery.waiting import Wait
+from restmq.delivery.waiters import Wait
 from restmq.model.errors import BadRequest
 
 

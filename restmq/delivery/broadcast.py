@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from restmq.delivery.batch import Batch, Consumer, Place, flushed, offer
+from restmq.delivery.batch import Batch
+from restmq.delivery.consumer import Consumer, Place, flushed, offer
 
 
 class _Witness(NamedTuple):

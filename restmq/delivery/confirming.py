@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from restmq.delivery.batch import Consumer
+from restmq.delivery.consumer import Consumer
 from restmq.delivery.consumers import Consumers
 from restmq.model.element import Element
 from restmq.store.instances import Confirmed

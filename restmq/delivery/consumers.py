@@ -7,8 +7,8 @@ broadcast what, delivery/roundrobin.py for whose turn it is.
 
 from __future__ import annotations
 
-from restmq.delivery.batch import Consumer, Place
 from restmq.delivery.broadcast import Broadcast
+from restmq.delivery.consumer import Consumer, Place
 from restmq.delivery.roundrobin import RoundRobin
 from restmq.model.element import Element
 

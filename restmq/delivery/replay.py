@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from restmq.delivery.batch import Batch, Consumer
+from restmq.delivery.batch import Batch
+from restmq.delivery.consumer import Consumer
 from restmq.delivery.pace import Pace
 from restmq.delivery.service import Delivery
 from restmq.delivery.subscription import Subscription

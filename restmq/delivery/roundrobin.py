@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from restmq.delivery.batch import Batch, Consumer, Place, flushed, offer
+from restmq.delivery.batch import Batch
+from restmq.delivery.consumer import Consumer, Place, flushed, offer
 from restmq.model.element import Element, Lease
 
 AHEAD = 64  # elements on their way to one consumer that takes them

@@ -16,9 +16,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from restmq.delivery.batch import Consumer
 from restmq.delivery.channels import Channels
 from restmq.delivery.confirming import MERGED
+from restmq.delivery.consumer import Consumer
 from restmq.delivery.fence import Fence
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
@@ -46,7 +46,7 @@ class Delivery(Service):
         self.core, self.messages, self.presence, self.channels, self.clock = core, messages, presence, channels, clock
         self.queues: dict[bytes, Subscription] = {}
         self.queues_of: dict[Consumer, list[bytes]] = {}
-        self.on_wakeup: Any = lambda queue, many: None  # GETs that wait: delivery/waiting.py
+        self.on_wakeup: Any = lambda queue, many: None  # GETs that wait: delivery/waiters.py
         self.on_rejoining: Any = lambda: None
         self.taps = Taps(core, channels, presence)
         self.fence = Fence(core, presence, channels, clock, self)

@@ -17,8 +17,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.delivery import joining
-from restmq.delivery.batch import Batch, Consumer
+from restmq.delivery.batch import Batch
 from restmq.delivery.confirming import Confirmations
+from restmq.delivery.consumer import Consumer
 from restmq.delivery.consumers import Consumers
 from restmq.delivery.message import Message
 from restmq.model.element import Element

@@ -6,8 +6,9 @@ count as a consumer. Read delivery/service.py next.
 
 from __future__ import annotations
 
-from restmq.delivery.batch import Batch, Consumer, offer
+from restmq.delivery.batch import Batch
 from restmq.delivery.channels import Channels
+from restmq.delivery.consumer import Consumer, offer
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
 from restmq.model.errors import Error, Unavailable

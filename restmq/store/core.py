@@ -20,8 +20,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from restmq.model.element import Element, Lease
 from restmq.model.errors import Error, Full, LeaseLost
-from restmq.runtime.answers import Answers
 from restmq.runtime.future import Slot, begun, pause
+from restmq.runtime.unread_answers import Answers
 from restmq.store import replies
 from restmq.store.connection import Redis, Reply, info
 from restmq.store.greeting import Greeting

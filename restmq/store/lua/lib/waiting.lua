@@ -1,4 +1,5 @@
--- What waits: the stream beyond the cursor, and what waits again.
+-- Elements that wait: those in the stream beyond the cursor, and those that wait again. GETs that wait are in
+-- waiters.lua.
 local Waiting = {}
 function Waiting.add_again(number)   -- it waits, at the place of its key
   call('ZADD', K.again, number, number)

@@ -57,7 +57,7 @@ class Wait:
 class _Line:
     """The GETs of one queue that wait, oldest first. Those that are asking at this moment are not in it."""
 
-    def __init__(self, owner: Waiting, queue: bytes) -> None:
+    def __init__(self, owner: Waiters, queue: bytes) -> None:
         self.owner, self.queue = owner, queue
         self.waits: deque[Wait] = deque()
         self.asking = 0
@@ -70,7 +70,7 @@ class _Line:
         self.idle: Any = None
 
 
-class Waiting:
+class Waiters:
     """Queue -> GETs that wait. Each is answered: with elements, with [] at the end of its time, or with an error."""
 
     def __init__(self, core: Core, channels: Channels, clock: IReactorTime) -> None:
