@@ -1,7 +1,7 @@
 """How RestMQ gets cyclone: the one place where its pin on an old Twisted is overcome.
 
 cyclone 1.3 demands twisted==19.2.1, which no current Python builds, though its
-web part works with Twisted 26 once restmq/cyclone3.py has mended it. No
+web part works with Twisted 26 once restmq/http/cyclone3.py has mended it. No
 constraint can lift another package's pin. So this PEP 517 backend lets
 setuptools make our wheel, fetches cyclone's source by its hash, and puts its
 modules into that wheel: no pin, no second command, and `pip check` is clean.
@@ -25,7 +25,7 @@ import zipfile
 from collections.abc import Mapping
 from typing import Optional, Union
 
-#: What setuptools' hooks are given (PEP 517).
+#: The arguments of setuptools' hooks (PEP 517).
 Folder = Union[str, os.PathLike[str]]
 Settings = Optional[Mapping[str, Union[str, list[str], None]]]
 

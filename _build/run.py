@@ -2,7 +2,7 @@
 
 Python would note the modules that it compiled beside them, and Twisted which plugins it found in
 the folder twisted/plugins of everything in the path. So Python notes nothing, and this hands
-twistd its only plugin. What init.d starts finds both there, made by root: scripts/restmq-init.sh.
+twistd its only plugin. Instances that init.d starts find both there, made by root: scripts/restmq-init.sh.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Options(ServerOptions):
 
     @property
     def subCommands(self) -> Iterator[tuple[str, None, Any, str]]:
-        """What twistd asks its plugins for."""
+        """The commands that twistd asks its plugins for."""
         maker = runpy.run_path(str(CHECKOUT / "twisted" / "plugins" / "restmq_plugin.py"))["restmq"]
         self.loadedPlugins = {maker.tapname: maker}
         yield maker.tapname, None, lambda: maker.options(), maker.description

@@ -1,3 +1,3 @@
-"""RestMQ: a message broker over HTTP. Start reading in web.py, or in model/errors.py and go down the list."""
+"""RestMQ: a message broker over HTTP. Start reading in web.py: docs/architecture.md has the way from there."""
 
 __version__ = "1.0.0"

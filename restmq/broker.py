@@ -28,7 +28,7 @@ from restmq.config import Config, access
 from restmq.delivery.channels import Channels
 from restmq.delivery.presence import Presence
 from restmq.delivery.service import Delivery
-from restmq.delivery.waiting import Waiting
+from restmq.delivery.waiters import Waiters
 from restmq.exposure import Exposure
 from restmq.http.accesslog import AccessLog, AccessLogFile, to_log
 from restmq.http.application import Application
@@ -87,7 +87,7 @@ class Broker(Service):
         self.presence = Presence(self.core, reactor, lasts=config.silence)
         self.channels = Channels(self.core, self.messages, self.presence)
         self.delivery = Delivery(self.core, self.messages, self.presence, self.channels, reactor)
-        self.waiting = Waiting(self.core, self.channels, reactor)
+        self.waiting = Waiters(self.core, self.channels, reactor)
         self.delivery.on_wakeup, self.delivery.on_rejoining = self.waiting.on_wakeup, self.waiting.on_rejoining
         self.acl = access(config, Guesses(reactor))
         where = config.access_log

@@ -1,0 +1,1 @@
+"""Decides which client may do what: the access rules, origins, and the delay after wrong passwords."""

@@ -6,7 +6,7 @@ Owns whether the client is still there, what it can use, and which leases it may
 from __future__ import annotations
 
 from restmq.api.services import BrokerHandler
-from restmq.delivery.waiting import Wait
+from restmq.delivery.waiters import Wait
 from restmq.model.errors import BadRequest
 
 

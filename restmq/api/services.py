@@ -12,7 +12,7 @@ from restmq.api.frontend import Frontend
 from restmq.api.rates import Rates
 from restmq.config import Config
 from restmq.delivery.service import Delivery
-from restmq.delivery.waiting import Waiting
+from restmq.delivery.waiters import Waiters
 from restmq.http.counts import Counts
 from restmq.http.handler import Handler
 from restmq.store.core import Core
@@ -26,7 +26,7 @@ class Services:
     config: Config
     core: Core
     delivery: Delivery
-    waiting: Waiting
+    waiting: Waiters
     frontend: Frontend
     rates: Rates
     readiness: Readiness

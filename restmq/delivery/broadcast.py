@@ -1,7 +1,8 @@
 """Broadcast: every consumer of a queue gets every element, in one order, each at its own pace.
 
-Owns which consumer gets what comes and which still reads history, and by which consumer's socket a broadcast counts as
-taken. Knows no socket, no Redis and no reactor. Read delivery/roundrobin.py next, and docs/decisions/pace.md for why.
+Owns which consumer gets new elements and which still reads history, and by which consumer's socket a broadcast counts
+as taken. Knows no socket, no Redis and no reactor. Read delivery/roundrobin.py next. docs/decisions/pace.md
+says why.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from restmq.delivery.batch import Batch, Consumer, Place, flushed, offer
+from restmq.delivery.batch import Batch
+from restmq.delivery.consumer import Consumer, Place, flushed, offer
 
 
 class _Witness(NamedTuple):
     """The consumer whose socket shows that broadcasts up to a position were taken.
 
-    They were taken when its socket has taken the bytes of its stream up to `end`. While `consumer` is None, nobody
-    shows it yet. `batch` is what the consumer was given, from byte `start` on. Any consumer that has everything after
-    position `after` may become the witness.
+    A broadcast counts as taken when the socket has taken the stream up to `end`. While `consumer` is None, no consumer
+    shows it yet. The consumer was given `batch`, from byte `start` on. Any consumer that has everything after position
+    `after` may become the witness.
     """
 
     after: int
@@ -48,7 +50,7 @@ class _Witness(NamedTuple):
 
 
 class Broadcast:
-    """What the consumers of a queue are broadcast, and how far their sockets have taken it."""
+    """The broadcasts to the consumers of a queue, and how far their sockets have taken them."""
 
     def __init__(self, consumers: list[Consumer], places: Mapping[Consumer, Place]) -> None:
         self._all, self._places = consumers, places
@@ -60,9 +62,8 @@ class Broadcast:
     def give(self, batch: Batch) -> list[tuple[Consumer, int]]:
         """Give a batch to all consumers, in one order.
 
-        Answers the consumers that fall behind by this, because more waits for them than their buffers may hold, each
-        with the position up to which it has everything. Such a consumer is given nothing new until end_history() says
-        that it caught up.
+        Answers the consumers that fall behind: more waits for them than fits. Each comes with the position that it has
+        reached. Such a consumer gets nothing new until end_history() says that it caught up.
         """
         witness = _Witness(batch.first - 1, batch.last)
         behind: list[tuple[Consumer, int]] = []
@@ -105,11 +106,11 @@ class Broadcast:
 
     @property
     def current(self) -> list[Consumer]:
-        """Consumers that get what comes, and do not read history."""
+        """Consumers that get new elements, and do not read history."""
         return [consumer for consumer in self._all if self._places[consumer].kept is None]
 
     def begin_history(self, consumer: Consumer) -> None:
-        """From now on what comes is kept for this consumer, which reads history first."""
+        """This consumer reads history first. From now on new batches are kept for it."""
         place = self._places[consumer]
         self.behind += place.kept is None
         place.kept = []
@@ -139,7 +140,7 @@ class Broadcast:
                 self._witnesses[at] = _Witness(one.after, one.position, consumer, consumer.written)
 
     def end_history(self, consumer: Consumer, position: int) -> None:
-        """A consumer has everything up to a position. Now it gets what was kept for it, and from then on what comes."""
+        """A consumer has everything up to a position. It gets the batches that were kept for it, then new ones."""
         place = self._places[consumer]
         self.behind -= place.kept is not None
         kept, place.kept, place.ahead = place.kept or [], None, position
@@ -152,13 +153,13 @@ class Broadcast:
                 self._witnesses[at] = _Witness(one.after, one.position, consumer, consumer.written)
 
     def drop_kept(self, consumer: Consumer) -> None:
-        """Throw away what was kept for a consumer. It will read it from history."""
+        """Throw away the batches that were kept for a consumer. It will read them from history."""
         place = self._places.get(consumer)
         if place is not None and place.kept is not None:
             place.kept = []
 
     def on_skipped(self) -> None:
-        """Positions were passed over. What was kept ends before them, and is read again from history."""
+        """Positions were passed over. Batches kept so far end before the hole. Consumers read them from history."""
         for place in self._places.values():
             if place.kept is not None:
                 place.kept.clear()
@@ -179,7 +180,7 @@ class Broadcast:
             self._witnesses.append(new)
 
     def on_left(self, consumer: Consumer, place: Place) -> None:
-        """A consumer has left. For what its socket did not take, another one that was given it becomes the witness."""
+        """A consumer has left. Another consumer becomes the witness of broadcasts that its socket did not take."""
         self.behind -= place.kept is not None
         kept, self._witnesses = self._witnesses, deque()
         for one in kept:
@@ -192,15 +193,15 @@ class Broadcast:
             self._witnesses.append(one)
 
     def _has(self, consumer: Consumer, one: _Witness) -> bool:
-        """Whether a consumer was given, or will be given, what a witness stands for."""
+        """Whether a consumer was given, or will be given, the broadcasts of a witness."""
         place = self._places.get(consumer)
         return place is not None and place.since <= one.after
 
     @property
     def untaken(self) -> int:
-        """The position up to which nobody here has got, or will get, what is not confirmed; 0 for none.
+        """The position up to which no consumer here has got, or will get, the unconfirmed broadcasts; 0 for none.
 
-        What lies before it must go back, but not what a consumer that came later was given.
+        Redis must take back earlier broadcasts. It must not take back those that a later consumer was given.
         """
         if self.behind:
             return 0
@@ -210,8 +211,8 @@ class Broadcast:
     def ready_after(self) -> int:
         """The position after which some consumer is ready for more, though an earlier element is stuck; 0 for none.
 
-        Such a consumer has taken all that it was given, even if that was nothing. So a newcomer does not wait for a
-        slow one.
+        This consumer has taken all that it was given, even if that was nothing. So a newcomer does not wait for a slow
+        consumer.
         """
         last = self._witnesses[-1] if self._witnesses else None
         if last is not None and any(not each.unsent for each in self.current):
@@ -231,7 +232,7 @@ class Broadcast:
     def _taken(self, one: _Witness) -> bool:
         """Whether a socket took it: that of its witness, or that of another consumer that took everything it was given.
 
-        So a consumer that does not read holds up nobody that has the same.
+        A consumer that does not read delays no consumer with the same elements.
         """
         if one.consumer is None:
             return False
@@ -240,7 +241,7 @@ class Broadcast:
         )
 
     def abandon(self, position: int) -> None:
-        """What no socket had taken, up to a position, has been given back."""
+        """Redis took back the broadcasts up to a position that no socket had taken."""
         self._witnesses = deque(
             one
             for one in self._witnesses

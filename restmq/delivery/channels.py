@@ -1,7 +1,7 @@
 """The channels of Redis that this instance hears, and for whom.
 
 Owns the subscriptions of the message link, and the note by which others find the queues of a dead instance. Knows
-nothing of what the messages say. Several owners may hear one channel. Read delivery/waiting.py next.
+nothing of the content of messages. Several owners may hear one channel.
 """
 
 from __future__ import annotations

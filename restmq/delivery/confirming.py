@@ -1,7 +1,7 @@
-"""What the sockets of a queue's consumers have taken, and Redis does not know yet.
+"""Confirmations: elements that sockets of a queue's consumers have taken, and that Redis still counts as in flight.
 
-Owns these notes, and what goes into one call; sends nothing. Read delivery/subscription.py for who sends them,
-delivery/broadcast.py for how a socket shows that it took a broadcast.
+Owns these notes, and the parts in which they are sent. delivery/subscription.py sends them. delivery/broadcast.py finds
+out that a socket took a broadcast.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from restmq.delivery.batch import Consumer
+from restmq.delivery.consumer import Consumer
 from restmq.delivery.consumers import Consumers
 from restmq.model.element import Element
 from restmq.store.instances import Confirmed
@@ -18,7 +18,7 @@ MERGED = 500  # elements in one call
 
 
 class Pending(NamedTuple):
-    """What is being confirmed. `before` is the position that Redis had been told until then."""
+    """A confirmation under way. `before` is the position that Redis had been told until then."""
 
     before: int
     position: int
@@ -34,7 +34,7 @@ class Pending(NamedTuple):
 
 
 class Confirmations:
-    """What the consumers of one queue have taken. All broadcasts up to `position` were taken by some socket."""
+    """The elements that consumers of one queue have taken. Sockets took all broadcasts up to `position`."""
 
     def __init__(self, consumers: Consumers) -> None:
         self._consumers = consumers
@@ -54,7 +54,7 @@ class Confirmations:
         self.drop()
 
     def drop(self) -> None:
-        """Others have taken over what was on its way here."""
+        """Other instances have taken over the elements that were in flight here."""
         self._written, self._leased = [], []
 
     def add(self, consumer: Consumer, elements: list[Element]) -> None:
@@ -90,7 +90,8 @@ class Confirmations:
     def put_back(self, pending: Pending) -> None:
         """Redis did not answer, so tell it again. Otherwise the window could stay full for ever.
 
-        Leases of a consumer that has left meanwhile are not told again: their elements go back and are dealt anew.
+        Leases of a consumer that has left meanwhile are not confirmed again. Their elements go back, and other
+        consumers get them.
         """
         self._written += pending.written
         here = self._consumers.roundrobin.leased

@@ -1,14 +1,14 @@
 """The live consumers of one queue in this instance, in the order in which they came.
 
 Owns the list, and what each consumer has of the queue. Plain Python: knows no socket, no Redis and no reactor. A
-consumer is anything with the attributes of Consumer in delivery/batch.py. Read delivery/broadcast.py for who is
-broadcast what, delivery/roundrobin.py for whose turn it is.
+consumer is anything with the attributes of Consumer in delivery/consumer.py. Read delivery/broadcast.py next, then
+delivery/roundrobin.py: the two policies.
 """
 
 from __future__ import annotations
 
-from restmq.delivery.batch import Consumer, Place
 from restmq.delivery.broadcast import Broadcast
+from restmq.delivery.consumer import Consumer, Place
 from restmq.delivery.roundrobin import RoundRobin
 from restmq.model.element import Element
 
@@ -31,7 +31,7 @@ class Consumers:
         self._places[consumer] = Place(position)
 
     def leave(self, consumer: Consumer) -> tuple[list[Element], list[Element], list[Element]]:
-        """Take a consumer out. Answers what its socket took, what has no owner now, and what it leases."""
+        """Take a consumer out. Answers elements: those that its socket took, those without an owner, its leases."""
         if consumer not in self.all:
             return [], [], []
         sent, rest, leased = self.roundrobin.leave(consumer)
@@ -44,7 +44,7 @@ class Consumers:
         return self.broadcast.waits() or self.roundrobin.waits()
 
     def drop(self) -> None:
-        """Forget what is on its way: others have it now."""
+        """Forget the elements in flight: other instances have them now."""
         self.roundrobin.drop()
         self.broadcast.drop()
 

@@ -1,8 +1,8 @@
 """The fence: messages are kept while the others may have given this instance up.
 
-Owns what was heard meanwhile, and the way back of an instance that was given up; knows no consumer. An instance that
-was stopped for longer than its beat lasts must not hand out what others have been given since. Read
-delivery/subscription.py next.
+Owns the messages that were heard meanwhile, and the way back of an instance that was given up. Knows no consumer. An
+instance may stand still for longer than its beat lasts. Then it must not hand out elements that other instances have
+been given since. Read delivery/service.py next.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from restmq.store.instances import queue_of
 
 
 class Behind(Protocol):
-    """What stands behind the fence: Delivery."""
+    """Delivery, as the fence sees it."""
 
     closing: bool
 
@@ -36,7 +36,7 @@ class Behind(Protocol):
         """A beat was answered."""
 
     def on_open(self) -> None:
-        """All that was kept has come through the fence."""
+        """All messages that were kept have come through the fence."""
 
     def on_link_up(self) -> None:
         """Join everything, as when the links came up."""
@@ -63,9 +63,9 @@ class Fence:
             self.behind.on_message(channel, data)
 
     def on_alive(self) -> None:
-        """The beat was answered: this instance still owns what it held."""
+        """The beat was answered: this instance still owns the elements that it held."""
         if self._former:
-            return  # it was given up, and others own what it held before
+            return  # it was given up, and other instances own the elements that it held before
         self.behind.on_alive()
         if self.closed:
             for channel, data in self._open():
@@ -78,7 +78,7 @@ class Fence:
         return kept
 
     def on_given_up(self) -> None:
-        """Others have taken over. Round-robin elements that are held here are theirs, broadcasts still go out."""
+        """Other instances own the round-robin elements now. Broadcasts still go out."""
         begun, self.closed = bool(self._former), True
         self._former.add(self.presence.instance)
         self.presence.renew()
@@ -100,7 +100,8 @@ class Fence:
         taken_back: dict[bytes, list[tuple[int, int]]] = {}
         while self._former:
             formers = list(self._former)
-            for former in formers:  # what this instance asked of Redis after it was given up may have put it back
+            # After it was given up, this instance may have asked Redis for things that put the old id back.
+            for former in formers:
                 await self.core.instances.reap(former, {*self.behind.queues, *self.channels.queues})
             for name in list(self.behind.queues):
                 taken_back[name] = await self.core.instances.taken_back(name)

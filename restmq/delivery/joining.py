@@ -1,7 +1,7 @@
 """Joining a queue: subscribe, tell Redis, and read what was missed.
 
 Owns one attempt, which holds only as long as both links and the instance's id stay what they were. The subscription
-holds messages back meanwhile. Read delivery/subscription.py for the queue itself, lua/listen.lua for Redis' part.
+holds messages back meanwhile. delivery/subscription.py is the queue itself, lua/listen.lua is Redis' part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAGE = 1000  # elements of history at a time
 
 
 class Owner(Protocol):
-    """What joining needs of Delivery."""
+    """The part of Delivery that joining needs."""
 
     core: Core
     messages: Redis
@@ -30,11 +30,11 @@ class Owner(Protocol):
     channels: Channels
 
     def give_back(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
-        """Give round-robin elements that nobody here takes to others."""
+        """Give round-robin elements that no consumer here takes to other instances."""
 
 
 class Queue(Protocol):
-    """What joining needs of a Subscription, which describes it."""
+    """The part of a Subscription that joining needs. Subscription describes it."""
 
     name: bytes
     consumers: Consumers
@@ -103,7 +103,7 @@ class Joining:
         queue = self._queue
         if not (queue.epoch and (reply.epoch != queue.epoch or queue.epoch_is_new) and queue.consumers.all):
             return reply.position
-        # Nothing that was broadcast in this epoch was heard here, so all that history keeps of it comes first.
+        # This instance heard no broadcast of this epoch, so all that history keeps of it comes first.
         kept = await self._history(reply, "all", 0, 0)
         return min(kept.start, reply.position)
 
@@ -116,7 +116,8 @@ class Joining:
                 queue.on_gap(page.floor)
             queue.replay(page)
             queue.position = max(queue.position, page.end)
-        queue.position = max(queue.position, reply.position)  # what history lacks was taken back, and comes again
+        # Broadcasts that history lacks were taken back, and come again.
+        queue.position = max(queue.position, reply.position)
 
     async def _history(self, reply: ListenReply, what: str, which: int, most: int) -> History:
         """A page of history. Raises Unavailable when it is not of the epoch in the reply."""
@@ -127,10 +128,10 @@ class Joining:
         return page
 
     async def _give_back_strays(self) -> None:
-        """Give back round-robin elements that were on their way when the connection was lost."""
+        """Give back round-robin elements that were in flight to this instance when the connection was lost."""
         queue = self._queue
         strays = await self._instances.held_by(queue.name, self._instance)
-        if strays:  # some may have been dealt just now: after a PING their messages are here
+        if strays:  # Redis may have sent some just now: after a PING their messages are here
             await self._owner.messages.ping()
         self._check()
         self._owner.give_back(queue.name, queue.epoch, sorted(strays - queue.unconfirmed - queue.dealt))

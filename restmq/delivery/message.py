@@ -1,17 +1,17 @@
-"""A message of Redis: what a function tells the instances that listen.
+"""A message of Redis: a function sends it to the instances that listen.
 
 Owns its form, which lua/lib/delivery.lua makes. The first line has a letter, the epoch and a number. The second line
-has NUMBER DELIVERIES LENGTH of each element. Then come the values. The letters:
+has NUMBER DELIVERIES LENGTH of each element. The rest is the values. The letters:
 
 - B: elements that are broadcast, from a position on;
-- R: elements that are dealt to one instance;
+- R: round-robin elements for one instance;
 - T: elements that taps see;
 - W: so many of the GETs that wait should take;
 - P: the policy;
 - A: leases that are over;
 - Z: the queue was emptied.
 
-Read delivery/consumers.py next.
+Read delivery/subscription.py next.
 """
 
 from __future__ import annotations

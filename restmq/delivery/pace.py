@@ -1,7 +1,7 @@
-"""The pace of one live consumer: who may write to it now, and in which turn.
+"""The pace of one live consumer: which of its queues may write to it now, and in which turn.
 
 Owns the turns; knows no socket, no queue and no Redis. A consumer that reads history on several queues gets one page at
-a time, and only while its socket takes more. Read delivery/replay.py next.
+a time, and only while its socket takes more.
 """
 
 from __future__ import annotations

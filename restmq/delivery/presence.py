@@ -1,8 +1,8 @@
 """This instance among the others: its id, its beat, and the reaping of dead instances.
 
-Owns who this instance is, and whether it may still act on what it hears; knows no queue's content. An instance that
-was stopped for longer than its beat lasts must not hand out what others have been given since. Read
-delivery/channels.py next.
+Owns the id of this instance, and whether the instance may still act on messages. Knows no queue's content. An instance
+may stand still for longer than its beat lasts. Then it must not hand out elements that other instances have been given
+since: delivery/fence.py.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Presence:
         self._loop.start(1.0)
 
     def stop(self) -> None:
-        """Stop beating. An instance that has nothing left to give back simply vanishes."""
+        """Stop beating. Nobody misses an instance that has nothing left to give back."""
         if self._loop.running:
             self._loop.stop()
 
@@ -114,7 +114,7 @@ class Presence:
                 raise
 
     async def _sweep(self) -> None:
-        """End what is due. Another instance claims what is not done."""
+        """End what is due. Another instance claims the queues that are left."""
         while await self.core.sweep() == 20:
             pass
 

@@ -1,8 +1,8 @@
-"""Resuming: a live consumer gets what it missed before it gets what comes, without a gap and without doubles.
+"""Replay: a live consumer gets the elements that it missed before new ones, without a gap and without doubles.
 
-Owns what `since` may say, and the walk through a queue's history; knows neither HTTP nor sockets. While it walks, what
-comes is kept for the consumer (delivery/broadcast.py). A consumer is told of what is no longer kept. Read
-live/consumer.py for who resumes.
+Owns the meaning of `since`, and the walk through a queue's history. Knows neither HTTP nor sockets. During the walk,
+delivery/broadcast.py keeps new elements for the consumer. A consumer is told of the positions that history no longer
+holds. live/consumer.py calls this.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from restmq.delivery.batch import Batch, Consumer
+from restmq.delivery.batch import Batch
+from restmq.delivery.consumer import Consumer
 from restmq.delivery.pace import Pace
 from restmq.delivery.service import Delivery
 from restmq.delivery.subscription import Subscription
@@ -99,7 +100,8 @@ def _one(word: bytes, queue: bytes) -> Since:
 async def begin(delivery: Delivery, queue: bytes, since: Since, joined: int) -> tuple[int, bytes]:
     """Where a consumer that joined at position `joined` starts in a queue: position and epoch. An id says both itself.
 
-    A consumer gets what came after it joined in any case, because it may be the only one. Raises Unavailable.
+    A consumer gets all elements that came after it joined in any case, because it may be the only one. Raises
+    Unavailable.
     """
     what, which, epoch = since
     if epoch:
@@ -111,11 +113,11 @@ async def begin(delivery: Delivery, queue: bytes, since: Since, joined: int) -> 
 async def replay(
     delivery: Delivery, consumer: Reader, name: bytes, start: int, epoch: bytes, behind: bool = False
 ) -> None:
-    """Give a consumer that has joined all that came after a position of an epoch, and then what comes.
+    """Give a consumer that has joined all elements after a position of an epoch, and then new ones.
 
-    It reads page by page, at its own pace. It is told of what is not kept, and when another epoch has begun. Meanwhile
-    it may leave, and Redis may go and come back. `behind` is for a consumer that has everything from its joining up to
-    the position: some of that it is still to confirm.
+    The consumer reads page by page, at its own pace. It is told of positions that history does not hold, and of another
+    epoch. Meanwhile it may leave, and Redis may go and come back. `behind` is for a consumer that has everything from
+    its joining up to the position, and has not confirmed all of it.
     """
     queue = delivery.queues.get(name)
     if queue is None:
@@ -196,7 +198,7 @@ class _Past:
     def _offer(self, page: list[tuple[int, Element]]) -> int:
         """Write a page at once, but no more of it than may wait. Then answers the position it got to, otherwise 0.
 
-        Only here it shows how long values are on the wire. The next page is asked for accordingly.
+        Here RestMQ learns how long the values are on the wire. The size of the next page depends on it.
         """
         elements: list[Element] = []
         frames: list[bytes] = []
@@ -218,15 +220,15 @@ class _Past:
 
     @property
     def _whole(self) -> bool:
-        """Whether nothing lies between what it was given and what is kept for it.
+        """Whether no position lies between the last one that it was given and the first one that is kept for it.
 
-        What came while it was full was not kept. And Redis may have answered before that was broadcast.
+        Elements that came while it was full were not kept. And Redis may have answered before they were broadcast.
         """
         kept = self.queue.consumers.broadcast.first_kept(self.consumer)
         return kept <= self.start + 1 if kept else self.epoch != self.queue.epoch or self.queue.position <= self.start
 
     def _renewed(self, epoch: bytes, floor: int) -> None:
-        """The queue has a new epoch: everything that is kept of it comes."""
+        """The queue has a new epoch: the consumer gets everything that history holds of it."""
         self.start, self.epoch = floor, epoch
         if epoch == self.queue.epoch:
             self.queue.consumers.broadcast.set_start(self.consumer, floor)

@@ -1,7 +1,7 @@
 """Round-robin: each element of a queue goes to the next consumer that takes one.
 
-Owns whose turn it is, what is on its way to which consumer, and what each leases. Knows no socket, no Redis and no
-reactor. Read delivery/taps.py next.
+Owns the turn, the elements in flight to each consumer, and the leases of each. Knows no socket, no Redis and no
+reactor. Read live/consumer.py next.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from restmq.delivery.batch import Batch, Consumer, Place, flushed, offer
+from restmq.delivery.batch import Batch
+from restmq.delivery.consumer import Consumer, Place, flushed, offer
 from restmq.model.element import Element, Lease
 
-AHEAD = 64  # elements on their way to one consumer that takes them
-AHEAD_BYTES = 1 << 20  # and about as many bytes of them: of large elements fewer are on their way
+AHEAD = 64  # elements in flight to one consumer that takes them
+AHEAD_BYTES = 1 << 20  # and about as many bytes of them: of large elements fewer are in flight
 
 
 def _partly(consumer: Consumer, held: deque[tuple[int, Element, int]]) -> list[Element]:
-    """Take out the elements of the first share that the socket took wholly, when it did not take all of the share."""
+    """The socket took a part of the first share. Take out the elements that it took wholly."""
     if not held or flushed(consumer) <= held[0][2]:
         return []
     mark = held[0][0]
@@ -34,12 +35,12 @@ def _partly(consumer: Consumer, held: deque[tuple[int, Element, int]]) -> list[E
 
 
 class RoundRobin:
-    """The turn among the consumers of a queue, and what each holds and leases."""
+    """The turn among the consumers of a queue, and the elements that each holds and leases."""
 
     def __init__(self, consumers: list[Consumer], places: Mapping[Consumer, Place]) -> None:
         self._all, self._places = consumers, places
         self._pointer = 0
-        self._ahead_most = AHEAD  # how many elements may be on their way to one consumer
+        self._ahead_most = AHEAD  # the most elements in flight to one consumer
 
     # -- which consumers take
 
@@ -51,12 +52,12 @@ class RoundRobin:
 
     @property
     def ready(self) -> int:
-        """How many consumers take elements."""
+        """The number of consumers that take elements."""
         return sum(1 for consumer in self._all if self.takes(consumer))
 
     @property
     def room(self) -> int:
-        """How many elements may be on their way here in all, including those that wait in full buffers."""
+        """The number of elements that may be in flight here in all, including those that wait in full buffers."""
         room = 0
         for consumer in self._all:
             place = self._places[consumer]
@@ -71,12 +72,12 @@ class RoundRobin:
         return room
 
     def _sized(self, elements: list[Element]) -> None:
-        """Elements came. Their size decides how many may be on their way, in powers of two."""
+        """Elements came. Their size decides how many may be in flight, in powers of two."""
         largest = max((len(element.value) for element in elements), default=0)
         fit = AHEAD
         while fit > 1 and fit * largest > AHEAD_BYTES:
             fit //= 2
-        # Fewer at once, and more again in steps: one small element between large ones says little.
+        # The limit falls at once and rises in steps: one small element between large ones says little.
         self._ahead_most = min(fit, 2 * self._ahead_most)
 
     # -- handing over
@@ -116,7 +117,7 @@ class RoundRobin:
         return {element.number for place in self._places.values() for _, element, _ in place.held}
 
     def settled(self, consumer: Consumer) -> list[Element]:
-        """What a consumer held and its socket has taken. It is forgotten here, except for what the consumer leases."""
+        """The elements that a consumer held and its socket has taken. Those that it leases are still noted here."""
         held = self._places[consumer].held
         sent: list[Element] = []
         if held:
@@ -126,7 +127,7 @@ class RoundRobin:
         return sent
 
     def leave(self, consumer: Consumer) -> tuple[list[Element], list[Element], list[Element]]:
-        """A consumer leaves. Answers what its socket took, what has no owner now, and what it leases."""
+        """A consumer leaves. Answers elements: those that its socket took, those without an owner, its leases."""
         place = self._places[consumer]
         sent = self.settled(consumer)
         sent += _partly(consumer, place.held)
@@ -142,7 +143,7 @@ class RoundRobin:
         return any(place.held for place in self._places.values())
 
     def drop(self) -> None:
-        """Forget what is on its way: others have it now."""
+        """Forget the elements in flight: other instances have them now."""
         for place in self._places.values():
             for _, element, _ in place.held:
                 place.leased.pop(element.number, None)
@@ -166,7 +167,7 @@ class RoundRobin:
         return [consumer for consumer in self._all if consumer.lease]
 
     def end_leases(self, numbers: set[int]) -> None:
-        """These leases are over, wherever they ended. Consumers that had them may have as many more."""
+        """These leases are over, here or at another instance. Consumers that had them may have as many more."""
         for place in self._places.values():
             for number in numbers & place.leased.keys():
                 del place.leased[number]

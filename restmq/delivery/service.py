@@ -1,9 +1,9 @@
 """Delivery: the service that owns the live consumers of all queues, and carries elements to them.
 
 Owns which queues this instance hears, which consumers listen to which, and what happens when links come and go. Knows
-neither HTTP nor how Redis is spoken to. What is heard in one turn is written once to each consumer. What the sockets
-took is confirmed once for each queue, two turns later. Read docs/architecture.md for the protocol,
-delivery/replay.py for how history is sent first, live/consumer.py for what a consumer is.
+neither HTTP nor how Redis is spoken to. Writes the messages of one turn together, once to each consumer. Two turns
+later, one call for each queue confirms the elements that the sockets took. docs/architecture.md has the protocol
+between instances. Read delivery/message.py next, then delivery/subscription.py.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from restmq.delivery.batch import Consumer
 from restmq.delivery.channels import Channels
 from restmq.delivery.confirming import MERGED
+from restmq.delivery.consumer import Consumer
 from restmq.delivery.fence import Fence
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
@@ -46,7 +46,7 @@ class Delivery(Service):
         self.core, self.messages, self.presence, self.channels, self.clock = core, messages, presence, channels, clock
         self.queues: dict[bytes, Subscription] = {}
         self.queues_of: dict[Consumer, list[bytes]] = {}
-        self.on_wakeup: Any = lambda queue, many: None  # GETs that wait: delivery/waiting.py
+        self.on_wakeup: Any = lambda queue, many: None  # GETs that wait: delivery/waiters.py
         self.on_rejoining: Any = lambda: None
         self.taps = Taps(core, channels, presence)
         self.fence = Fence(core, presence, channels, clock, self)
@@ -67,7 +67,7 @@ class Delivery(Service):
     ) -> dict[bytes, tuple[int, bytes]]:
         """Let a consumer hear queues; answers the position and the epoch of each.
 
-        With `past_first`, what is broadcast is kept for it until it has read the past (delivery/replay.py).
+        With `past_first`, broadcasts are kept for it until it has read history (delivery/replay.py).
         Raises Unavailable, and BadOption when it leases and a queue broadcasts.
         """
         if self.closing:
@@ -90,7 +90,7 @@ class Delivery(Service):
         return {name: (self.queues[name].position, self.queues[name].epoch) for name in queues if name in self.queues}
 
     def leave(self, consumer: Consumer, failed: bool = True) -> None:
-        """A consumer left: what it did not get, or not acknowledge, goes to the next one.
+        """A consumer left. The next one gets the elements that it did not get, or did not acknowledge.
 
         The oldest element that it got and did not acknowledge counts as a failed try, unless `failed` is false.
         """
@@ -180,7 +180,7 @@ class Delivery(Service):
         """The fence let a message of Redis through."""
         message = Message(data)
         if message.kind in b"RWA" and not channel.endswith(b":" + self.presence.instance):
-            return  # for an id that was given up: what it had is others' now
+            return  # for an id that was given up: other instances have its elements now
         name = queue_of(channel)
         if message.kind == b"W":
             self.on_wakeup(name, message.first)
@@ -188,11 +188,11 @@ class Delivery(Service):
             self.taps.on_message(name, message)
         elif name in self.queues:
             self.queues[name].on_message(message)
-        elif message.kind == b"R":  # it was dealt before Redis knew that the last consumer left, and read after that
+        elif message.kind == b"R":  # Redis sent it before it knew that the last consumer had left
             self.give_back(name, message.epoch, message.numbers)
 
     def give_back(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
-        """Give round-robin elements that nobody here takes to others."""
+        """Give round-robin elements that no consumer here takes to other instances."""
         for at in range(0, len(numbers), MERGED):
             some = numbers[at : at + MERGED]
             slot = self.core.instances.give_back(name, self.presence.instance, epoch, some)
@@ -205,7 +205,7 @@ class Delivery(Service):
             self.clock.callLater(RETRY_AFTER, self._give_back_again, name, epoch, numbers)
 
     def _give_back_again(self, name: bytes, epoch: bytes, numbers: list[int]) -> None:
-        """Try again. The first try may have worked, and some may have been dealt to this instance since: those stay."""
+        """Try again. The first try may have worked. Then Redis may have sent some of them here again: those stay."""
         here = self.queues[name].unconfirmed if name in self.queues else set()
         self.give_back(name, epoch, [number for number in numbers if number not in here])
 
@@ -234,7 +234,7 @@ class Delivery(Service):
     # -- ending
 
     def close(self) -> Deferred[None]:
-        """Close every consumer, confirm what their sockets took, give back the rest."""
+        """Close every consumer, confirm the elements that sockets took, give back the rest."""
         return deferred(self._close())
 
     async def _close(self) -> None:

@@ -1,9 +1,9 @@
 """One queue that this instance listens to.
 
-Owns what is known of the queue: its consumers, its epoch and position, and what Redis was told of both. Knows neither
-HTTP nor other queues. Delivery (delivery/service.py) keeps one for each queue, the fence (delivery/fence.py) decides
-when it hears messages. Joining is in delivery/joining.py, what is to be confirmed in delivery/confirming.py. Read
-docs/architecture.md for the protocol, delivery/consumers.py for which consumer gets what.
+Owns the knowledge of the queue: its consumers, its epoch and position, and what Redis was told of both. Knows neither
+HTTP nor other queues. Delivery (delivery/service.py) keeps one for each queue. The fence (delivery/fence.py) decides
+when it hears messages. delivery/joining.py joins it, delivery/confirming.py has its confirmations. Read
+delivery/consumers.py next.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from restmq.delivery import joining
-from restmq.delivery.batch import Batch, Consumer
+from restmq.delivery.batch import Batch
 from restmq.delivery.confirming import Confirmations
+from restmq.delivery.consumer import Consumer
 from restmq.delivery.consumers import Consumers
 from restmq.delivery.message import Message
 from restmq.model.element import Element
@@ -28,7 +29,7 @@ from restmq.store.instances import NOBODY, History, Listening, ListenReply, Seen
 from restmq.store.requests import Nack
 
 RETRY_AFTER = 0.3  # seconds until Redis is asked again for what it did not answer
-UNKNOWN = Listening(-1, -1, -1)  # Redis must be told of the consumers again, whatever they are
+UNKNOWN = Listening(-1, -1, -1)  # Redis must be told of the consumers again, in any case
 
 log = Logger()
 
@@ -37,12 +38,12 @@ class State(Enum):
     """How far this instance is with hearing a queue."""
 
     IDLE = "not joined: it is new, or the links to Redis were away"
-    JOINING = "it subscribes, asks Redis, and reads what it missed; what comes meanwhile is held back"
-    JOINED = "what comes is handed over"
+    JOINING = "it subscribes, asks Redis, and reads what it missed; it holds back new messages"
+    JOINED = "it hands over each message that comes"
 
 
 class Owner(joining.Owner, Protocol):
-    """What a subscription needs of Delivery."""
+    """The part of Delivery that a subscription needs."""
 
     clock: IReactorTime
     closing: bool
@@ -88,7 +89,7 @@ class Subscription:
 
     @property
     def joined(self) -> bool:
-        """Whether what comes is handed over."""
+        """Whether new messages are handed over."""
         return self.state is State.JOINED
 
     @property
@@ -104,7 +105,7 @@ class Subscription:
     # -- consumers come and go
 
     async def hear_policy(self) -> None:
-        """Wait for a change of the policy that may be on its way: after a PING its message is here."""
+        """Wait for a change of the policy that Redis may have sent: after a PING its message is here."""
         if self.joined and self.policy == b"broadcast":
             await self.owner.messages.ping()
 
@@ -142,7 +143,7 @@ class Subscription:
         self.report_later()
 
     def remove(self, consumer: Consumer, failed: bool) -> None:
-        """A consumer left: what it did not get, or not acknowledge, goes to the next one.
+        """A consumer left. The next one gets the elements that it did not get, or did not acknowledge.
 
         With `failed`, the oldest element that it got and did not acknowledge counts as a failed try. Otherwise an
         element that crashes its worker would come back for ever.
@@ -150,7 +151,7 @@ class Subscription:
         if consumer not in self.consumers.all:
             return
         sent, rest, leased = self.consumers.leave(consumer)
-        if consumer.lease:  # all unacknowledged elements go back: a later confirmation would concern another's lease
+        if consumer.lease:  # all unacknowledged elements go back: a later confirmation would be of another's lease
             self.confirmations.drop_leases(leased)
         else:
             self.confirmations.add(consumer, sent)
@@ -158,7 +159,7 @@ class Subscription:
             self._give(rest)
         self.owner.confirm_later(self)
         self.report_later()
-        if leased:  # after that report, or they would be dealt to the consumer that left
+        if leased:  # after that report: before it, Redis would send them to the consumer that left
             self.owner.clock.callLater(0, self._end_leases, leased, failed)
 
     def _end_leases(self, leased: list[Element], failed: bool) -> None:
@@ -169,12 +170,12 @@ class Subscription:
         drive(self.owner.core.nack(self.name, nacks), nothing, partial(self._on_leases_not_ended, leased, failed))
 
     def _on_leases_not_ended(self, leased: list[Element], failed: bool, error: BaseException) -> None:
-        """Try again: an element that was still on its way has no lease that would end by itself."""
+        """Try again: an element that is still in flight has no lease that would end by itself."""
         fault(f"giving back leases of {self.name.decode()}", error)
         if not self.owner.closing:
             self.owner.clock.callLater(RETRY_AFTER, self._end_leases, leased, failed)
 
-    # -- joining; what comes meanwhile is held back
+    # -- joining; messages that come meanwhile are held back
 
     def join(self) -> None:
         """Begin to join, unless that has begun. While the links were away, a beat must be answered first."""
@@ -187,7 +188,7 @@ class Subscription:
         self._on_joined(await joining.Joining(self, self.owner).run())
 
     def on_links_lost(self) -> None:
-        """The links came up anew: what was heard before says nothing about what was sent meanwhile."""
+        """The links came up anew. Messages may have been lost meanwhile, so the queue must be joined again."""
         self.state = State.IDLE
         self.held_back = []
 
@@ -216,7 +217,7 @@ class Subscription:
     def _on_joined(self, listening: Listening) -> None:
         self.state, self.reported = State.JOINED, listening
         joiners, self.joiners = self.joiners, []
-        for slot in joiners:  # each becomes a consumer before this returns, and so hears what was held back
+        for slot in joiners:  # each becomes a consumer before this returns, and so gets the messages held back
             slot.resolve(None)
         held_back, self.held_back = self.held_back, []
         for message in held_back:
@@ -245,7 +246,7 @@ class Subscription:
         self.position = last
 
     def replay(self, page: History) -> None:
-        """Hand over what was broadcast while nothing was heard here."""
+        """Hand over the broadcasts that came while this instance heard nothing."""
         for position, element in page.elements:
             if position > self.position:
                 self._broadcast(Batch(self.name, [element], position, page.epoch))
@@ -258,7 +259,7 @@ class Subscription:
     # -- epochs
 
     def on_epoch(self, epoch: bytes, position: int) -> None:
-        """Redis told this epoch and position. Messages from before may still be on their way."""
+        """Redis told this epoch and position. Messages from before may still come."""
         if epoch != self.epoch and epoch not in self.past_epochs:
             self.begin_epoch(epoch, position)
             self.epoch_is_new = True
@@ -287,7 +288,7 @@ class Subscription:
     # -- telling Redis who listens: once a turn, in absolute numbers
 
     def listen(self, listening: Listening, untaken: int = 0) -> Coroutine[Any, Any, ListenReply]:
-        """Tell Redis of the consumers, and that nobody here takes what was broadcast up to `untaken`."""
+        """Tell Redis of the consumers, and that no consumer here takes the broadcasts up to `untaken`."""
         seen = Seen(self.epoch, self.number, self.position, self.settings, self.data_id)
         confirmed, instance = self.confirmations.position, self.owner.presence.instance
         return self.owner.core.instances.listen(self.name, instance, listening, confirmed, seen, untaken)
@@ -343,7 +344,7 @@ class Subscription:
         self.owner.clock.callLater(RETRY_AFTER, self.report_later)
 
     async def depart(self) -> None:
-        """The instance ends: confirm what was taken, and give back the rest."""
+        """The instance ends: confirm the elements that sockets took, and give back the rest."""
         await self._confirm()
         if self.joined:
             await self.listen(NOBODY)
@@ -356,14 +357,14 @@ class Subscription:
             self.handle(message)
         elif self.state is State.JOINING or self.owner.rejoining:
             self.held_back.append(message)
-        elif message.kind == b"R":  # it was dealt before Redis knew that the last consumer left, and read after that
+        elif message.kind == b"R":  # Redis sent it before it knew that the last consumer had left
             self.owner.give_back(self.name, message.epoch, message.numbers)
 
     def handle(self, message: Message) -> None:
         """Do as a message says."""
         kind, epoch, first = message.kind, message.epoch, message.first
         if epoch in self.past_epochs:
-            return  # it was on its way when the queue was forgotten
+            return  # Redis sent it before the queue was forgotten
         if epoch != self.epoch:
             self.on_epoch(epoch, first - 1 if kind == b"B" else self.position)
         if kind == b"P":
@@ -392,7 +393,7 @@ class Subscription:
         if batch.first == self.position + 1:
             self._broadcast(batch)
             return
-        # Something was broadcast before this that was not heard. Joining again brings it first, from history.
+        # This instance missed a broadcast before this one. Joining again brings it first, from history.
         if self.joined:
             self.state = State.IDLE
             self.join()
@@ -419,7 +420,7 @@ class Subscription:
             consumer.on_fell_behind(self.name, position, self.epoch)
 
     def _give(self, elements: list[Element]) -> None:
-        """Round-robin: give each element to the next consumer. What nobody takes goes back."""
+        """Round-robin: give each element to the next consumer. Elements that no consumer takes go back."""
         refused = self.consumers.roundrobin.give(self.name, elements, self.epoch)
         if refused:
             self.owner.give_back(self.name, self.epoch, [element.number for element in refused])
@@ -427,7 +428,7 @@ class Subscription:
     # -- confirming
 
     def confirm(self) -> None:
-        """Tell Redis what the sockets took. Look again as long as some of it is on its way."""
+        """Tell Redis which elements the sockets took. Look again as long as some are in flight."""
         drive(self._confirm(), nothing, self._on_not_confirmed)
         if self.consumers.broadcast.untaken:
             self.report_later()
@@ -435,7 +436,7 @@ class Subscription:
             self.owner.clock.callLater(0.02, self.owner.confirm_later, self)
 
     def drop(self) -> None:
-        """Others have taken over what was on its way here."""
+        """Other instances have taken over the elements that were in flight here."""
         self.consumers.drop()
         self.confirmations.drop()
 
@@ -443,7 +444,7 @@ class Subscription:
         pending = self.confirmations.collect()
         if pending is None:
             return
-        # What was written in one epoch says nothing in another.
+        # A confirmation of one epoch says nothing in another epoch.
         epoch, instance = self.epoch, self.owner.presence.instance
         try:
             for done in pending.calls():

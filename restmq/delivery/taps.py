@@ -1,13 +1,14 @@
-"""Taps: live streams that see what is added, and take nothing.
+"""Taps: live streams that see every add, and take nothing.
 
-Owns which stream taps which queue in this instance; knows neither HTTP nor what becomes of an element. A tap does not
-count as a consumer. Read delivery/service.py next.
+Owns which stream taps which queue in this instance. Knows neither HTTP nor what becomes of an element. A tap does not
+count as a consumer.
 """
 
 from __future__ import annotations
 
-from restmq.delivery.batch import Batch, Consumer, offer
+from restmq.delivery.batch import Batch
 from restmq.delivery.channels import Channels
+from restmq.delivery.consumer import Consumer, offer
 from restmq.delivery.message import Message
 from restmq.delivery.presence import Presence
 from restmq.model.errors import Error, Unavailable
@@ -51,8 +52,8 @@ class Taps:
                 self.core.instances.tap(name, self.presence.instance, False).then(ignored)
 
     def on_links_lost(self) -> None:
-        """The links to Redis were away: end all taps."""
-        self._end("Redis was away, so what was added meanwhile was not seen here; connect again")
+        """The links to Redis were away, or this instance was given up: end all taps."""
+        self._end("Redis was away, or this instance was silent: it did not see what was added meanwhile; connect again")
 
     def close(self) -> None:
         """The instance ends, and with it all taps."""

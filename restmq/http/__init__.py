@@ -1,0 +1,1 @@
+"""HTTP: connections, parsing, requests, answers, and the repaired cyclone. Knows no queue."""

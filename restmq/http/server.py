@@ -16,10 +16,10 @@ from restmq.config import Config
 from restmq.http.accesslog import Refusals
 from restmq.http.proxies import Proxies
 from restmq.http.request import Request
-from restmq.runtime import heap
-from restmq.runtime.answers import Answers
+from restmq.runtime import freed_memory
 from restmq.runtime.room import Room
 from restmq.runtime.ticker import Wheel
+from restmq.runtime.unread_answers import Answers
 
 
 class Limits(NamedTuple):
@@ -85,7 +85,7 @@ class Server:
                 connection.check_body_rate()
         if self.bodies.used:
             self.bodies.used = self.bodies.held > 0
-            heap.trim(0)
+            freed_memory.trim(0)
 
     def head(self, status: int, type: bytes, cache: bytes = b"no-store") -> bytes:
         """The first lines of an answer, remembered for a second.

@@ -1,0 +1,1 @@
+"""The three transports of live consumers: Comet, Server-Sent Events, WebSockets."""

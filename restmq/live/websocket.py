@@ -22,7 +22,7 @@ from restmq.api import commands
 from restmq.api.client import Client
 from restmq.api.services import BrokerHandler
 from restmq.delivery.batch import Batch
-from restmq.delivery.waiting import Wait
+from restmq.delivery.waiters import Wait
 from restmq.http.request import LITTLE
 from restmq.http.stream import Stream
 from restmq.live.consumer import Live

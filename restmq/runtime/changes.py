@@ -31,7 +31,7 @@ class Changes:
         return True
 
     def _signature(self) -> tuple[tuple[Path, int, int, int], ...]:
-        """What differs when a file differs: path, time, size and inode (stat(2))."""
+        """Path, time, size and inode of each file (stat(2)). They differ when a file differs."""
         found = []
         for path in self._paths():
             try:

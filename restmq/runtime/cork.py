@@ -1,7 +1,7 @@
 """The cork: a transport is written at once, and once only for all that one read caused.
 
-Owns the few private fields of Twisted's transports that this needs; each is used in one place here. Knows nothing of
-HTTP or Redis. Read runtime/ticker.py next.
+Owns the few private fields of Twisted's transports that this needs. Uses each of them in one place. Knows nothing of
+HTTP or Redis.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Slot, an answer on its way, and drive(), which runs a coroutine that waits for such answers.
+"""Slot, a place for an answer that comes later, and drive(), which runs a coroutine that waits for such answers.
 
-Owns waiting; knows nothing of what is waited for. A Slot has one waiter and no chain of callbacks, so it costs a
-quarter of a Deferred where speed matters. A coroutine may await both. Read store/core.py next.
+Owns waiting. Knows nothing of the answers. A Slot has one waiter and no chain of callbacks. So it costs a quarter of a
+Deferred where speed matters. A coroutine may await both.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class Slot(Generic[T]):
 
 
 class _Drive(Generic[T]):
-    """A coroutine that has begun. What it waits for holds this object, which never holds itself.
+    """A coroutine that has begun. The Slot that it waits for holds this object, which never holds itself.
 
-    So a request goes when its last reference goes, and the garbage collector finds nothing.
+    So a request is freed when its last reference goes, and the garbage collector finds nothing.
     """
 
     __slots__ = ("_coroutine", "_failed", "_finished")

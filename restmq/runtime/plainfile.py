@@ -1,4 +1,4 @@
-"""Plain files, opened so that whatever lies in their place can do no harm.
+"""Plain files, opened so that another thing in their place can do no harm.
 
 The folder may belong to another user. A FIFO there would block its reader for ever, a device never ends, and a link may
 point to where its maker cannot write. Knows nothing of what is in a file.
@@ -60,7 +60,7 @@ def read(path: Path, most: int = MOST, own: bool = False) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace a file of this user, whatever lies there. After a crash there is the old file or the new one."""
+    """Replace a file of this user, or another thing in its place. After a crash there is the old file or the new."""
     fresh = path.with_name(path.name + ".new")
     with suppress(FileNotFoundError):
         fresh.unlink()

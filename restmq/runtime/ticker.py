@@ -1,7 +1,7 @@
 """The wheel: one tick a second for everything that has a deadline.
 
-Owns the count of seconds and the Date of answers; knows nothing of what it calls. One tick for all costs less than a
-timer for each. Read http/connection.py for who uses it.
+Owns the count of seconds and the Date of answers. Knows nothing of the calls that it makes. One tick for all costs less
+than a timer for each.
 """
 
 from __future__ import annotations

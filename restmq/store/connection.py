@@ -1,8 +1,8 @@
 """The two connections to Redis: one for commands, one for messages.
 
-Owns encoding, the order of replies, deadlines and reconnecting (txredisapi's protocol and factory do
-authentication, choice of the database and retries), and which version of Redis is new enough. Knows no verb and no
-queue. Every command is answered in time, by a reply or by an error. Read store/core.py next.
+Owns encoding, the order of replies, deadlines, reconnecting, and which version of Redis is new enough. txredisapi's
+protocol and factory do authentication, choice of the database and retries. Knows no verb and no queue. Every command is
+answered in time, by a reply or by an error. Read delivery/fence.py next, which gets the messages.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def info(text: bytes) -> dict[str, str]:
 def too_old(said: Mapping[str, str]) -> str:
     """Why a server with these fields (INFO server) is too old; "" when it is not.
 
-    A server whose version cannot be read is let in. What it cannot do will show.
+    A server whose version cannot be read is let in. A call that it cannot do will fail.
     """
     product = "Valkey" if said.get("server_name") == "valkey" or "valkey_version" in said else "Redis"
     version = said.get("valkey_version" if product == "Valkey" else "redis_version", "")

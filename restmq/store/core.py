@@ -1,10 +1,9 @@
-"""Core: what producers and clients that pull ask of a queue.
+"""Core: the calls of producers, and of clients that pull.
 
-One method stands for one verb, one verb is one function in Redis, and all calls of a turn of the reactor share one
-round trip. Owns what a verb asks of its function and what the reply means; knows nothing of HTTP, nor that anybody
-listens. What holds for a queue is in store/settings.py, what only looks in store/inspection.py, what instances say of
-themselves in store/instances.py.
-Read lua/lib/keys.lua for the keyspace, delivery/presence.py next.
+One method stands for one verb, and one verb is one function in Redis. All calls of a turn of the reactor share one
+round trip. Owns the arguments of each verb and the meaning of its reply. Knows neither HTTP nor live consumers.
+store/settings.py has the settings of a queue, store/inspection.py the calls that only look, store/instances.py the
+calls of instances. Read store/pipeline.py next.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from restmq.model.element import Element, Lease
 from restmq.model.errors import Error, Full, LeaseLost
-from restmq.runtime.answers import Answers
 from restmq.runtime.future import Slot, begun, pause
+from restmq.runtime.unread_answers import Answers
 from restmq.store import replies
 from restmq.store.connection import Redis, Reply, info
 from restmq.store.greeting import Greeting
@@ -43,7 +42,7 @@ class Core:
     """The queues. Every method answers a Slot or a coroutine; names and values are bytes.
 
     All of them raise errors.Unavailable while Redis is away or slower than the deadline. An add also raises Full,
-    QueueFull and Stopped; whatever hands out elements also raises Stopped.
+    QueueFull and Stopped. Methods that hand out elements also raise Stopped.
     """
 
     def __init__(self, redis: Redis, clock: IReactorTime, defaults: Mapping[str, object] | None = None) -> None:
@@ -96,7 +95,7 @@ class Core:
         await self.redis.ping()
 
     async def ready(self) -> list[str]:
-        """What keeps Redis from serving well, in sentences."""
+        """The reasons why Redis does not serve well, in sentences."""
         return replies.health(info(await self.redis.call(b"INFO"))) + self.time.steps()
 
     # -- producing
@@ -150,8 +149,8 @@ class Core:
         the form in which an earlier RestMQ would have stored that key: with its quotes. `until_ms` replaces the delay:
         a Unix time in ms by Redis' clock.
 
-        Raises Conflict when the key came with other values before, TooLarge when the values alone exceed a bound of
-        the queue, BadOption when `until_ms` is more than 366 days ahead.
+        Raises Conflict when the key came with other values before. Raises TooLarge when the values alone exceed a bound
+        of the queue, and BadOption when `until_ms` is more than 366 days ahead.
         """
         options: dict[str, object] = {"all": 1}
         if ttl_ms:
@@ -271,7 +270,7 @@ class Core:
             await slot
 
     async def _untake(self, element: Element, how: bytes) -> None:
-        """Ask until Redis answers: this instance has the only copy. The unique id keeps it from being done twice."""
+        """Ask until Redis answers: this instance has the only copy. Redis does it once, because of the unique id."""
         number, has_ttl = b"%d" % element.number, how.split(b" ", 2)[1] != b"0"
         words, until = (element.epoch, number, element.value, how, unique_id()), self.clock.seconds() + RETRY_FOR
         while True:
@@ -392,7 +391,7 @@ class Core:
         return numbers
 
     async def give_back(self, queue: bytes, number: int, lease: Lease | None, nack: Nack) -> bool:
-        """Give one element's lease back as `nack` says; with None, whichever lease holds. False when it is gone.
+        """Give one element's lease back as `nack` says; with None, the lease that holds now. False when it is gone.
 
         Raises LeaseLost, and BadOption when the time is too far ahead.
         """
@@ -403,7 +402,7 @@ class Core:
         return reply > 0
 
     async def prolong(self, queue: bytes, number: int, lease: Lease | None, ms: int) -> Lease | None:
-        """Prolong a lease and answer it; with None, whichever lease holds. None when the element is gone.
+        """Prolong a lease and answer it; with None, the lease that holds now. None when the element is gone.
 
         Raises LeaseLost.
         """

@@ -1,7 +1,7 @@
-"""The greeting: what a new connection is asked before it is used.
+"""The greeting: the questions to a new connection before it is used.
 
 Owns three checks: is the version new enough, are the keys of our layout, does Redis take writes? It also has the
-library loaded. Knows no queue. Read store/core.py next.
+library loaded. Knows no queue.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Inspection: what can be learned of queues and elements without changing anything.
+"""Inspection: the calls that look at queues and elements, and change nothing.
 
-Owns these calls and how their pages are put together; knows neither HTTP nor consumers. The form of the replies is
-in store/replies.py. Read store/core.py for what changes a queue.
+Owns these calls and how their pages are put together. Knows neither HTTP nor consumers. store/replies.py has the form
+of the replies, store/core.py the calls that change a queue.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Inspection:
         return replies.ledger(await self._call("look", queue, self._context))
 
     async def stats(self, queue: bytes) -> dict[str, object]:
-        """What /stats shows of one queue."""
+        """The fields of one queue in /stats."""
         return replies.stats(queue, await self._call("look", queue, self._context))
 
     # -- elements
@@ -67,7 +67,7 @@ class Inspection:
         The page begins after the number `after`, and the answer is None when that one is not in the state. The order:
 
         - waiting and dead: by key;
-        - leased and delayed: by the time at which that ends, and behind the leased, by key, what is on its way;
+        - leased and delayed: by the time at which that ends, and behind the leased, by key, the elements in flight;
         - history: in the order of delivery.
         """
         words = [state.encode(), b"%d" % after, b"%d" % most]

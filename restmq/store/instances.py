@@ -1,7 +1,7 @@
-"""What an instance tells Redis of itself and of the queues that it listens to, and what Redis answers.
+"""The calls by which an instance tells Redis of itself and of the queues that it listens to.
 
-Owns the arguments, the replies and the channels of these calls; knows no consumer. The other half of the store, for
-producers and clients that pull, is core.py. Read delivery/presence.py next.
+Owns the arguments, the replies and the channels of these calls. Knows no consumer. The other half of the store, for
+producers and clients that pull, is core.py.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Seen(NamedTuple):
 
 
 class ListenReply(NamedTuple):
-    """What Redis answers an instance that listens to a queue."""
+    """The answer of Redis to an instance that listens to a queue."""
 
     epoch: bytes
     position: int
@@ -57,7 +57,7 @@ class ListenReply(NamedTuple):
 
 
 class Confirmed(NamedTuple):
-    """What the sockets of an instance have taken of a queue since the last time this was said (confirm.lua).
+    """Elements of a queue that sockets of an instance have taken since the last confirmation (confirm.lua).
 
     - `position`: all broadcasts up to it were taken.
     - `ready_after`: some consumer is ready for what comes after this position, though another may be stuck before it.
@@ -154,8 +154,8 @@ class Instances:
     ) -> ListenReply:
         """Say how many consumers listen (listen.lua). The instance joins with the first, and leaves with a count of 0.
 
-        `confirmed` is the position up to which broadcasts are confirmed. Nobody here will take what was broadcast up to
-        `untaken`. Raises errors.Unavailable also when the others gave the instance up.
+        `confirmed` is the position up to which broadcasts are confirmed. No consumer here will take the broadcasts up
+        to `untaken`. Raises errors.Unavailable also when the others gave the instance up.
         """
         settings = json.dumps(seen.settings).encode()
         other_data = b"0" if seen.data_id in (b"", self._greeting.data_id) else b"1"
@@ -168,7 +168,7 @@ class Instances:
         return ListenReply(epoch, position, number, policy, settings_in(own))
 
     async def confirm(self, queue: bytes, instance: bytes, epoch: bytes, listening: Listening, done: Confirmed) -> None:
-        """Say what the sockets took, which opens the window for what follows (confirm.lua)."""
+        """Say which elements the sockets took. This opens the window for the next ones (confirm.lua)."""
         if done.leased:  # before the call: its answer may be lost
             self._timers.schedule(queue, min(ms for _, ms in done.leased))
         leases = [b"%d" % part for pair in done.leased for part in pair]
@@ -178,12 +178,12 @@ class Instances:
         self._timers.on_due_in(queue, await self._turn.call("confirm", queue, self._context, instance, *words))
 
     def give_back(self, queue: bytes, instance: bytes, epoch: bytes, numbers: Sequence[int]) -> Slot[object]:
-        """Give round-robin elements that no consumer here takes to others (give_back.lua)."""
+        """Give round-robin elements that no consumer here takes to other instances (give_back.lua)."""
         words = [b"%d" % number for number in numbers]
         return self._turn.call("give_back", queue, self._context, instance, epoch, *words)
 
     async def held_by(self, queue: bytes, instance: bytes) -> frozenset[int]:
-        """Numbers of the round-robin elements that Redis has as on their way to this instance (SSCAN)."""
+        """Numbers of the round-robin elements that, for Redis, are in flight to this instance (SSCAN)."""
         key = b"restmq:{%b}:way:%b" % (queue, instance)
         return frozenset(map(int, await self._redis.scan(b"SSCAN", key)))
 
@@ -194,8 +194,10 @@ class Instances:
     async def history(self, queue: bytes, what: str, which: int = 0, most: int = 500, size: int = 1 << 20) -> History:
         """Read a page of history: `most` elements, or as many as have `size` bytes of values (replay.lua).
 
-        `what` and `which` say where it begins: after a position, at a key, with the last so many, so many ms ago, at
-        the first that is kept (all), or at the end (now).
+        `what` and `which` say where it begins:
+        - after a position (after), or at a key (key)
+        - with the last so many (last), or so many ms ago (ago)
+        - at the first that is kept (all), or at the end (now)
         """
         words = (what.encode(), b"%d" % which, b"%d" % most, unique_id(), b"%d" % size)
         epoch, position, floor, start, end, *rest = await self._turn.call("replay", queue, self._context, *words)

@@ -1,7 +1,7 @@
 """The queues that this instance used lately, and the registry of all queues' names.
 
-Owns what this instance has seen of each queue, so that a Redis that comes back with less data is noticed; knows
-neither values nor consumers. Read store/core.py for who uses it, lua/seen.lua for what Redis makes of it.
+Owns what this instance has seen of each queue. So it notices a Redis that comes back with less data. Knows neither
+values nor consumers. store/core.py uses this, lua/seen.lua is Redis' part.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The library: all Lua files as one text, which Redis runs as functions, or as a script where it loads none.
 
 Owns the order of the files, the names under which Redis has them, and what of restmq.conf goes with each call. Knows
-nothing of what the verbs do: the head of each file is its contract, lua/lib/keys.lua has the keyspace. Read
-store/pipeline.py next, and docs/decisions/functions.md for why.
+nothing of the work of the verbs: the head of each file is its contract, lua/lib/keys.lua has the keyspace.
+docs/decisions/functions.md says why. Read lua/add.lua next.
 """
 
 from __future__ import annotations
@@ -88,6 +88,6 @@ class Library:
 
 
 def context(db: int, defaults: Mapping[str, object] | None = None) -> bytes:
-    """What an instance says with every call: its database, and where its restmq.conf differs from DEFAULTS."""
+    """The first argument of every call: the instance's database, and where its restmq.conf differs from DEFAULTS."""
     own = {name: value for name, value in (defaults or {}).items() if value != DEFAULTS[name]}
     return b"%d %b" % (db, json.dumps(own).encode()) if own else b"%d" % db

@@ -1,8 +1,8 @@
-"""The turn: all that one turn of the reactor asks of Redis' functions goes out in one write.
+"""The turn: one write sends all calls of Redis' functions that one turn of the reactor makes.
 
-Owns the order of calls, the merging of neighbouring ones, how a function is called, how the library is loaded when it
-is missing, and what an error reply means; knows no verb. A call is one verb, one queue, and the callers that wait for
-its answer. Read store/core.py next.
+Owns the order of calls, the merging of neighbouring ones, and how a function is called. Also owns how a missing library
+is loaded, and the meaning of error replies. Knows no verb. A call is one verb, one queue, and the callers that wait for
+its answer. Read store/library.py next.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Loader:
             self.libraries_found = [one[1] for one in reply]
 
     def delete(self, unused: list[bytes]) -> None:
-        """Delete versions that no instance has used for long (FUNCTION DELETE). Whoever needs one loads it again."""
+        """Delete versions that no instance has used for long (FUNCTION DELETE). An instance may load one again."""
         for name in unused:
             self.redis.ask(encode([b"FUNCTION", b"DELETE", name]), ignored)
 

@@ -1,7 +1,7 @@
-"""Readiness: what keeps Redis from serving well.
+"""Readiness: the reasons why Redis does not serve well.
 
-Owns asking for it, and a line in the log each time that it changes. The reasons are in replies.health(). Read
-api/health.py next.
+Owns asking for them, and a line in the log each time that they change. replies.health() finds the reasons, and
+api/health.py shows them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Readiness:
         self._ticks += 1
 
     async def ask(self) -> list[str]:
-        """What keeps Redis from serving well, in sentences. Raises Unavailable when it does not answer."""
+        """The reasons why Redis does not serve well, in sentences. Raises Unavailable when it does not answer."""
         reasons = await self.core.ready()
         before, self._reasons = self._reasons, reasons
         for reason in reasons:

@@ -1,7 +1,7 @@
 """Redis' clock as this instance knows it: what time it is there, and whether somebody set it.
 
-Owns an estimate for the age of what is added. It is learnt when a link is greeted, and at each beat. What ends at a
-time is up to the functions, which ask Redis itself (TIME). Read store/core.py next.
+Owns an estimate for the age of added elements. An instance learns it when it greets a link, and at each beat. The
+functions decide what ends at a time. They ask Redis itself (TIME).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Replies: what the functions tell of a queue, and Redis of itself, as names and numbers.
+"""Replies: the functions' answers about a queue, and Redis' about itself, as names and numbers.
 
-Owns the columns of look.lua and peek.lua and their order; asks nothing of Redis. Read store/inspection.py for who asks.
+Owns the columns of look.lua and peek.lua and their order. Asks nothing of Redis: store/inspection.py does.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def shown(one: Peeked) -> dict[str, object]:
 
 
 def health(said: Mapping[str, str]) -> list[str]:
-    """What keeps a Redis with these fields (INFO) from serving well. Raises Unavailable while it loads its data."""
+    """The reasons why a Redis with these fields (INFO) does not serve well. Raises Unavailable while it loads data."""
     reasons = []
     if said.get("role", "master") not in ("master", "primary"):
         reasons.append("Redis is a replica: it takes no writes")

@@ -1,6 +1,6 @@
-"""What callers hand to Core, and what they get back, where one value is not enough.
+"""Records that callers hand to Core or get back, where one value is not enough.
 
-Owns the records and how a script is told of them; asks nothing of Redis. Read store/core.py next.
+Owns the records and their form in a call. Asks nothing of Redis.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The settings of a queue, its policy, and its stopped flows.
 
-Owns how they are asked for and changed; what they mean is in model/settings.py, where they hold in store/lua. Read
-lua/lib/settings.lua next.
+Owns how they are asked for and changed. model/settings.py has their meaning. lua/lib/settings.lua reads them.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from restmq.store.timers import CHECK_AFTER, Timers
 
 
 class QueueSettings:
-    """What holds for each queue. Every method raises errors.Unavailable while Redis is away or slow."""
+    """The settings of each queue. Every method raises errors.Unavailable while Redis is away or slow."""
 
     def __init__(self, turn: Turn, context: bytes, timers: Timers, known: KnownQueues) -> None:
         self._redis, self._call, self._context = turn.redis, turn.call, context

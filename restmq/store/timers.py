@@ -1,8 +1,8 @@
-"""The timers: ends of ttls, leases, delays and stops come at their time, by whichever instance is alive.
+"""The timers: ttls, leases, delays and stops end at their time. Any instance that is alive ends them.
 
-Owns this instance's timer and its claims on the index of due times that all instances share; knows not what ends.
-Nobody scans and nobody polls. The instance that made a timer has it in its heap, and enters it in the index for the
-others, in case it dies. Read store/core.py next.
+Owns this instance's timer, and its claims on the index of due times that all instances share. Does not know what ends.
+Nobody scans and nobody polls. The instance that made a timer has it in its heap. It also enters the timer in the index
+for the others, in case it dies.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from restmq.config import load
 from tests import ROOT
 from tests.support.redis_server import RedisServer
 from tests.support.transcripts import Play, parse
@@ -28,8 +29,8 @@ def test_every_command_prints_what_stands_below_it(start: Any, tmp_path: Path, m
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     try:
         instance = start("", own.address)
-        # What stands in a list is indented by three more.
-        blocks = parse(re.sub(r"^       (?=\S)", "    ", TEXT, flags=re.M))
+        # A block in a list is indented by two or three more.
+        blocks = parse(re.sub(r"^ {6,7}(?=\S)", "    ", TEXT, flags=re.M))
         assert sum(len(block.steps) for block in blocks) == len(re.findall(r"^ +\$ ", TEXT, re.M)) > 10
         with Play("docs/debugging.md", instance.port) as play:
             for block in blocks:
@@ -38,6 +39,14 @@ def test_every_command_prints_what_stands_below_it(start: Any, tmp_path: Path, m
         instance.stop()
     finally:
         own.stop()
+
+
+def test_its_configuration_for_a_debugger_is_accepted(tmp_path: Path) -> None:
+    lines = re.findall(r"(?:^    .+\n)+", TEXT.partition("Make both longer in /tmp/debug.conf")[2], re.M)[0]
+    file = tmp_path / "debug.conf"
+    file.write_text(re.sub(r"^    ", "", lines, flags=re.M))
+    found, usual = load(file), load(None)
+    assert found.deadline > usual.deadline and found.silence > usual.silence
 
 
 def test_what_it_names_is_there() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from restmq.delivery.waiting import Waiting
+from restmq.delivery.waiters import Waiters
 from restmq.runtime.future import Slot
 from tests.support.patience import PATIENCE, until
 from tests.support.redis_server import RedisServer
@@ -111,7 +111,7 @@ class Asks:
 
 def test_nobody_who_comes_when_the_wake_ups_are_heard_overtakes_who_came_a_moment_before() -> None:
     asks: Any = Asks()
-    waiting = Waiting(asks, asks, Clock())
+    waiting = Waiters(asks, asks, Clock())
     waiting.enter(b"q", 1, 60)
     asks.asked[0][2].resolve([])
     waiting.enter(b"q", 2, 60)  # looks whether there is a need to wait

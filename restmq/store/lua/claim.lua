@@ -1,5 +1,5 @@
--- An instance that joined again, perhaps under a new id, says what its consumers lease. Leases that still hold are its
--- own from now on, and it hears when they end.
+-- An instance that joined again, perhaps under a new id, says which elements its consumers lease. Leases that still
+-- hold are its own from now on, and it hears when they end.
 -- Arguments: instance, then number, handed, epoch of each lease.
 -- Returns 1 for each, or 0 when it is over: the message of its end came while the instance heard nothing.
 local function claim(instance, number, handed, epoch)   -- whether it is the instance's from now on

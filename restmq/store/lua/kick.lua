@@ -1,4 +1,4 @@
--- Lets dead elements wait again. Their failed tries are forgotten; how often they were handed out is not.
+-- Lets dead elements wait again. Their failed tries are forgotten. The count of their hand-outs stays.
 -- Arguments: how many of the oldest; or 0, and numbers.
 -- Returns the numbers of those that wait again.
 local function restore_ttl(number)   -- its own ttl holds again, in place of dead_ttl

@@ -1,11 +1,12 @@
 -- An instance says how many of its consumers take elements of this queue. It joins with the first, and leaves with
 -- count 0. The numbers are absolute, so that saying it twice does no harm.
 -- Arguments: instance, ready, room, count, position confirmed, then what it has seen: epoch or '', highest number,
--- highest position, settings as JSON; then a new epoch; 1 when Redis holds other data than at that time; position up to
--- which nobody here will take what was broadcast, or 0: it counts as one that joined there.
+-- highest position, settings as JSON; then a new epoch; 1 when Redis holds other data than at that time; `untaken`:
+-- the position up to which no consumer here will take the broadcasts, or 0. The instance counts as one that joined
+-- there.
 -- Returns the error GIVENUP when the instance was reaped, or {epoch, position, number, policy, ms until something is
--- due or -1, the queue's settings: name, value…}. What it missed up to that position it reads with replay, what is on
--- its way to it with SSCAN of way:INSTANCE.
+-- due or -1, the queue's settings: name, value…}. With replay, the instance then reads the broadcasts that it missed
+-- up to that position. With SSCAN of way:INSTANCE it reads the round-robin elements that are in flight to it.
 local function join(instance, ready, room, count)
   if call('HEXISTS', K.listeners, instance) == 0 or call('HEXISTS', K.joined, instance) == 0 then
     call('LREM', K.ring, 0, instance)
@@ -13,7 +14,7 @@ local function join(instance, ready, room, count)
     call('HSETNX', K.joined, instance, digits(Q.position)..' '..digits(Q.position))
   end
   call('HSET', K.listeners, instance, ready..' '..room..' '..count)
-  if ready ~= '0' then   -- the newest consumer is ready for what follows, however far the others are
+  if ready ~= '0' then   -- the newest consumer is ready for what follows, even if the others are far behind
     local confirmed = tonumber(string.match(call('HGET', K.joined, instance) or '', '%d+$')) or 0
     Q.reached = math.max(Q.reached, confirmed)
   end

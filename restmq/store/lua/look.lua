@@ -1,4 +1,4 @@
--- The ledger of a queue. What waits is counted from what is stored, so that a wrong counter shows.
+-- The ledger of a queue. Waiting elements are counted from what is stored, so that a wrong counter shows.
 -- Returns {added, waiting, delayed, leased, dead, taken, delivered, acked, deleted, expired, purged, dropped, bytes,
 -- 1 when started, 1 when round-robin, 1 when ever added to, consumers, position, GETs that wait}.
 verb('look', FREES, function()

@@ -1,5 +1,5 @@
 -- Gives leases back. The elements wait again, now or later, or are dead: after too many failed tries, or at once.
--- Arguments, of each lease: number, handed or '' for whichever holds, epoch, when, 1 when the try failed, the reason or
+-- Arguments, of each lease: number, handed or '' for any lease, epoch, when, 1 when the try failed, the reason or
 -- ''.
 --   when: ms of delay; @ and a Unix time in ms; dead; or '' for what the settings say
 -- Returns 1 for each, 0 when the lease is lost, -1 when there is no such element. Last come the ms until the queue is

@@ -1,7 +1,7 @@
 -- The newest waiting elements, unchanged.
 -- Arguments: how many.
 -- Returns number, count, value…, newest first.
-local function show(found, number, value)   -- unless it has ended, is on its way, or is leased
+local function show(found, number, value)   -- unless it has ended, is in flight, or is leased
   local ends = Q.special and call('ZSCORE', K.expiring, number)
   if ends and tonumber(ends) <= now() then return end
   if Q.special and (call('HEXISTS', K.sent, number) == 1 or call('ZSCORE', K.leased, number)) then return end
@@ -11,7 +11,7 @@ verb('newest', LOOKS, function(args)
   local most, found, before = tonumber(args[2]), {}, '+'
   if not Q.packed then return {} end
   Queue.look()
-  for _ = 1, 100 do   -- page by page: the newest may have ended, be on their way, or be leased
+  for _ = 1, 100 do   -- page by page: the newest may have ended, be in flight, or be leased
     local page = call('XREVRANGE', K.stream, before, '-', 'COUNT', most)
     for _, entry in ipairs(page) do
       if #found < most then show(found, string.match(entry[1], '^%d+'), entry[2][2]) end

@@ -1,7 +1,7 @@
 -- Looks at elements without changing them.
 -- Arguments: what to look at: a state (waiting, leased, delayed, dead, history), 'one' or 'way'; the number after which
 -- the page begins, 0 for the first page, or the number of the one; how many; then the position from which to search the
--- history, or, for 'way', numbers that may be on their way.
+-- history, or, for 'way', numbers of elements that may be in flight.
 -- Returns of each: number, state, value, how often it was handed out and shown, ms since it was added, ms until it is
 -- due or its lease or ttl ends ('' for never), its errors, a line each. Leased and delayed come in the order of their
 -- time, history in the order of delivery. Or {'?'} when the number after which the page begins is not in that state any

@@ -1,10 +1,10 @@
--- Takes a dead instance out of the queue: out of the ring and the line of GETs. What it held goes back. Its consumers
--- keep their leases until these end: they may acknowledge through another instance.
+-- Takes a dead instance out of the queue: out of the ring and the line of GETs. Elements that it held go back. Its
+-- consumers keep their leases until these end: they may acknowledge through another instance.
 -- Arguments: instance, 1 when it may never come again: an id is used once only.
 -- Returns 1 when there is more to give back: call again.
 verb('reap', FREES, function(args)
   local instance, for_good = args[2], args[3] == '1'
-  if for_good then   -- what it asked before it knew must not put it back
+  if for_good then   -- the instance may have asked for more before it knew: that must not put it back
     call('SADD', K.reaped, instance)
     call('PEXPIRE', K.reaped, 600000)
   end

@@ -1,6 +1,6 @@
 -- A page of history, for a consumer that comes back or asks for some of the past.
--- Arguments: what ('after', 'key', 'last', 'ago', 'all', 'now'); a position, number, how many or ms; how many elements
--- at the most; a new epoch; how many bytes of values at the most (the last value may exceed that).
+-- Arguments: where to begin ('after', 'key', 'last', 'ago', 'all', 'now'); a position, number, how many or ms; how many
+-- elements at the most; a new epoch; how many bytes of values at the most (the last value may exceed that).
 -- Returns {epoch, the queue's position, position before the first that is kept, position after which the page starts,
 -- position up to which the page goes, then position, number, value…}. Elements that have ended are left out.
 local starts = {}   -- the position after which the page starts
@@ -29,7 +29,7 @@ function starts.ago(ms)   -- before the first that is not older, found by bisect
     if entry and entry.at < since then low = middle + 1 else high = middle end
   end
   if low > Q.floor then return low end
-  local first = History.at_or_after(0)   -- what is not kept may have been of that time
+  local first = History.at_or_after(0)   -- broadcasts that are not kept may have been of that time
   return first and first.at < since and low or 0
 end
 local function read(answer, start, most, limit)   -- answers the position up to which it went

@@ -1,4 +1,4 @@
--- Ends what is due. That may open a window, and handing over goes on where it met only elements that had ended.
+-- Ends what is due. This may open a window. It also lets handing over go on that met only elements which had ended.
 -- Arguments: ms for which no lease ends yet, a new epoch.
 -- Returns {ms until the next is due or '', 1 when the queue was idle and was forgotten}.
 verb('sweep', FREES, function(args)

@@ -1,5 +1,5 @@
 -- Prolongs a lease.
--- Arguments: number, handed or '' for whichever holds, epoch, ms.
+-- Arguments: number, handed or '' for any lease, epoch, ms.
 -- Returns {1, how often it was handed out, epoch}, {0} when the lease is lost, {-1} when there is no such element.
 verb('touch', FREES, function(args)
   local number, handed, epoch, ms = unpack(args, 2, 5)

@@ -1,4 +1,4 @@
--- Brings back what was taken for a GET whose client had left: nobody has seen it.
+-- Brings back an element that was taken for a GET whose client had left: nobody has seen it.
 -- Arguments: epoch, number, value, the fourth word of take, a unique id of this bringing back.
 -- Returns 1; or 0 when the queue was forgotten since, or Redis came back with data from before the take.
 -- An element that was purged meanwhile stays away and counts as purged.
@@ -6,7 +6,7 @@ verb('untake', FREES, function(args)
   local epoch, number, value, noted, id = unpack(args, 2, 6)
   Queue.begin()
   if Queue.epoch() ~= epoch then return 0 end
-  -- Asked again because the answer was lost, it must not be brought back twice: somebody may have it by now.
+  -- The instance asks again when the answer was lost. A second time must change nothing: somebody may have it by now.
   if not call('SET', Keys.brought_back(id), '', 'NX', 'PX', 120000) then return 1 end
   if tonumber(number) > Q.last or Element.find(number) then return 0 end   -- Redis lost the take
   if tonumber(number) <= Queue.counted('emptied') then

@@ -1,6 +1,6 @@
 -- A queue's bounds, max_length and max_bytes. Waiting, delayed and leased elements count, dead ones do not.
--- At most 1,000 of the oldest are dropped, or as many as are added. When that is too few for max_length, because it was
--- lowered, the queue shrinks by that much at each add. Plain adds that come together share these thousand steps. When
+-- An add drops at most 1,000 of the oldest, or as many as are added. That may be too few after max_length was lowered.
+-- Then the queue shrinks by that much at each add. Plain adds that come together share these thousand steps. When
 -- max_bytes needs more than that, the rest of them is refused.
 local Bounds = {}
 local steps

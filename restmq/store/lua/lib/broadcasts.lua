@@ -1,9 +1,9 @@
--- Which broadcasts are confirmed for good: those up to Q.settled. Only an instance that had joined by then can have
--- heard everything behind it. A newcomer's confirmation says nothing about what went out before it came. When no such
--- instance is left, what the oldest newcomer did not hear waits again.
+-- Broadcasts up to Q.settled are confirmed for good. Only an instance that had joined by that position can have heard
+-- all broadcasts behind it. The confirmation of a newcomer says nothing about broadcasts before it came. When no such
+-- instance is left, the broadcasts that the oldest newcomer did not hear wait again.
 local Broadcasts = {}
--- Whether any instance had joined by Q.settled, how far one of these has confirmed, and where the first that joined
--- later did so.
+-- Answers three things: whether any instance had joined by Q.settled; how far one of these has confirmed; where the
+-- first one joined that joined later.
 local function oldest_listeners()
   local anybody, confirmed_most, newcomer = false, Q.settled, Q.position
   for _, entry in ipairs(call('HVALS', K.joined)) do
@@ -17,8 +17,8 @@ local function oldest_listeners()
   end
   return anybody, confirmed_most, newcomer
 end
--- Moves at most 1,000 elements, because there may be many behind one that is stuck. Q.settled moves at once; the next
--- call, or a sweep, takes the rest of what is unconfirmed up to it out of the queue. Answers whether there is more.
+-- Moves at most 1,000 elements, because there may be many behind one that is stuck. Q.settled moves at once. The next
+-- call, or a sweep, takes the other elements up to it out of the queue. Answers whether there are more.
 function Broadcasts.settle()
   local steps = 1000
   while Q.settled < Q.position and steps > 0 do
@@ -45,8 +45,8 @@ function Broadcasts.settle()
   Queue.due_at(now())
   return true
 end
--- An instance has confirmed all up to position `at`, except for what none of its consumers will take, up to `untaken`:
--- behind that it counts as one that joined there.
+-- An instance has confirmed all broadcasts up to position `at`. None of its consumers will take those up to `untaken`.
+-- So the instance counts as one that joined there.
 function Broadcasts.confirm(instance, at, untaken)
   local joined, confirmed = string.match(call('HGET', K.joined, instance) or '', '^(%d+) (%d+)$')
   local most = math.max(at, untaken)

@@ -1,5 +1,5 @@
--- What each call has at hand, and text, time and messages, which every other file uses. Redis keeps the variables of a
--- library from one call to the next, so Queue.open() sets each of them anew.
+-- Variables of a call, and helpers for text, time and messages. Redis keeps the variables of a library from one call to
+-- the next, so Queue.open() sets each of them anew.
 local call   -- redis.call, which does not exist while a library is loaded
 local clock   -- ms by Redis' clock, once it was asked for in this call
 local db   -- the number of the instance's database, as text: a part of the names of channels
@@ -8,7 +8,7 @@ local MOST_AHEAD = 31622400000   -- ms: 366 days, the longest that anything is p
 
 local function digits(number) return string.format('%.0f', number) end
 
-local function now()   -- ms by Redis' clock: what ends must not depend on which instance asks
+local function now()   -- ms by Redis' clock. The end of a time must not depend on the instance that asks
   if not clock then
     local time = @time@
     clock = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,6 +1,6 @@
--- Handing waiting elements to live consumers. Whatever frees something ends in Delivery.go_on(). A chunk is at most 256
--- elements; its confirmation lets the next one go out. Large values are bounded in bytes as well, because Redis cuts
--- off an instance that is 32 MB behind.
+-- Handing waiting elements to live consumers. A verb ends in Delivery.go_on() when more can be handed out after it.
+-- A chunk is at most 256 elements. Its confirmation lets the next one go out. Large values are bounded in bytes as
+-- well, because Redis cuts off an instance that is 32 MB behind.
 local CHUNK, WINDOW, CHUNK_BYTES, WINDOW_BYTES = 256, 1000, 1048576, 4194304
 local Delivery = {}
 function Delivery.message(kind, first, elements)   -- of a broadcast, a round-robin share, or an add for taps
@@ -47,7 +47,7 @@ local function room_of(instance)   -- its consumers that take, and how many more
   if ready == '0' then return 0, 0 end
   return tonumber(ready), math.max(0, tonumber(may_hold) - call('SCARD', Keys.held(instance)))
 end
--- The head of the ring is dealt an element for each of its consumers that take. Then the ring turns.
+-- The head of the ring gets an element for each of its consumers that take. Then the ring turns.
 local function shares(ring, ready, free, elements)   -- instance -> elements, and by how many places the ring turned
   local share, i, at, idle, turned = {}, 1, 1, 0, 0
   for _, instance in ipairs(ring) do share[instance] = {} end

@@ -47,7 +47,7 @@ function Element.set_apart(number)   -- moves its value out of the stream
   call('HSET', K.apart, number, added_at..' '..value)
   Q.special = true
 end
-function Element.forget_sent(number, instance)   -- it is not on its way to that instance any more
+function Element.forget_sent(number, instance)   -- it is not in flight to that instance any more
   if call('SREM', Keys.held(instance), number) == 1 then return end
   for _, name in ipairs(call('LRANGE', K.lost, 0, -1)) do call('SREM', K.prefix..name, number) end
 end
@@ -77,7 +77,7 @@ function Element.drop_leased(elements, ends)
   end)
   in_thousands(expiring, function(from, to) call('ZREM', K.expiring, unpack(expiring, from, to)) end)
 end
-local function drop_notes(number, length)   -- drops all that is noted of one, in whatever state it is
+local function drop_notes(number, length)   -- drops all that is noted of one, in any state
   Queue.free(Element.tries(number).owner, number)
   call('HDEL', K.tries, number)
   call('HDEL', K.own_ttl, number)

@@ -10,7 +10,7 @@ function Emptying.empty()   -- answers how many there were
   if Q.listened then publish(Keys.broadcasts(), 'Z '..Queue.epoch()..' 0\n\n') end   -- their leases are over
   Q.bytes, Q.cursor = 0, Q.last
   Q.settled, Q.reached, Q.floor, Q.cut = Q.position, Q.position, Q.position, Q.sum
-  if not Q.governed then Q.due = 0 end   -- else a stop or the queue's idleness may end then
+  if not Q.governed then Q.due = 0 end   -- else a stop may end then, or the queue may be forgotten for idleness
   Q.special = Q.due > 0
   return held
 end
@@ -24,7 +24,7 @@ function Emptying.forget(epoch)   -- whether there was something
   end
   Q.due, Q.special, Q.created, Q.stopped, Q.governed = 0, false, false, false, tapped
   Q.last, Q.cursor, Q.taken, Q.acked, Q.delivered = 0, 0, 0, 0, 0
-  call('HSET', K.about, 'ep', epoch)   -- consumers that listen hear that the queue begins anew
+  call('HSET', K.about, 'ep', epoch)   -- consumers that listen learn by it that the queue begins anew
   Settings.read_policy()
   Queue.save()
   return had

@@ -1,4 +1,4 @@
--- What is due ends: at most 250 of each kind in a call. Q.due is 0 when nothing is left, now when there is more.
+-- Ends what is due: at most 250 of each kind in a call. Q.due is 0 when nothing is left, now when there is more.
 local Ending = {}
 function Ending.idle_until()   -- ms at which the queue is to be forgotten if it stays idle, or nil
   local ttl = settings.idle_ttl

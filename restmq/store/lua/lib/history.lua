@@ -22,7 +22,7 @@ function History.add(element)   -- it is broadcast now, as the next
   call('XADD', K.history, digits(Q.position)..'-'..element.number, unpack(words))
 end
 local function forget_up_to(position, sum) Q.floor, Q.cut = position, sum end
-function History.trim()   -- keeps within the bounds; what is not confirmed is never cut
+function History.trim()   -- keeps within the bounds, and never cuts a broadcast that is not confirmed
   local most, size = settings.history, settings.history_bytes
   local none = most == 0 or size == 0
   if not none and Q.position - Q.floor <= most * 1.125 + 8 and Q.sum - Q.cut <= size * 1.125 then return end

@@ -1,15 +1,15 @@
--- The keyspace. Every key of a queue is restmq:{NAME}:x, so one node of a cluster holds the queue. A function is given
--- the first, restmq:{NAME}:m, and makes the others from it, which share its hash slot. Below, N is an element's number,
+-- The keyspace. Every key of a queue is restmq:{NAME}:x, so one node of a cluster holds the queue. A function gets the
+-- first key, restmq:{NAME}:m, and makes the others from it. They share its hash slot. Below, N is an element's number,
 -- and P its position among the queue's broadcasts.
 --   state         m       string  the queue's hot state, packed: see queue.lua. Without it the queue was never used
 --   stream        q       stream  N-T (T: ms of adding) -> v: every element that is there, except for those apart
 --   apart         e       hash    N -> "T VALUE": what is or was delayed or dead; a stream frees whole nodes only
---   again         r       zset    N by N: waits again. What waits is the stream beyond the cursor, and these
+--   again         r       zset    N by N: waits again. All that wait: those in the stream beyond the cursor, and these
 --   tries         x       hash    N -> "HANDED SHOWN FAILED OWNER" and a line for each error: how often it was handed
 --                                 out, shown by get, and failed; OWNER is the instance whose live consumer leases it,
 --                                 or -. Absent while all are 0
---   sent          y       hash    N -> "OWNER HANDED T LENGTH": on its way to live consumers; OWNER is an instance, or
---                                 * for a broadcast
+--   sent          y       hash    N -> "OWNER HANDED T LENGTH": in flight to live consumers; OWNER is an instance, or *
+--                                 for a broadcast
 --   unconfirmed   b       zset    N by P: broadcast, and not confirmed by any instance yet
 --   leased        l       zset    N by the ms at which its lease ends
 --   delayed       d       zset    N by the ms at which it is due
@@ -18,9 +18,9 @@
 --   own_ttl       u       hash    N -> ms at which its own ttl ends, 0 for never: of the dead that dead_ttl ends earlier
 --   history       h       stream  P-N -> v, t, s[, e]: broadcasts in order of delivery; t ms of delivery, s bytes of
 --                                 all values up to this one, so that the size of a range is a subtraction, e its end
---   ring          ring    list    instances that listen; its head is dealt the next round-robin elements
---   listeners     live    hash    INSTANCE -> "READY ROOM COUNT": consumers that take, how many elements they may have
---                                 on their way (including those stuck in others' buffers), consumers
+--   ring          ring    list    instances that listen; its head gets the next round-robin elements
+--   listeners     live    hash    INSTANCE -> "READY ROOM COUNT": consumers that take, how many elements may be in
+--                                 flight to them (including those stuck in others' buffers), consumers
 --   joined        from    hash    INSTANCE -> "JOINED CONFIRMED": P when it joined, P that some socket of it has taken
 --   holders       ways    set     instances for which there may be a set of what they hold
 --   lost          lost    list    names of such sets of an epoch that Redis lost: they are given back in steps

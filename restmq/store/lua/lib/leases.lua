@@ -1,4 +1,4 @@
--- Leases: until a time an element belongs to one client, and what becomes of it when that is over.
+-- A lease gives an element to one client for a time.
 local Leases = {}
 -- Grants leases for so many ms. all_tries: number -> tries, with this hand-out counted and the owner named.
 function Leases.grant(elements, all_tries, ms)
@@ -14,22 +14,21 @@ function Leases.grant(elements, all_tries, ms)
   end)
   Queue.due_at(now() + ms)
 end
--- How often the element had been handed out to the client that has it now. It has it by a lease, or the element is on
--- its way to a consumer that may lease it; then also the instance of that consumer. Nil when nobody has it. `leased`:
--- the end of its lease, when that is known.
+-- Answers the hand-out count of an element that is leased or in flight; nil for another one. For an element in flight,
+-- also answers the instance of its consumer. `leased`: the end of its lease, when that is known.
 local function holder(number, leased)
   if leased or call('ZSCORE', K.leased, number) then return Element.tries(number).handed end
   local owner, handed = string.match(Q.special and call('HGET', K.sent, number) or '', '^(%S+) (%d+)')
   if owner and owner ~= '*' then return tonumber(handed), owner end
 end
 Leases.holder = holder
--- Whether that lease holds. handed '': whichever holds.
+-- Whether that lease holds. handed '': any lease counts.
 function Leases.holds(number, handed, epoch)
   if Element.has_expired(number) then return false end
   local held_as = holder(number)
   return held_as and (handed == '' or epoch == Queue.epoch() and held_as == tonumber(handed))
 end
--- A client acts on an element before its instance could say that it was delivered: it counts as delivered now.
+-- A client acknowledged or gave back before the confirmation came. The element now counts as delivered.
 function Leases.mark_arrived(number)
   local handed, owner = holder(number)
   if not owner then return end

@@ -10,7 +10,7 @@
 --   sum        bytes that ever entered the history
 --   cut        the same before the first entry that is kept
 --   floor      position before the first entry that is kept
---   owed       elements that the head of the ring may still be dealt in its turn
+--   owed       elements that the head of the ring may still get in its turn
 --   flags      1 created; 2 special: there is more than plain waiting; 4 awaited: a GET waits; 8 listened: an instance
 --              listens; 16 roundrobin; 32 stopped: the flow live is; 64 governed: it has settings, other stops or taps
 local FORM = '>ddddddddddddddB'
@@ -65,7 +65,7 @@ function Queue.free(owner, number)   -- a consumer of that instance leases it no
   freed[owner] = freed[owner] or {}
   table.insert(freed[owner], number)
 end
-function Queue.report_freed()   -- each instance may have as many more; it hears so before any of them is dealt again
+function Queue.report_freed()   -- each instance may have as many more; it hears so before it gets any of them again
   for instance, numbers in pairs(freed) do
     local head = 'A '..call('HGET', K.about, 'ep')..' 0\n'
     publish(Keys.instance_channel(instance), head..table.concat(numbers, ' ')..'\n')

@@ -1,7 +1,7 @@
 -- Redis came back with less than an instance has seen of a queue. Numbers must not be given twice, and settings must
 -- not be lost. The first instance that notices repairs this; the new epoch keeps the next one from doing it once more.
 local Recovery = {}
--- The next instance may know later settings (sv). These hold, unless the queue was given others since (ex is gone).
+-- The next instance may know later settings (sv). These hold, unless somebody has changed them since (ex is gone).
 local function take_over_settings(seen)
   call('HDEL', K.about, 'policy', unpack(NAMES))
   for name, value in pairs(seen) do
@@ -10,9 +10,9 @@ local function take_over_settings(seen)
   end
   Settings.read_policy()
 end
--- What was on its way waits again, because the consumers that have it heard it in the epoch before. That may be much.
--- Broadcasts come back by Broadcasts.settle(), because no instance that listens joined before them. What instances held
--- comes back by Recovery.give_back_some().
+-- Elements that were in flight wait again, because their consumers heard them in the epoch before. These may be many.
+-- Broadcasts come back by Broadcasts.settle(), because no instance that listens joined before them. Elements that
+-- instances held come back by Recovery.give_back_some().
 local function set_aside_what_was_held(epoch)
   local instances = call('SMEMBERS', K.holders)
   table.sort(instances)

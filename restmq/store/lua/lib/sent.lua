@@ -1,4 +1,4 @@
--- What is on its way to live consumers: handed to their instances, and not taken by any socket yet.
+-- Elements in flight: sent to instances of live consumers, and not taken by any socket yet.
 local Sent = {}
 -- Notes that these were sent, each with `handed`. owner: an instance, or * for a broadcast.
 function Sent.note(elements, owner)
@@ -11,8 +11,8 @@ function Sent.note(elements, owner)
   Waiting.remove(elements)
   Q.special = true
 end
--- What did not arrive waits again, at the place of its key. It counts as handed out once more, but not as a failed try.
--- Numbers that are not on their way are passed over. Answers how many were given back.
+-- Elements that did not arrive wait again, at the place of their keys. They count as handed out once more, but not as a
+-- failed try. Numbers that are not in flight are passed over. Answers how many were given back.
 function Sent.give_back(numbers)
   if #numbers == 0 then return 0 end
   local back = 0

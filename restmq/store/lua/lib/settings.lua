@@ -1,4 +1,4 @@
--- What holds for this queue: its own settings, else those of restmq.conf. Times are in ms, 0 is none.
+-- The settings of this queue: its own, else those of restmq.conf. Times are in ms, 0 is none.
 local last_use   -- ms of the use before this call, when the queue may be forgotten for idleness
 local Settings = {}
 local function read_settings()

@@ -1,9 +1,11 @@
--- What take and lease share: handing out the oldest waiting elements, page by page.
--- o: the options of both. limit: bytes of values, which the first value may exceed; instance: when there is nothing, a
--- GET of that instance waits; first: it was woken in vain, and keeps its place.
+-- Handing out the oldest waiting elements, page by page: the part that take and lease share.
+-- o: the options of both.
+--   limit: bytes of values, which the first value may exceed
+--   instance: when there is nothing, a GET of that instance waits
+--   first: that GET was woken in vain, and keeps its place
 local Taking = {}
--- Calls hand_out(elements, tries) with each page. Answers how many were handed out, whether the limit was reached, and
--- whether a thousand were looked at, of which most had ended: then there may be more.
+-- Calls hand_out(elements, tries) with each page. Answers how many were handed out, and whether the limit was reached.
+-- Also answers whether a thousand were looked at, of which most had ended: then there may be more.
 function Taking.each_page(most, limit, hand_out)
   local got, size, looked = 0, 0, 0
   while got < most do   -- many elements whose ttl is over must not read as "nothing waits"

@@ -1,11 +1,12 @@
--- What waits: the stream beyond the cursor, and what waits again.
+-- Elements that wait: those in the stream beyond the cursor, and those that wait again. GETs that wait are in
+-- waiters.lua.
 local Waiting = {}
 function Waiting.add_again(number)   -- it waits, at the place of its key
   call('ZADD', K.again, number, number)
   Q.special = true
   Queue.offer(1)
 end
--- Counted from what is stored, so that a wrong counter shows: waiting, leased or on its way, delayed, dead.
+-- Counted from what is stored, so that a wrong counter shows: waiting, leased or in flight, delayed, dead.
 function Waiting.count()
   local there = call('XLEN', K.stream)
   if not Q.special then return there, 0, 0, 0 end

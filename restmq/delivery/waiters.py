@@ -1,8 +1,8 @@
-"""GETs that wait for an element: they stand in a line over all instances, and are woken. Nobody polls.
+"""Waiters: GETs that wait for an element. They stand in a line over all instances, and are woken. Nobody polls.
 
-Owns the line of each queue in this instance; knows neither HTTP nor sockets. A GET that finds nothing is entered in the
-queue's list in Redis by the same call. When an element comes, the oldest one is woken, and its instance takes for it.
-Read delivery/message.py next.
+Owns the line of each queue in this instance. Knows neither HTTP nor sockets. When a GET finds nothing, the same call
+enters it in the queue's list in Redis (lua/lib/waiters.lua). When an element comes, Redis wakes the oldest GET, and its
+instance takes the element for it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Wait:
         self.line, self.most, self.lease_ms = line, most, lease_ms
         self.elements: Slot[list[Element]] = Slot()
         self.timed_out = self.client_left = False  # its time is over; its client has left
-        self.asking = False  # it is not in line: its answer is on the way
+        self.asking = False  # it is not in line: Redis was asked for it, and has not answered yet
         self.timer: Any = None
 
     def leave(self) -> None:
-        """The client has left, or may have. It is answered that nothing waits, and what comes for it now goes back."""
+        """The client has left, or may have. It is answered with [], and an element that comes for it goes back."""
         self.client_left = True
         self.line.owner.end(self)
         if self.asking:  # else it was answered just now. An answer that never comes would keep its waiter for ever
@@ -57,7 +57,7 @@ class Wait:
 class _Line:
     """The GETs of one queue that wait, oldest first. Those that are asking at this moment are not in it."""
 
-    def __init__(self, owner: Waiting, queue: bytes) -> None:
+    def __init__(self, owner: Waiters, queue: bytes) -> None:
         self.owner, self.queue = owner, queue
         self.waits: deque[Wait] = deque()
         self.asking = 0
@@ -70,7 +70,7 @@ class _Line:
         self.idle: Any = None
 
 
-class Waiting:
+class Waiters:
     """Queue -> GETs that wait. Each is answered: with elements, with [] at the end of its time, or with an error."""
 
     def __init__(self, core: Core, channels: Channels, clock: IReactorTime) -> None:
@@ -189,7 +189,7 @@ class Waiting:
         return [(element, b"") for element in await self.core.lease(queue, wait.most, wait.lease_ms, waiter)]
 
     async def _give(self, wait: Wait, taken: list[tuple[Element, bytes]]) -> None:
-        """Answer it, or bring back what came too late."""
+        """Answer it, or bring back the elements that came too late."""
         self._set_asking(wait, False)
         if not wait.client_left:
             wait.resolve([element for element, _ in taken])

@@ -1,7 +1,7 @@
-"""Freed memory goes back to the system, on Linux with glibc. Elsewhere there is nothing to do.
+"""Freed memory is given back to the system, on Linux with glibc. Elsewhere there is nothing to do.
 
 glibc keeps freed memory that lies below something in use, for as long as the process runs. After a large body that
-may be megabytes. Read runtime/room.py next.
+may be megabytes. http/server.py calls trim() at the next second.
 """
 
 from __future__ import annotations

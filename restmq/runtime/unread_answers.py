@@ -1,7 +1,8 @@
-"""Answers in memory: what clients have not read yet, and what Redis was asked for and may bring.
+"""Unread answers: the bytes that clients have not read yet, and those that Redis may still bring.
 
 Owns one bound on both together. An element that is taken for a client that does not read would stay here and reach
-nobody, so it is not taken before there is room. Read store/connection.py next.
+nobody. So RestMQ takes it only when there is room. lua/lib/answers.lua is another thing: the answers to
+Idempotency-Keys.
 """
 
 from __future__ import annotations
