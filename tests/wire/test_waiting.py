@@ -237,8 +237,8 @@ def sweeps(server: RedisServer, queue: str, timers: str) -> int:
         return calls() - before - beats * len(client.zrange("restmq:{inst}:alive", 0, -1))
 
 
-#: Each ends some hundreds.
-ENOUGH = 10_000 // 250
+#: Each ends some hundreds. The batch is stored by 20 calls, and on a busy machine each of these has a time of its own.
+ENOUGH = 10_000 // 250 + 20
 
 
 def test_ten_thousand_delays_that_end_together_end_in_a_few_steps(
