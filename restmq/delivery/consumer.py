@@ -35,7 +35,7 @@ class Consumer(Protocol):
         """Whether more waits for its socket than its buffer may hold."""
 
     def on_fell_behind(self, queue: bytes, position: int, epoch: bytes) -> None:
-        """From now on it reads from history what was broadcast after this position, and is given nothing new."""
+        """From now on it reads the broadcasts after this position from history, and is given nothing new."""
 
     def frame(self, batch: Batch) -> bytes:
         """The bytes of a batch. Asked once for all consumers of equal framing."""
@@ -57,7 +57,7 @@ class Place:
     """One consumer in one queue, and what it has of the queue.
 
     - `since`: it gets everything after this position.
-    - `kept`: what came while it reads history; None when it gets what comes.
+    - `kept`: batches that came while it reads history; None when it gets each batch at once.
     - `ahead`: it has everything up to this position, which was not all heard here yet; 0 for none.
     - `held`: round-robin elements that are in flight to it, as (end, element, start). The element came with a share of
       several. The bytes of this share go from start to end of the consumer's stream.

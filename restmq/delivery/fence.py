@@ -48,7 +48,7 @@ class Fence:
     def __init__(self, core: Core, presence: Presence, channels: Channels, clock: IReactorTime, behind: Behind) -> None:
         self.core, self.presence, self.channels, self.clock, self.behind = core, presence, channels, clock, behind
         self.closed = False
-        self._kept: list[tuple[bytes, bytes]] = []  # channel and data of what was heard meanwhile
+        self._kept: list[tuple[bytes, bytes]] = []  # channel and data of each message heard meanwhile
         self._former: set[bytes] = set()  # former ids of this instance, until nothing is left under them
         presence.on_alive, presence.on_given_up = self.on_alive, self.on_given_up
 
@@ -96,7 +96,7 @@ class Fence:
             self.clock.callLater(RETRY_AFTER, self._come_back)
 
     async def _coming_back(self) -> None:
-        """Clear up what is left under former ids, hand over what was broadcast meanwhile, and join again."""
+        """Reap the former ids, hand over the broadcasts that came meanwhile, and join again."""
         taken_back: dict[bytes, list[tuple[int, int]]] = {}
         while self._former:
             formers = list(self._former)

@@ -108,7 +108,7 @@ class Joining:
         return min(kept.start, reply.position)
 
     async def _read_missed(self, reply: ListenReply) -> None:
-        """Read from history what was broadcast while nothing was heard here, up to the position in the reply."""
+        """Read from history the broadcasts that this instance missed, up to the position in the reply."""
         queue = self._queue
         while queue.position < reply.position:
             page = await self._history(reply, "after", queue.position, PAGE)

@@ -24,7 +24,7 @@ function Taking.each_page(most, limit, hand_out)
   end
   return got, false, false
 end
-function Taking.finish(o, got)   -- when nothing was there, its GET waits; what is left wakes those behind it
+function Taking.finish(o, got)   -- when nothing was there, its GET waits; elements that are left wake the GETs behind it
   if not o.instance then return end
   if got == 0 then Waiters.add(o.instance, o.first) end
   Waiters.wake(0)

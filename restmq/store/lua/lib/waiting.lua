@@ -36,7 +36,7 @@ end
 -- whether it lies apart, ends: ms at which its ttl ends. `limit`: bytes of values, which the first may exceed. Also how
 -- many were looked at: when that is `most`, there may be more.
 function Waiting.oldest(most, limit)
-  local back = Q.special and call('ZRANGE', K.again, 0, most - 1) or {}   -- beyond the cursor only what was delayed
+  local back = Q.special and call('ZRANGE', K.again, 0, most - 1) or {}   -- beyond the cursor only those that were delayed
   local ends = #back > 0 and ends_of(back) or {}
   local fresh, size, step, unread = {from = digits(Q.cursor + 1), ends = {}}, 0, limit and 4 or most, 0
   if #back < most or tonumber(back[most]) > Q.cursor then unread = most end
