@@ -27,7 +27,7 @@ from twisted.logger import LogLevel
 from restmq import log
 from restmq.access import acl, origin
 from restmq.api import commands, values
-from restmq.delivery import replay as resume
+from restmq.delivery import replay
 from restmq.http import accesslog, proxies
 from restmq.http import forms as form
 from restmq.http import headers as head
@@ -217,7 +217,7 @@ ENTRANCES: dict[str, tuple[Callable[[str], object], list[str]]] = {
     "queue names": (lambda text: queue_names(text.encode()), ["a,", "%61"]),
     "a lease": (lambda text: element.parse_lease(text.encode()), ['"1.1@', "1.", "1.1@a"]),
     "a key": (lambda text: element.parse_key(text.encode(), b"q"), ["q:", "q:1"]),
-    "where a stream begins": (lambda text: resume.parse(text.encode(), [b"a", b"b"]), ["1@", "0.", "a:1,", "-1"]),
+    "where a stream begins": (lambda text: replay.parse(text.encode(), [b"a", b"b"]), ["1@", "0.", "a:1,", "-1"]),
     "a time": (lambda text: options.milliseconds("ttl", text), ["1.", "0", "1m"]),
     "a number": (options.at_most, ["0", "1"]),
     "a key of an add": (lambda text: options.idempotency_key("k", text), ["a"]),

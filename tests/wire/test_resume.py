@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from twisted.internet.task import Clock
 
-from restmq.delivery import replay as resume
+from restmq.delivery import replay
 from restmq.delivery.subscription import Subscription
 from restmq.live.comet import Comet
 from restmq.live.options import StreamOptions
@@ -706,7 +706,7 @@ def test_an_id_beyond_what_was_ever_broadcast_swallows_nothing() -> None:
     queue.position = 5
     delivery = delivering({b"q": queue}, consumer, clock, Knows())
     ended: list[object] = []
-    drive(resume.replay(delivery, consumer, b"q", 99_999, b"e"), ended.append, ended.append)
+    drive(replay.replay(delivery, consumer, b"q", 99_999, b"e"), ended.append, ended.append)
     assert ended == [None]
     queue.consumers.broadcast.give(batch("late", first=6))
     assert wire.data.index(b"early") < wire.data.index(b"late")
@@ -733,7 +733,7 @@ def test_what_came_while_it_was_full_is_read_though_redis_answered_before_that()
     queue.consumers.broadcast.begin_history(consumer)
     delivery = delivering({b"q": queue}, consumer, clock, late)
     ended: list[object] = []
-    drive(resume.replay(delivery, consumer, b"q", 0, b"e"), ended.append, ended.append)
+    drive(replay.replay(delivery, consumer, b"q", 0, b"e"), ended.append, ended.append)
     ((which, slot),) = late.asked
     wire.stuck = True
     consumer.write(b"filled")
@@ -763,7 +763,7 @@ def test_what_comes_while_one_does_not_read_its_past_does_not_pile_up_in_any_of_
     delivery = delivering(queues, consumer, clock, Past())
     wire.stuck = True
     ended: list[object] = []
-    drive(resume.replay(delivery, consumer, b"a", 0, b"e"), ended.append, ended.append)
+    drive(replay.replay(delivery, consumer, b"a", 0, b"e"), ended.append, ended.append)
     assert consumer.full and not ended
     for name, queue in queues.items():
         queue.consumers.broadcast.give(batch("v", queue=name.decode(), first=5))
