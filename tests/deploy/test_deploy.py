@@ -109,24 +109,6 @@ def test_of_two_starts_at_once_the_second_finds_what_the_first_has_started(site:
     assert code == 0 and said.count("ended") == 3
 
 
-def test_a_pid_file_that_names_somebody_else_s_process_harms_nobody(site: Site) -> None:
-    other = subprocess.Popen(["sleep", "infinity"])
-    try:
-        site.script("start", many=False)
-        site.script("stop", many=False)
-        stale = site.folder / "run" / f"{site.first}.pid"
-        stale.write_text(str(other.pid))
-        assert site.script("status", many=False)[0] == 1
-        assert site.script("stop", many=False)[0] == 0
-        assert other.poll() is None and not stale.exists()
-        stale.write_text(str(other.pid))
-        code, said = site.script("start", many=False)
-        assert code == 0 and "started" in said and site.processes()[site.first] != other.pid
-    finally:
-        other.kill()
-        other.wait(PATIENCE)
-
-
 def allowed_cores(process: int | str = "self") -> set[int]:
     """The cores that a process may run on; PyPy 3.9 has no os.sched_getaffinity."""
     status = Path(f"/proc/{process}/status").read_text()
@@ -285,6 +267,24 @@ def test_rolling_replaces_each_and_stops_at_one_that_does_not_come_back(running:
 
 
 # -- from none on
+
+
+def test_a_pid_file_that_names_somebody_else_s_process_harms_nobody(site: Site) -> None:
+    other = subprocess.Popen(["sleep", "infinity"])
+    try:
+        site.script("start", many=False)
+        site.script("stop", many=False)
+        stale = site.folder / "run" / f"{site.first}.pid"
+        stale.write_text(str(other.pid))
+        assert site.script("status", many=False)[0] == 1
+        assert site.script("stop", many=False)[0] == 0
+        assert other.poll() is None and not stale.exists()
+        stale.write_text(str(other.pid))
+        code, said = site.script("start", many=False)
+        assert code == 0 and "started" in said and site.processes()[site.first] != other.pid
+    finally:
+        other.kill()
+        other.wait(PATIENCE)
 
 
 def test_one_instance_is_not_pinned_and_leaves_the_others_ports_alone(site: Site) -> None:

@@ -241,23 +241,21 @@ def sweeps(server: RedisServer, queue: str, timers: str) -> int:
 ENOUGH = 10_000 // 250 + 20
 
 
-def test_ten_thousand_delays_that_end_together_end_in_a_few_steps(
-    instance: Any, redis_server: RedisServer, queue: str
-) -> None:
+def test_ten_thousand_delays_that_end_together_end_in_a_few_steps(own: RedisServer, start: Any, queue: str) -> None:
+    instance = start("", own.address)  # where nothing else is due
     lines = "\n".join(f"v{number}" for number in range(10_000))
     assert instance.http("POST", f"/q/{queue}?delay=2s", lines, BATCH)[0] == 200
-    assert sweeps(redis_server, queue, "d") <= ENOUGH
+    assert sweeps(own, queue, "d") <= ENOUGH
     assert stats(instance, queue)["len"] == 10_000
 
 
-def test_ten_thousand_leases_that_end_together_end_in_a_few_steps(
-    instance: Any, redis_server: RedisServer, queue: str
-) -> None:
+def test_ten_thousand_leases_that_end_together_end_in_a_few_steps(own: RedisServer, start: Any, queue: str) -> None:
+    instance = start("", own.address)  # where nothing else is due
     lines = "\n".join(f"v{number}" for number in range(10_000))
     assert instance.http("POST", f"/q/{queue}", lines, BATCH)[0] == 200
     for _ in range(10):
         assert instance.http("GET", f"/q/{queue}?lease=3s&max=1000")[0] == 200
-    assert sweeps(redis_server, queue, "l") <= ENOUGH
+    assert sweeps(own, queue, "l") <= ENOUGH
     assert stats(instance, queue)["len"] == 10_000
 
 
