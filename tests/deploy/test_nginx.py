@@ -25,7 +25,7 @@ from tests.support.listener import Listener
 from tests.support.load import many
 from tests.support.nginx import Nginx
 from tests.support.patience import LONG, PATIENCE, until
-from tests.support.requests import FORM, add, http_call
+from tests.support.requests import FORM, batch_add, http_call
 from tests.support.site import Site, deployed
 
 #: Milliseconds between the requests of a client; without them the load has the whole machine.
@@ -245,8 +245,8 @@ def test_one_that_reads_slowly_through_nginx_is_not_dropped(
     between = Nginx(tmp_path / "nginx", [f"127.0.0.1:{one.port}"])
     try:
         slow = listen(between, target.format(queue), buffer=4096)
-        for number in range(1, 201):
-            add(one, queue, f"{number}-".ljust(50_000, "x"))
+        # In one batch: two hundred requests may take longer than `stall`, in which nothing would be read.
+        batch_add(one, queue, *(f"{number}-".ljust(50_000, "x") for number in range(1, 201)))
         slow.socket.settimeout(PATIENCE)
         came, began = b"", time.monotonic()
         while (seconds := time.monotonic() - began) < 12:  # 100 kB/s at the most, however late this is
