@@ -295,15 +295,15 @@ def test_the_timers_of_a_queue_cost_one_sweep_however_many_they_are(start: Any, 
     server = RedisServer(tmp_path / "own")
     try:
         instance = start("", server.address)
-        idle = commands(server, 4)
+        idle = commands(server, 9)
         for number in range(200):
             instance.form("/q/timed", f"value={number}")
         words = []
         for _ in range(200):
-            words.append(json.loads(instance.http("GET", "/q/timed?lease=2s")[2])["lease"])
+            words.append(json.loads(instance.http("GET", "/q/timed?lease=8s")[2])["lease"])
         done = json.loads(instance.http("POST", "/q/timed/ack", json.dumps({"ack": words}))[2])
         assert done["acked"] == 200
-        spent = commands(server, 4)  # in it all of these leases would have ended
+        spent = commands(server, 9)  # in it all of these leases would have ended
         assert spent < idle + 100, spent  # an idle instance's beats, and a few sweeps: half of one for each
     finally:
         server.stop()
