@@ -162,6 +162,7 @@ def test_a_user_of_the_machine_may_ask_for_the_status(running: Site) -> None:
     assert done.returncode == 4 and "only root" in done.stderr
 
 
+@pytest.mark.rare
 def test_a_rolling_restart_asks_at_the_address_that_it_is_told(running: Site) -> None:
     code, said = running.script("rolling", HOST="127.0.0.2", READY="1")
     assert code == 1 and "is not ready after 1 s, asked at 127.0.0.2" in said and "HOST in" in said
@@ -185,6 +186,7 @@ def test_a_restart_that_cannot_begin_ends_nobody(running: Site) -> None:
     assert running.processes() == before and running.script("status")[0] == 0
 
 
+@pytest.mark.rare
 def test_who_finds_another_at_work_waits_and_says_so_when_that_is_too_long(running: Site) -> None:
     before = running.processes()
     with holding(running.folder / "lock"):
@@ -229,6 +231,7 @@ def test_rolling_with_fewer_instances_ends_those_that_are_too_many_when_the_othe
     assert list(running.processes()) == [running.first]
 
 
+@pytest.mark.rare
 def test_a_user_of_the_machine_cannot_keep_root_from_starting_and_stopping(running: Site) -> None:
     nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     with holding(running.folder / "run", *nobody):
@@ -321,7 +324,7 @@ def test_an_instance_may_open_as_many_files_as_the_system_lets_it(site: Site) ->
     assert found and (int(found[1]), int(found[2])) == (hard, hard) and hard > lower
 
 
-@pytest.mark.parametrize("word", ["auto", "embedded"])
+@pytest.mark.parametrize("word", ["auto", pytest.param("embedded", marks=pytest.mark.rare)])
 def test_a_redis_that_is_not_named_is_refused(site: Site, word: str) -> None:
     code, said = site.script("start", REDIS=word)
     assert code == 1
@@ -383,6 +386,8 @@ def put(kind: str, where: Path, user: str) -> None:
 TEXTS = {"zero": "0", "all": "-1", "huge": "9" * 40, "init": "1", "octal": "01", "lines": "1\n2", "words": "$(reboot)"}
 PLAIN = ["sparse", *TEXTS]
 ODD = ["fifo", "link", "dangling", "loop", "endless", "folder", "socket", "device"]
+#: What `scripts/test --all` tries besides.
+SELDOM = ["dangling", "loop", "socket", "device"]
 
 
 def ids(user: str) -> tuple[int, int]:
@@ -406,7 +411,9 @@ def hostile(site: Site) -> Iterator[Path]:
         where.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("kind", [*ODD, *PLAIN])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.rare] * (kind in SELDOM)) for kind in [*ODD, *PLAIN]]
+)
 def test_root_reads_what_stands_for_a_pid_file_as_hostile(site: Site, hostile: Path, kind: str) -> None:
     linked = Path("/etc/debian_version")  # of which nobody else changes anything meanwhile, as of the list of users
     before = linked.read_bytes(), *linked.stat()[:6]  # but for the time at which it was read
@@ -612,7 +619,7 @@ def test_systemd_takes_the_units(tmp_path: Path, site: Site) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("above", [0, 1, 7])
+@pytest.mark.parametrize("above", [1, pytest.param(0, marks=pytest.mark.rare), pytest.param(7, marks=pytest.mark.rare)])
 def test_what_systemd_runs_is_one_instance_in_the_foreground(site: Site, above: int) -> None:
     site.script("status", FIRST_PORT=str(site.ports[2] - 2 + above * 3))  # writes the defaults
     script = str(site.place / "scripts" / "restmq-multi.init")
@@ -636,6 +643,7 @@ def test_what_systemd_runs_is_one_instance_in_the_foreground(site: Site, above: 
     assert "Traceback" not in log.read_text() and "lugin cache" not in log.read_text(), log.read_text()
 
 
+@pytest.mark.rare
 def test_what_operations_tells_to_type_prints_what_it_says(site: Site) -> None:
     """Its figures are those of one machine; that the commands measure them is what is tried here."""
     blocks = parse((ROOT / "docs" / "operations.md").read_text("utf-8"))

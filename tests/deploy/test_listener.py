@@ -203,7 +203,7 @@ print(answered, reset)
 """
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("address", ["127.0.0.1", pytest.param("::1", marks=pytest.mark.rare)])
 def test_of_some_hundred_stops_under_load_none_resets_who_has_connected(address: str) -> None:
     port, stops = free_port(), many(500, 150)
     where = "tcp:%d:interface=%s" % (port, address.replace(":", "\\:"))

@@ -560,6 +560,7 @@ def test_a_proxy_that_is_not_trusted_is_the_client_itself(start: Any, tmp_path: 
         front.end()
 
 
+@pytest.mark.rare
 def test_unix_sockets_behind_nginx_know_their_clients_and_roll_as_well(
     site: Site, tmp_path_factory: pytest.TempPathFactory, queue: str, tmp_path: Path
 ) -> None:

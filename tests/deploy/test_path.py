@@ -51,7 +51,7 @@ class Short(Under):
     locations = SHORT
 
 
-@pytest.fixture(scope="module", params=[Under, Short])
+@pytest.fixture(scope="module", params=[Under, pytest.param(Short, marks=pytest.mark.rare)])
 def site(request: Any, instance: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of RestMQ there."""
     made = request.param(tmp_path_factory.mktemp("nginx"), [f"127.0.0.1:{instance.port}"])

@@ -242,6 +242,15 @@ class Cutter(Carrier):
             each.close()
 
 
+def missing(browser: Any, queue: str, count: int) -> str:
+    """Which elements a page has not heard, as runs of numbers; and what else it heard."""
+    heard = browser.execute_script("return window.heard")
+    there = {key.rpartition(":")[2] for key in heard}
+    lost = [number for number in range(1, count + 1) if str(number) not in there]
+    runs = [number for number in lost if number - 1 not in lost or number + 1 not in lost]
+    return f"{len(lost)} are missing: {runs}; of {len(heard)}, {[key for key in heard if queue not in key]}"
+
+
 def test_an_event_source_that_is_cut_off_again_and_again_has_everything_once_and_in_order(
     start: Any, browser: Any, queue: str
 ) -> None:
@@ -262,7 +271,7 @@ def test_an_event_source_that_is_cut_off_again_and_again_has_everything_once_and
         time.sleep(0.05)
     until(
         lambda: browser.execute_script(f"return window.heard.length >= {count}"),
-        lambda: browser.execute_script("return [heard.length, heard.slice(-3), window.opened, source.readyState]"),
+        lambda: missing(browser, queue, count),
         LONG,
         0.5,
     )

@@ -65,6 +65,7 @@ class Collected(Handler):
         found = Counter(type(one).__module__+"."+type(one).__qualname__ for one in gc.garbage)
         gc.garbage.clear()
         gc.collect()
+        gc.freeze()  # what is there now is not looked at again: that would take longer than the requests
         return self.json(dict(found))
 
     verbs = {{"GET": get}}

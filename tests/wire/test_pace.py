@@ -184,6 +184,7 @@ def test_one_that_is_behind_when_the_queue_is_forgotten_is_told_of_another_life(
     assert fast.until(lambda c: "1-anew" in c.values, 60).told == []
 
 
+@pytest.mark.rare
 def test_one_connection_behind_on_many_queues_reads_a_page_at_a_time(start: Any, listen: Any, queue: str) -> None:
     one = start(DEEP)
     names = [f"{queue}.{number}" for number in range(8)]

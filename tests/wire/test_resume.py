@@ -796,13 +796,13 @@ def counts(client: Any, act: Callable[[], object]) -> int:
 def test_large_elements_are_read_a_few_at_a_time(own: Any, start: Any, listen: Any, queue: str) -> None:
     """Redis copies all that COUNT asks for: some hundreds of large ones for each MiB would stop it for so long."""
     one = start("[queues]\nhistory = 10000\nhistory_bytes = 256MiB\n", own.address)
-    for _ in range(30):
+    for _ in range(10):
         batch_add(one, queue, *["x" * 100_000] * 10)
     with own.client() as client:
 
         def read(target: str) -> None:
-            listen(one, target).until(lambda c: c.body.count(b'"key"') >= 300)
+            listen(one, target).until(lambda c: c.body.count(b'"key"') >= 100)
 
         for target in (f"/c/{queue}", f"/c/{queue}?since=all"):
             asked = counts(client, partial(read, target))
-            assert 300 <= asked < 2000, (target, asked)
+            assert 100 <= asked < 660, (target, asked)

@@ -23,6 +23,7 @@ from tests.support.listener import Listener
 from tests.support.patience import LONG, until
 from tests.support.requests import add, stats, texts
 
+pytestmark = pytest.mark.rare
 CLIENTS = ROOT / "tests" / "clients"
 PYTHON = ["httpx-sse", "sseclient-py", "sseclient", "aiohttp-sse-client2"]
 NODE = ["eventsource", "launchdarkly-eventsource", "@microsoft/fetch-event-source", "event-source-polyfill"]
